@@ -1,0 +1,241 @@
+"""Multi-head attention with TransformerLens's hook points."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import FactoredMatrix
+
+from lens_audio.config import BlockConfig
+from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.kv_cache import KeyValueCacheEntry
+from lens_audio.model.mlp import bias_or_zeros
+from lens_audio.model.rotary import apply_rotary, rotary_tables
+
+
+@dataclass
+class AttentionContext:
+    """What all layers of one forward share: who may attend to whom, and the rotary tables."""
+
+    n_queries: int
+    n_keys: int
+    causal: bool
+    key_mask: Bool[Tensor, "batch key"] | None  # False: padding. None: there is no padding
+    device: torch.device
+    rotary: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        cfg: BlockConfig,
+        x: Float[Tensor, "batch pos ..."],
+        attention_mask: Bool[Tensor, "batch total"] | None = None,
+        n_past: int = 0,
+    ) -> "AttentionContext":
+        """The context for new activations `x` after `n_past` positions; the mask covers both."""
+        n_queries, n_keys = x.shape[1], n_past + x.shape[1]
+        key_mask = attention_mask
+        if key_mask is not None and not torch.compiler.is_compiling() and bool(key_mask.all()):
+            key_mask = None
+        rotary = None
+        if cfg.positional_embedding_type == "rotary":
+            positions = position_ids(key_mask, n_past, n_queries, x.device)
+            rotary = rotary_tables(positions, cfg.d_head, cfg.rotary_base, x.dtype)
+        causal = cfg.attention_dir == "causal"
+        return cls(n_queries, n_keys, causal, key_mask, x.device, rotary)
+
+    @property
+    def is_plain_causal(self) -> bool:
+        """Whether scaled_dot_product_attention's own causal mask says it all."""
+        return self.causal and self.key_mask is None and self.n_queries == self.n_keys > 1
+
+    @cached_property
+    def mask(self) -> Bool[Tensor, "#batch 1 #query key"] | None:
+        """True where the query may attend to the key; None where every query may read all keys."""
+        mask = None if self.key_mask is None else self.key_mask[:, None, None, :]
+        if self.causal and self.n_queries > 1:
+            allowed = torch.ones(self.n_queries, self.n_keys, dtype=torch.bool, device=self.device)
+            allowed = allowed.tril(self.n_keys - self.n_queries)[None, None]
+            mask = allowed if mask is None else mask & allowed
+        return mask
+
+    @cached_property
+    def blind_queries(self) -> Bool[Tensor, "batch 1 query 1"] | None:
+        """Queries with no key to attend to (left padding): their z is zero, as in TransformerLens."""
+        if self.key_mask is None or self.mask is None:
+            return None
+        return ~self.mask.any(-1, keepdim=True)
+
+
+def position_ids(
+    attention_mask: Bool[Tensor, "batch total"] | None, n_past: int, n_new: int, device: torch.device
+) -> Int[Tensor, "batch new"]:
+    """Positions of the new tokens, counted from each row's first real token."""
+    if attention_mask is None:
+        return torch.arange(n_past, n_past + n_new, device=device)[None]
+    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, n_past:]
+
+
+class Attention(nn.Module):
+    """softmax(q kᵀ / sqrt(d_head)) v, then `o_proj`.
+
+    Scores and pattern exist only while a hook is attached to one of them; otherwise the heads run
+    through `scaled_dot_product_attention`. Grouped keys and values are never copied per head.
+    """
+
+    def __init__(self, cfg: BlockConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        width, kv_width = cfg.n_heads * cfg.d_head, cfg.kv_heads * cfg.d_head
+        self.q_proj = nn.Linear(cfg.d_model, width, bias="q" in cfg.attn_bias)
+        self.k_proj = nn.Linear(cfg.d_model, kv_width, bias="k" in cfg.attn_bias)
+        self.v_proj = nn.Linear(cfg.d_model, kv_width, bias="v" in cfg.attn_bias)
+        self.o_proj = nn.Linear(width, cfg.d_model, bias="o" in cfg.attn_bias)
+
+        self.hook_q = HookPoint()  # [batch, pos, n_heads, d_head]
+        self.hook_k = HookPoint()  # [batch, pos, kv_heads, d_head]
+        self.hook_v = HookPoint()  # [batch, pos, kv_heads, d_head]
+        if cfg.positional_embedding_type == "rotary":
+            self.hook_rot_q = HookPoint()  # [batch, pos, n_heads, d_head]
+            self.hook_rot_k = HookPoint()  # [batch, pos, kv_heads, d_head]
+        self.hook_attn_scores = HookPoint()  # [batch, n_heads, query_pos, key_pos]
+        self.hook_pattern = HookPoint()  # [batch, n_heads, query_pos, key_pos]
+        self.hook_z = HookPoint()  # [batch, pos, n_heads, d_head]
+        self.hook_result = HookPoint()  # [batch, pos, n_heads, d_model]
+
+    def forward(
+        self,
+        query_input: Float[Tensor, "batch pos *head d_model"],
+        key_input: Float[Tensor, "batch pos *kv_head d_model"],
+        value_input: Float[Tensor, "batch pos *kv_head d_model"],
+        context: AttentionContext | None = None,
+        past_kv_cache_entry: KeyValueCacheEntry | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What the heads write together; inputs with a head dimension feed each head its own."""
+        context = context or AttentionContext.of(self.cfg, query_input)
+        q = self.hook_q(project_to_heads(self.q_proj, query_input, self.cfg.n_heads))
+        k = self.hook_k(project_to_heads(self.k_proj, key_input, self.cfg.kv_heads))
+        v = self.hook_v(project_to_heads(self.v_proj, value_input, self.cfg.kv_heads))
+        if context.rotary is not None:
+            q = self.hook_rot_q(apply_rotary(q, *context.rotary))
+            k = self.hook_rot_k(apply_rotary(k, *context.rotary))
+        if past_kv_cache_entry is not None:
+            k, v = past_kv_cache_entry.append(k, v)
+        hooked = self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()
+        z = self._z_from_pattern(q, k, v, context) if hooked else self._fused_z(q, k, v, context)
+        return self._output(self.hook_z(z))
+
+    def _fused_z(
+        self,
+        q: Float[Tensor, "batch query head d_head"],
+        k: Float[Tensor, "batch key kv_head d_head"],
+        v: Float[Tensor, "batch key kv_head d_head"],
+        context: AttentionContext,
+    ) -> Float[Tensor, "batch query head d_head"]:
+        z = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=None if context.is_plain_causal else context.mask,
+            is_causal=context.is_plain_causal,
+            enable_gqa=self.cfg.kv_heads != self.cfg.n_heads,
+        )
+        if context.blind_queries is not None:
+            z = z.masked_fill(context.blind_queries, 0)
+        return z.transpose(1, 2)
+
+    def _z_from_pattern(
+        self,
+        q: Float[Tensor, "batch query head d_head"],
+        k: Float[Tensor, "batch key kv_head d_head"],
+        v: Float[Tensor, "batch key kv_head d_head"],
+        context: AttentionContext,
+    ) -> Float[Tensor, "batch query head d_head"]:
+        batch, n_queries, n_heads, d_head = q.shape
+        n_keys, kv_heads = k.shape[1:3]
+        # The heads that share a key stand in line as queries of it: one product, nothing repeated.
+        queries = (q * d_head**-0.5).transpose(1, 2).reshape(batch, kv_heads, -1, d_head)
+        scores = (queries @ k.permute(0, 2, 3, 1)).view(batch, n_heads, n_queries, n_keys)
+        if context.mask is not None:
+            scores = scores.masked_fill_(~context.mask, -torch.inf)
+        scores = self.hook_attn_scores(scores)
+        pattern = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        if context.blind_queries is not None or self.hook_attn_scores.has_hooks():
+            pattern = pattern.nan_to_num(0.0)  # a query that may read nothing reads nothing
+        pattern = self.hook_pattern(pattern.to(v.dtype)).to(v.dtype)
+        z = pattern.reshape(batch, kv_heads, -1, n_keys) @ v.transpose(1, 2)
+        return z.view(batch, n_heads, n_queries, d_head).transpose(1, 2)
+
+    def _output(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
+        if not self.cfg.use_attn_result:
+            return self.o_proj(z.flatten(2))
+        result = self.hook_result(torch.einsum("bphd,hdm->bphm", z, self.W_O))
+        return result.sum(2) + self.b_O
+
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        return self._per_head(self.q_proj.weight, self.cfg.n_heads)
+
+    @property
+    def W_K(self) -> Float[Tensor, "head d_model d_head"]:
+        return self._per_head(self.k_proj.weight, self.cfg.kv_heads)
+
+    @property
+    def W_V(self) -> Float[Tensor, "head d_model d_head"]:
+        return self._per_head(self.v_proj.weight, self.cfg.kv_heads)
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        return self.o_proj.weight.unflatten(1, (self.cfg.n_heads, -1)).permute(1, 2, 0)
+
+    @property
+    def b_Q(self) -> Float[Tensor, "head d_head"]:
+        return bias_or_zeros(self.q_proj).unflatten(0, (self.cfg.n_heads, -1))
+
+    @property
+    def b_K(self) -> Float[Tensor, "head d_head"]:
+        return self._repeat_groups(bias_or_zeros(self.k_proj).unflatten(0, (self.cfg.kv_heads, -1)))
+
+    @property
+    def b_V(self) -> Float[Tensor, "head d_head"]:
+        return self._repeat_groups(bias_or_zeros(self.v_proj).unflatten(0, (self.cfg.kv_heads, -1)))
+
+    @property
+    def b_O(self) -> Float[Tensor, " d_model"]:
+        return bias_or_zeros(self.o_proj)
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """W_V W_O of every head (Elhage et al., A Mathematical Framework)."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """W_Q W_Kᵀ of every head (Elhage et al., A Mathematical Framework)."""
+        return FactoredMatrix(self.W_Q, self.W_K.transpose(-2, -1))
+
+    def _per_head(
+        self, weight: Float[Tensor, "width d_model"], n_heads: int
+    ) -> Float[Tensor, "head d_model d_head"]:
+        return self._repeat_groups(weight.unflatten(0, (n_heads, -1)).transpose(1, 2))
+
+    def _repeat_groups(self, x: Float[Tensor, "kv_head ..."]) -> Float[Tensor, "head ..."]:
+        """As TransformerLens shows grouped weights: once for each query head."""
+        groups = self.cfg.n_heads // x.shape[0]
+        return x if groups == 1 else x.repeat_interleave(groups, dim=0)
+
+
+def project_to_heads(
+    linear: nn.Linear, x: Float[Tensor, "batch pos *head d_model"], n_heads: int
+) -> Float[Tensor, "batch pos n_heads d_head"]:
+    """A projection split into heads; an input with a head dimension goes to its own head only."""
+    if x.ndim == 3:
+        return linear(x).unflatten(-1, (n_heads, -1))
+    weight = linear.weight.unflatten(0, (n_heads, -1))
+    return torch.einsum("bphm,hdm->bphd", x, weight) + bias_or_zeros(linear).unflatten(
+        0, (n_heads, -1)
+    )

@@ -1,0 +1,108 @@
+"""The audio encoder: mel spectrogram -> convolutions -> transformer blocks -> pool -> LayerNorm."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_audio.config import AudioEncoderConfig
+from lens_audio.model.attention import AttentionContext
+from lens_audio.model.block import TransformerBlock
+from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.hooked_root import HookedModule
+from lens_audio.model.norm import LayerNorm
+
+
+def n_audio_tokens(mel_lengths: Int[Tensor, " audio"]) -> Int[Tensor, " audio"]:
+    """Audio tokens of clips of so many mel frames: a stride of two, then a pool of two."""
+    return (n_frames(mel_lengths) - 2) // 2 + 1
+
+
+def n_frames(mel_lengths: Int[Tensor, " audio"]) -> Int[Tensor, " audio"]:
+    """Encoder frames of clips of so many mel frames (the second convolution has stride 2)."""
+    return (mel_lengths - 1) // 2 + 1
+
+
+class HookedAudioEncoder(HookedModule):
+    """Qwen2-Audio's encoder, a Whisper encoder with a pool of two before the last LayerNorm.
+
+    Its blocks carry the decoder's hook points, without rotary embedding or gate.
+    """
+
+    cfg: AudioEncoderConfig
+
+    def __init__(self, cfg: AudioEncoderConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.conv1 = nn.Conv1d(cfg.n_mels, cfg.d_model, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(cfg.d_model, cfg.d_model, kernel_size=3, stride=2, padding=1)
+        self.W_pos = nn.Parameter(torch.zeros(cfg.n_ctx, cfg.d_model))
+        self.blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
+        self.ln_final = LayerNorm(cfg)
+
+        self.hook_mel = HookPoint()  # [audio, n_mels, mel_frame]
+        self.hook_conv1 = HookPoint()  # [audio, mel_frame, d_model], after GELU
+        self.hook_conv2 = HookPoint()  # [audio, frame, d_model], after GELU
+        self.hook_pos_embed = HookPoint()  # [audio, frame, d_model]
+        self.hook_embed = HookPoint()  # [audio, frame, d_model]
+        self.hook_pooled = HookPoint()  # [audio, token, d_model]
+        self.hook_out = HookPoint()  # [audio, token, d_model]
+        self.setup()
+
+    def forward(
+        self,
+        mel: Float[Tensor, "audio n_mels mel_frame"],
+        mel_lengths: Int[Tensor, " audio"],
+        keep_padding: bool = False,
+    ) -> Float[Tensor, "audio token d_model"]:
+        """Encode clips.
+
+        Args:
+            mel: log-mel spectrograms, padded to one length; 10 ms a frame.
+            mel_lengths: how many frames of each clip are sound; the rest is masked as padding.
+            keep_padding: compute the padding beyond the longest clip even where no hook looks at it.
+
+        Returns:
+            The tokens of the padded spectrogram; only the first `n_audio_tokens` of a clip are its own.
+        """
+        self._check(mel, mel_lengths)
+        mel = mel.to(self.conv1.weight)
+        if not (keep_padding or any(hook.has_hooks() for hook in self.hook_points())):
+            # The last frame of sound reads two mel frames of padding through the convolutions.
+            longest = int(mel_lengths.max())
+            mel = mel[:, :, : longest + 2 + longest % 2]
+        x = self._embed(mel)
+        frames = torch.arange(x.shape[1], device=x.device)
+        key_mask = frames < n_frames(mel_lengths.to(x.device))[:, None]
+        context = AttentionContext.of(self.cfg, x, key_mask)
+        for block in self.blocks:
+            x = block(x, context)
+        pooled = F.avg_pool1d(x.transpose(1, 2), kernel_size=2, stride=2).transpose(1, 2)
+        return self.hook_out(self.ln_final(self.hook_pooled(pooled)))
+
+    def _embed(
+        self, mel: Float[Tensor, "audio n_mels mel_frame"]
+    ) -> Float[Tensor, "audio frame d_model"]:
+        x = F.gelu(self.conv1(self.hook_mel(mel)))
+        x = self.hook_conv1(x.transpose(1, 2)).transpose(1, 2)
+        x = self.hook_conv2(F.gelu(self.conv2(x)).transpose(1, 2))
+        pos_embed = self.hook_pos_embed(self.W_pos[: x.shape[1]].repeat(len(x), 1, 1))
+        return self.hook_embed(x + pos_embed)
+
+    def _check(self, mel: Tensor, mel_lengths: Tensor) -> None:
+        if mel.shape[1] != self.cfg.n_mels:
+            raise ValueError(
+                f"the mel spectrogram has {mel.shape[1]} bins; this encoder reads {self.cfg.n_mels}"
+            )
+        if mel.shape[2] > self.cfg.max_mel_frames:
+            raise ValueError(
+                f"the mel spectrogram has {mel.shape[2]} frames; this encoder reads at most "
+                f"{self.cfg.max_mel_frames} ({self.cfg.max_mel_frames / 100:g} s)"
+            )
+        if mel_lengths.shape != mel.shape[:1]:
+            raise ValueError(f"{len(mel)} clips but {len(mel_lengths)} mel lengths")
+        if bool((mel_lengths < 1).any() | (mel_lengths > mel.shape[2]).any()):
+            raise ValueError(
+                f"mel lengths {mel_lengths.tolist()} must lie between 1 and {mel.shape[2]} frames"
+            )

@@ -1,0 +1,213 @@
+"""HookedAudioTransformer: the decoder with a fully hooked audio encoder in front."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn as nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lens_audio.config import AudioModelConfig
+from lens_audio.model.audio_encoder import HookedAudioEncoder, n_audio_tokens
+from lens_audio.model.decoder import Embedded, HookedTransformer
+from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.kv_cache import KeyValueCache
+
+
+class AudioInput(Protocol):
+    """What the model reads of a prompt (`lens_audio.AudioPrompt` is one)."""
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Bool[Tensor, "batch pos"]
+    audio_mask: Bool[Tensor, "batch pos"]
+    mel: Float[Tensor, "audio n_mels mel_frame"] | None
+    mel_lengths: Int[Tensor, " audio"] | None
+
+
+class AudioProjector(nn.Module):
+    """From the encoder's width to the decoder's."""
+
+    def __init__(self, cfg: AudioModelConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(cfg.audio.d_model, cfg.d_model)
+        self.hook_out = HookPoint()  # [audio, token, d_model]
+
+    def forward(
+        self, x: Float[Tensor, "audio token d_audio"]
+    ) -> Float[Tensor, "audio token d_model"]:
+        return self.hook_out(self.linear(x))
+
+
+@dataclass
+class Listening:
+    """The audio that bare tokens stand for inside `listening_to`."""
+
+    prompt: AudioInput
+    audio_embed: Tensor | None = None  # kept between forwards while no hook looks at the encoder
+
+
+class HookedAudioTransformer(HookedTransformer):
+    """Qwen2-Audio: an audio encoder whose output replaces the audio tokens' embeddings.
+
+    `model(prompt)` reads an AudioPrompt; `model(tokens)` is text only, unless inside
+    `model.listening_to(prompt)`.
+    """
+
+    cfg: AudioModelConfig
+
+    def __init__(self, cfg: AudioModelConfig, tokenizer: Any = None, processor: Any = None) -> None:
+        super().__init__(cfg, tokenizer)
+        self.processor = processor
+        self.audio_encoder = HookedAudioEncoder(cfg.audio)
+        self.audio_projector = AudioProjector(cfg)
+        self.hook_audio_embed = HookPoint()  # [audio, token, d_model]
+        self._listening: Listening | None = None
+        self.setup()
+
+    # The next three reach into the rooms that build on this one, so they import when called.
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | os.PathLike[str],
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> "HookedAudioTransformer":
+        """Load a checkpoint folder or a hub id; see `lens_audio.checkpoints.load_pretrained`."""
+        from lens_audio.checkpoints import load_pretrained
+
+        return load_pretrained(path_or_hub_id, device=device, dtype=dtype, **kwargs)
+
+    @classmethod
+    def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedAudioTransformer":
+        """Wrap an in-memory transformers model, sharing its weights; see `checkpoints.from_hf`."""
+        from lens_audio.checkpoints import from_hf
+
+        return from_hf(hf_model, processor)
+
+    def prompt(self, question: str | list[str] | None = None, audio: Any = None, **kwargs: Any) -> Any:
+        """A question, or several, with audio, as an AudioPrompt; see `inputs.build_prompt`."""
+        from lens_audio.inputs import build_prompt
+
+        return build_prompt(self.processor, question, audio, device=self.device, **kwargs)
+
+    @contextmanager
+    def listening_to(self, prompt: AudioInput) -> Iterator["HookedAudioTransformer"]:
+        """Inside, `model(tokens)` means "these tokens, that audio".
+
+        TransformerLens's own tools, which pass tokens, then run unchanged. The audio is encoded
+        once, unless a hook is set on the encoder. Tokens must have the prompt's shape and its
+        audio tokens in the same places.
+        """
+        previous, self._listening = self._listening, Listening(prompt)
+        try:
+            yield self
+        finally:
+            self._listening = previous
+
+    def embed_audio(
+        self, mel: Float[Tensor, "audio n_mels mel_frame"], mel_lengths: Int[Tensor, " audio"]
+    ) -> Float[Tensor, "audio token d_model"]:
+        """What is written into the residual stream: encoder, projector, up to the longest clip."""
+        mel_lengths = mel_lengths.to(self.device)
+        encoded = self.audio_encoder(
+            mel, mel_lengths, keep_padding=self.audio_projector.hook_out.has_hooks()
+        )
+        longest = int(n_audio_tokens(mel_lengths).max())
+        return self.hook_audio_embed(self.audio_projector(encoded)[:, :longest])
+
+    def _embed_input(
+        self,
+        input: Any,
+        attention_mask: Tensor | None,
+        past_kv_cache: KeyValueCache | None,
+        prepend_bos: bool | None,
+        padding_side: str | None,
+    ) -> Embedded:
+        if hasattr(input, "audio_mask"):
+            return self._embed_prompt(input, attention_mask, None)
+        is_first = past_kv_cache is None or past_kv_cache.length == 0
+        if self._listening is not None and isinstance(input, Tensor) and is_first:
+            return self._embed_listened(self._listening, input, attention_mask)
+        return super()._embed_input(
+            input, attention_mask, past_kv_cache, prepend_bos, padding_side
+        )
+
+    def _embed_prompt(
+        self, prompt: AudioInput, attention_mask: Tensor | None, audio_embed: Tensor | None
+    ) -> Embedded:
+        tokens = self.check_tokens(prompt.tokens)
+        audio_mask = prompt.audio_mask.to(tokens.device)
+        mask = prompt.attention_mask if attention_mask is None else attention_mask
+        mask = self._as_mask(mask, tokens, None)
+        resid = self.embed(tokens)
+        if prompt.mel is not None and prompt.mel_lengths is not None:
+            if audio_embed is None:
+                audio_embed = self.embed_audio(prompt.mel, prompt.mel_lengths)
+            resid = self._write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
+        elif bool(audio_mask.any()):
+            raise ValueError("the prompt has audio tokens but no mel spectrogram")
+        return Embedded(self.hook_embed(resid), tokens, mask, audio_mask)
+
+    def _write_audio(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        audio_embed: Float[Tensor, "audio token d_model"],
+        audio_mask: Bool[Tensor, "batch pos"],
+        mel_lengths: Int[Tensor, " audio"],
+    ) -> Float[Tensor, "batch pos d_model"]:
+        lengths = n_audio_tokens(mel_lengths.to(resid.device))
+        n_places, n_tokens = int(audio_mask.sum()), int(lengths.sum())
+        if n_places != n_tokens:
+            raise ValueError(
+                f"the prompt has {n_places} audio tokens, but its {len(lengths)} clips make {n_tokens}"
+            )
+        is_sound = torch.arange(audio_embed.shape[1], device=resid.device) < lengths[:, None]
+        return resid.masked_scatter(audio_mask[..., None], audio_embed[is_sound].to(resid.dtype))
+
+    def _embed_listened(
+        self, listening: Listening, tokens: Tensor, attention_mask: Tensor | None
+    ) -> Embedded:
+        prompt = listening.prompt
+        tokens = self.check_tokens(tokens)
+        spoken = _with_tokens(prompt, tokens, self.cfg.audio_token_id)
+        if self._front_end_hooked() or torch.is_grad_enabled() or prompt.mel is None:
+            return self._embed_prompt(spoken, attention_mask, None)
+        if listening.audio_embed is None:
+            listening.audio_embed = self.embed_audio(prompt.mel, prompt.mel_lengths)
+        return self._embed_prompt(spoken, attention_mask, listening.audio_embed)
+
+    def _front_end_hooked(self) -> bool:
+        front = (*self.audio_encoder.hook_points(), self.audio_projector.hook_out)
+        return any(hook.has_hooks() for hook in (*front, self.hook_audio_embed))
+
+
+@dataclass
+class _SpokenTokens:
+    """Other tokens over a prompt's audio."""
+
+    tokens: Tensor
+    attention_mask: Tensor
+    audio_mask: Tensor
+    mel: Tensor | None
+    mel_lengths: Tensor | None
+
+
+def _with_tokens(prompt: AudioInput, tokens: Tensor, audio_token_id: int) -> _SpokenTokens:
+    if tokens.shape != prompt.tokens.shape:
+        raise ValueError(
+            f"listening to a prompt of shape {tuple(prompt.tokens.shape)}, but the tokens have shape "
+            f"{tuple(tokens.shape)}"
+        )
+    audio_mask = prompt.audio_mask.to(tokens.device)
+    told = prompt.tokens.to(tokens.device)
+    elsewhere = (tokens == audio_token_id) & ~audio_mask
+    if bool(elsewhere.any()) or not torch.equal(tokens[audio_mask], told[audio_mask]):
+        raise ValueError("the tokens' audio tokens are not where the prompt listened to has them")
+    mask = prompt.attention_mask.to(tokens.device)
+    return _SpokenTokens(tokens, mask, audio_mask, prompt.mel, prompt.mel_lengths)

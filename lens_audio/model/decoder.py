@@ -1,0 +1,238 @@
+"""HookedTransformer: TransformerLens's class of that name, ported for the Qwen audio decoders."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lens_audio.config import DecoderConfig
+from lens_audio.model.attention import AttentionContext
+from lens_audio.model.block import TransformerBlock
+from lens_audio.model.embed import Embed, Unembed
+from lens_audio.model.generation import Generation
+from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.hooked_root import HookedModule
+from lens_audio.model.kv_cache import KeyValueCache
+from lens_audio.model.norm import make_norm
+from lens_audio.model.text import TextHelpers
+from lens_audio.model.weights import WeightViews
+
+RETURN_TYPES = ("logits", "loss", "both", None)
+
+
+class Output(NamedTuple):
+    """What `return_type="both"` gives."""
+
+    logits: Float[Tensor, "batch pos d_vocab"]
+    loss: Tensor
+
+
+class Embedded(NamedTuple):
+    """The start of a forward: the residual stream and what later steps need to know of the input."""
+
+    resid: Float[Tensor, "batch pos d_model"]
+    tokens: Int[Tensor, "batch pos"] | None
+    attention_mask: Bool[Tensor, "batch pos"] | None
+    audio_mask: Bool[Tensor, "batch pos"] | None = None
+
+
+class HookedTransformer(HookedModule, WeightViews, TextHelpers, Generation):
+    """A decoder with HookedTransformer's hook points, names, shapes and methods; runs alone on text."""
+
+    cfg: DecoderConfig
+
+    def __init__(self, cfg: DecoderConfig, tokenizer: Any = None) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self._tokenizer = tokenizer
+        self.embed = Embed(cfg)
+        self.hook_embed = HookPoint()  # [batch, pos, d_model]
+        self.blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
+        self.ln_final = make_norm(cfg)
+        self.unembed = Unembed(cfg)
+        if cfg.tie_word_embeddings:
+            self.unembed.lm_head.weight = self.embed.W_E
+        self.setup()
+
+    def forward(
+        self,
+        input: Any,
+        return_type: str | None = "logits",
+        loss_per_token: bool = False,
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+        start_at_layer: int | None = None,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+        attention_mask: Tensor | None = None,
+        stop_at_layer: int | None = None,
+        past_kv_cache: KeyValueCache | None = None,
+        logits_to_keep: int = 0,
+    ) -> Any:
+        """Run the model, as `HookedTransformer.forward` does.
+
+        Args:
+            input: text, texts, tokens [batch, pos], or with `start_at_layer` a residual stream
+                [batch, pos, d_model].
+            return_type: "logits" [batch, pos, d_vocab]; "loss", the mean next-token cross entropy in
+                nats; "both"; or None.
+            loss_per_token: the loss of each position, [batch, pos - 1].
+            start_at_layer: first block to run, negative counts from the end.
+            tokens: the targets of the loss where `start_at_layer` is given.
+            attention_mask: [batch, pos], zero at padding, on either side.
+            stop_at_layer: the block before which to stop and return the residual stream.
+            past_kv_cache: keys and values of the positions before these; it grows unless frozen.
+            logits_to_keep: only the logits of that many last positions are computed; 0 means all.
+
+        Raises:
+            ValueError: for tokens outside the vocabulary, layers out of range, too long a context.
+        """
+        if return_type not in RETURN_TYPES:
+            raise ValueError(f"return_type must be one of {RETURN_TYPES}, not {return_type!r}")
+        if start_at_layer is None:
+            start = self._embed_input(input, attention_mask, past_kv_cache, prepend_bos, padding_side)
+        else:
+            start = self._start_from(input, tokens, attention_mask)
+        resid = self._run_blocks(start, start_at_layer, stop_at_layer, past_kv_cache)
+        if stop_at_layer is not None:
+            return resid
+        resid = self.ln_final(resid)
+        if return_type is None:
+            return None
+        wants_loss = return_type in ("loss", "both")
+        if logits_to_keep and not wants_loss:
+            if not 0 < logits_to_keep <= resid.shape[1]:
+                raise ValueError(
+                    f"logits_to_keep={logits_to_keep} of {resid.shape[1]} positions; 0 keeps all"
+                )
+            resid = resid[:, -logits_to_keep:]
+        logits = self.unembed(resid)
+        if not wants_loss:
+            return logits
+        loss = self.loss_fn(
+            logits, start.tokens, start.attention_mask, loss_per_token, start.audio_mask
+        )
+        return loss if return_type == "loss" else Output(logits, loss)
+
+    def loss_fn(
+        self,
+        logits: Float[Tensor, "batch pos d_vocab"],
+        tokens: Int[Tensor, "batch pos"] | None,
+        attention_mask: Bool[Tensor, "batch pos"] | None = None,
+        per_token: bool = False,
+        audio_mask: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Tensor:
+        """Next-token cross entropy in nats over real text tokens.
+
+        Padding and audio placeholders are no targets (zero in the per-token form): the sound's
+        tokens stand in for embeddings and are nothing a model could predict.
+        """
+        if tokens is None:
+            raise ValueError("the loss needs tokens: pass tokens= together with start_at_layer")
+        losses = F.cross_entropy(
+            logits[:, :-1].transpose(1, 2).float(), tokens[:, 1:].to(logits.device), reduction="none"
+        )
+        is_target = torch.ones_like(losses, dtype=torch.bool)
+        if attention_mask is not None:
+            is_target = attention_mask[:, :-1] & attention_mask[:, 1:]
+        if audio_mask is not None:
+            is_target = is_target & ~audio_mask[:, 1:]
+        losses = losses.masked_fill(~is_target, 0.0)
+        if per_token:
+            return losses
+        if not bool(is_target.any()):
+            raise ValueError("no position has a next text token to predict, so there is no loss")
+        return losses.sum() / is_target.sum()
+
+    def _embed_input(
+        self,
+        input: Any,
+        attention_mask: Tensor | None,
+        past_kv_cache: KeyValueCache | None,
+        prepend_bos: bool | None,
+        padding_side: str | None,
+    ) -> Embedded:
+        if isinstance(input, str) or (isinstance(input, list) and isinstance(input[0], str)):
+            input, attention_mask = self.tokenize(input, prepend_bos, padding_side)
+        tokens = self.check_tokens(input)
+        mask = self._as_mask(attention_mask, tokens, past_kv_cache)
+        return Embedded(self.hook_embed(self.embed(tokens)), tokens, mask)
+
+    def _start_from(
+        self, resid: Tensor, tokens: Tensor | None, attention_mask: Tensor | None
+    ) -> Embedded:
+        if not (isinstance(resid, Tensor) and resid.ndim == 3 and resid.is_floating_point()):
+            raise ValueError("start_at_layer needs a residual stream [batch, pos, d_model] as input")
+        if resid.shape[-1] != self.cfg.d_model:
+            raise ValueError(f"the residual stream has width {resid.shape[-1]}, not {self.cfg.d_model}")
+        mask = self._as_mask(attention_mask, resid, None)
+        return Embedded(resid, tokens, mask)
+
+    def _run_blocks(
+        self,
+        start: Embedded,
+        start_at_layer: int | None,
+        stop_at_layer: int | None,
+        past_kv_cache: KeyValueCache | None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        n_layers = self.cfg.n_layers
+        for name, layer in (("start_at_layer", start_at_layer), ("stop_at_layer", stop_at_layer)):
+            if layer is not None and not -n_layers <= layer <= n_layers:
+                raise ValueError(f"{name}={layer}; this model has {n_layers} layers")
+        resid, mask = start.resid, start.attention_mask
+        n_past = past_kv_cache.length if past_kv_cache is not None else 0
+        if n_past + resid.shape[1] > self.cfg.n_ctx:
+            raise ValueError(
+                f"{n_past + resid.shape[1]} positions; this model's context is {self.cfg.n_ctx}. "
+                "Shorten the text or the audio"
+            )
+        if past_kv_cache is not None:
+            new = mask if mask is not None else resid.new_ones(resid.shape[:2], dtype=torch.bool)
+            mask = past_kv_cache.append_attention_mask(new)
+        context = AttentionContext.of(self.cfg, resid, mask, n_past)
+        for layer in range(n_layers)[start_at_layer:stop_at_layer]:
+            entry = past_kv_cache[layer] if past_kv_cache is not None else None
+            resid = self.blocks[layer](resid, context, entry)
+        return resid
+
+    def check_tokens(self, tokens: Any) -> Int[Tensor, "batch pos"]:
+        """Tokens on the model's device, [batch, pos]; a single row may come without its batch.
+
+        Raises:
+            ValueError: for another rank or dtype, no tokens, or tokens outside the vocabulary.
+        """
+        if not isinstance(tokens, Tensor):
+            raise ValueError(f"expected a prompt, text or a tensor of tokens, not {type(tokens)}")
+        if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+            raise ValueError(
+                f"tokens must be integers, not {tokens.dtype}; to start from a residual stream, "
+                "pass start_at_layer"
+            )
+        tokens = tokens[None] if tokens.ndim == 1 else tokens
+        if tokens.ndim != 2 or tokens.numel() == 0:
+            raise ValueError(f"tokens of shape {tuple(tokens.shape)}; expected [batch, pos]")
+        if not torch.compiler.is_compiling():
+            low, high = (int(x) for x in tokens.aminmax())
+            if low < 0 or high >= self.cfg.d_vocab:
+                raise ValueError(
+                    f"token {low if low < 0 else high} is outside the vocabulary of {self.cfg.d_vocab}"
+                )
+        return tokens.long().to(self.embed.W_E.device)
+
+    def _as_mask(
+        self, attention_mask: Tensor | None, x: Tensor, past_kv_cache: KeyValueCache | None
+    ) -> Bool[Tensor, "batch pos"] | None:
+        """The mask of the new positions; one that covers the past too is cut to them."""
+        if attention_mask is None:
+            return None
+        n_past = past_kv_cache.length if past_kv_cache is not None else 0
+        if n_past and attention_mask.shape[-1] == n_past + x.shape[1]:
+            attention_mask = attention_mask[:, n_past:]
+        if attention_mask.shape != x.shape[:2]:
+            raise ValueError(
+                f"attention_mask of shape {tuple(attention_mask.shape)} for an input of shape "
+                f"{tuple(x.shape[:2])}"
+            )
+        return attention_mask.to(x.device).bool()

@@ -1,0 +1,44 @@
+"""Token embedding and unembedding."""
+
+import torch
+import torch.nn as nn
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_audio.config import DecoderConfig
+from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.mlp import bias_or_zeros
+
+
+class Embed(nn.Module):
+    """Rows of W_E."""
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        super().__init__()
+        self.W_E = nn.Parameter(torch.randn(cfg.d_vocab, cfg.d_model) * 0.02)
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        return nn.functional.embedding(tokens, self.W_E)
+
+
+class Unembed(nn.Module):
+    """The residual stream, normalised, to logits."""
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        super().__init__()
+        self.lm_head = nn.Linear(cfg.d_model, cfg.d_vocab, bias=False)
+        self.hook_in = HookPoint()  # [batch, pos, d_model]
+        self.hook_out = HookPoint()  # [batch, pos, d_vocab]
+
+    def forward(
+        self, residual: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        return self.hook_out(self.lm_head(self.hook_in(residual)))
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        return self.lm_head.weight.T
+
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab"]:
+        return bias_or_zeros(self.lm_head)

@@ -1,0 +1,259 @@
+"""Generation: greedy or sampled, cached, streamed, with the hooks firing at every step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens import ActivationCache
+from transformer_lens.utilities import sample_logits
+from transformers import RepetitionPenaltyLogitsProcessor
+
+from lens_audio.model.hooked_root import NamesFilter
+from lens_audio.model.kv_cache import KeyValueCache
+
+
+@dataclass(kw_only=True)
+class Decoding:
+    """How the next token is chosen and when to stop; the options of `generate`."""
+
+    max_new_tokens: int = 32
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    freq_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    eos_token_ids: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if self.do_sample and self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, not {self.temperature}")
+
+    def choose(
+        self, logits: Float[Tensor, "batch d_vocab"], so_far: Int[Tensor, "batch pos"]
+    ) -> Int[Tensor, " batch"]:
+        """The next token of every row."""
+        logits = logits.float()
+        if self.repetition_penalty != 1.0:
+            logits = RepetitionPenaltyLogitsProcessor(self.repetition_penalty)(so_far, logits)
+        if not self.do_sample:
+            return logits.argmax(-1)
+        return sample_logits(
+            logits,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            temperature=self.temperature,
+            freq_penalty=self.freq_penalty,
+            tokens=so_far if self.freq_penalty else None,
+        ).to(logits.device)
+
+
+class Generation:
+    """`generate` and `generate_stream` of the decoder."""
+
+    def generate(
+        self,
+        input: Any,
+        max_new_tokens: int = 32,
+        *,
+        stop_at_eos: bool = True,
+        eos_token_id: int | Sequence[int] | None = None,
+        use_past_kv_cache: bool = True,
+        return_type: str = "input",
+        return_cache: bool = False,
+        names_filter: NamesFilter = None,
+        verbose: bool = True,
+        **decoding: Any,
+    ) -> Any:
+        """Continue prompts.
+
+        Args:
+            input: an AudioPrompt (left-padded if its rows differ in length), text, texts or tokens.
+            max_new_tokens: stop after so many.
+            stop_at_eos: end a row at its end-of-sequence token; the row is padded from there on.
+            eos_token_id: one or several; by default the checkpoint's.
+            use_past_kv_cache: False runs the whole sequence again at every step, hooks included.
+            return_type: "str", "tokens", or "input": tokens for tokens, text for anything else.
+            return_cache: also give one ActivationCache of the prompt and all generated steps. The
+                last generated token was never read, so it has no activations. Patterns are padded
+                with zeros, scores with -inf, to the last step's keys.
+            names_filter: the activations `return_cache` keeps; all by default.
+            verbose: show a progress bar when it takes more than a second.
+            decoding: `do_sample` (default greedy), `temperature`, `top_k`, `top_p`, `freq_penalty`,
+                `repetition_penalty`.
+
+        Returns:
+            For an AudioPrompt the answer alone; for text and tokens the input with its
+            continuation, as in HookedTransformer. One text for one row, a list for several.
+
+        Raises:
+            ValueError: for a right-padded batch, an empty input, or a context too long.
+        """
+        if return_type not in ("input", "str", "tokens"):
+            raise ValueError(f"return_type must be 'input', 'str' or 'tokens', not {return_type!r}")
+        options = self._decoding(stop_at_eos, eos_token_id, max_new_tokens, decoding)
+        rows = self._generation_input(input)
+        caches: list[ActivationCache] = []
+        steps = self._steps(
+            rows, options, use_past_kv_cache, names_filter, caches if return_cache else None
+        )
+        bar = tqdm(steps, total=max_new_tokens, disable=not verbose, delay=1, leave=False)
+        new = torch.stack(list(bar), dim=1)
+        wants_tokens = return_type == "tokens" or (
+            return_type == "input" and isinstance(input, Tensor)
+        )
+        single = not isinstance(input, list)
+        out = rows.before(new) if wants_tokens else self._decode(rows, new, single)
+        if not return_cache:
+            return out
+        if not use_past_kv_cache:
+            caches = caches[-1:]  # the last step read the whole sequence
+        return out, ActivationCache(join_steps(caches), self)
+
+    def generate_stream(
+        self,
+        input: Any,
+        max_new_tokens: int = 32,
+        *,
+        stop_at_eos: bool = True,
+        eos_token_id: int | Sequence[int] | None = None,
+        **decoding: Any,
+    ) -> Iterator[str | list[str]]:
+        """Yield the answer's text piece by piece (a list of pieces, one a row, for a batch).
+
+        A piece holds whole characters: bytes of one not yet complete are kept back.
+        """
+        options = self._decoding(stop_at_eos, eos_token_id, max_new_tokens, decoding)
+        rows = self._generation_input(input)
+        new: list[Tensor] = []
+        shown = [""] * len(rows.tokens)
+        for token in self._steps(rows, options, True, None, None):
+            new.append(token)
+            is_last = len(new) == options.max_new_tokens
+            texts = self.tokenizer.batch_decode(torch.stack(new, 1), skip_special_tokens=True)
+            ready = [t if is_last else t.rstrip("\ufffd") for t in texts]
+            pieces = [text[len(before) :] for text, before in zip(ready, shown, strict=True)]
+            shown = [s + p for s, p in zip(shown, pieces, strict=True)]
+            if any(pieces):
+                yield pieces if len(pieces) > 1 else pieces[0]
+
+    @torch.no_grad()
+    def _steps(
+        self,
+        rows: "Rows",
+        options: Decoding,
+        use_past_kv_cache: bool,
+        names_filter: NamesFilter,
+        caches: list[ActivationCache] | None,
+    ) -> Iterator[Int[Tensor, " batch"]]:
+        """One token a row and step; rows that have ended give the padding token."""
+        past = KeyValueCache(self.cfg.n_layers) if use_past_kv_cache else None
+        so_far = rows.tokens
+        inputs, mask = rows.extended(so_far)
+        ended = torch.zeros(len(so_far), dtype=torch.bool, device=so_far.device)
+        eos = torch.tensor(options.eos_token_ids, dtype=torch.long, device=so_far.device)
+        for step in range(options.max_new_tokens):
+            logits = self._next_logits(inputs, mask, past, names_filter, caches)
+            token = options.choose(logits, so_far).masked_fill(ended, self._pad_token())
+            yield token
+            ended = ended | torch.isin(token, eos)
+            if bool(ended.all()) or step + 1 == options.max_new_tokens:
+                return
+            so_far = torch.cat([so_far, token[:, None]], dim=1)
+            inputs, mask = (token[:, None], None) if past is not None else rows.extended(so_far)
+
+    def _next_logits(
+        self,
+        inputs: Any,
+        attention_mask: Tensor | None,
+        past: KeyValueCache | None,
+        names_filter: NamesFilter,
+        caches: list[ActivationCache] | None,
+    ) -> Float[Tensor, "batch d_vocab"]:
+        run: dict[str, Any] = {"attention_mask": attention_mask, "past_kv_cache": past}
+        if caches is None:
+            return self(inputs, logits_to_keep=1, **run)[:, -1]
+        selects = self._names_selected(names_filter)
+        wants_logits = selects("unembed.hook_in") or selects("unembed.hook_out")
+        logits, cache = self.run_with_cache(
+            inputs, names_filter=names_filter, logits_to_keep=0 if wants_logits else 1, **run
+        )
+        caches.append(cache)
+        return logits[:, -1]
+
+    def _generation_input(self, input: Any) -> "Rows":
+        if hasattr(input, "audio_mask"):
+            mask = input.attention_mask.to(self.device)
+            rows = Rows(input.tokens.to(self.device), mask, prompt=input)
+        elif isinstance(input, Tensor):
+            tokens = self.check_tokens(input)
+            rows = Rows(tokens, torch.ones_like(tokens, dtype=torch.bool))
+        else:
+            rows = Rows(*self.tokenize(input, padding_side="left"))
+        if not bool(rows.attention_mask[:, -1].all()):
+            raise ValueError("generation continues the last position, so pad on the left")
+        return rows
+
+    def _decoding(
+        self, stop_at_eos: bool, eos: int | Sequence[int] | None, max_new_tokens: int, options: dict
+    ) -> Decoding:
+        ids = [eos] if isinstance(eos, int) else list(eos or getattr(self.cfg, "eos_token_ids", []))
+        if stop_at_eos and not ids and self._tokenizer is not None:
+            ids = [self._tokenizer.eos_token_id]
+        return Decoding(
+            max_new_tokens=max_new_tokens, eos_token_ids=ids if stop_at_eos else [], **options
+        )
+
+    def _pad_token(self) -> int:
+        pad = getattr(self.cfg, "pad_token_id", None)
+        if pad is None and self._tokenizer is not None:
+            pad = self._tokenizer.pad_token_id
+        return 0 if pad is None else pad
+
+    def _decode(self, rows: "Rows", new: Tensor, single: bool) -> str | list[str]:
+        texts = self.tokenizer.batch_decode(rows.before(new), skip_special_tokens=True)
+        return texts[0] if single and len(texts) == 1 else texts
+
+
+@dataclass
+class Rows:
+    """What is being continued: tokens and their mask, with a prompt's audio where there is one."""
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Bool[Tensor, "batch pos"]
+    prompt: Any = None
+
+    def before(self, new: Int[Tensor, "batch new"]) -> Int[Tensor, "batch out"]:
+        """What `generate` returns: a prompt's answer alone, else the input and its continuation."""
+        return new if self.prompt is not None else torch.cat([self.tokens, new], dim=1)
+
+    def extended(self, tokens: Int[Tensor, "batch longer"]) -> tuple[Any, Bool[Tensor, "batch longer"]]:
+        """The input and mask of a run over the input and what has been generated so far."""
+        n_new = tokens.shape[1] - self.tokens.shape[1]
+        mask = F.pad(self.attention_mask, (0, n_new), value=True)
+        if self.prompt is None:
+            return tokens, mask
+        audio_mask = F.pad(self.prompt.audio_mask, (0, n_new), value=False)
+        return replace(self.prompt, tokens=tokens, attention_mask=mask, audio_mask=audio_mask), mask
+
+
+def join_steps(caches: list[ActivationCache]) -> dict[str, Tensor]:
+    """One cache from the caches of consecutive steps, joined along the position axis."""
+    last = caches[-1]
+    joined = {}
+    for name in caches[0]:
+        steps = [cache[name] for cache in caches if name in cache.cache_dict]
+        if name.endswith(("hook_pattern", "hook_attn_scores")) and name in last.cache_dict:
+            n_keys, fill = last[name].shape[-1], 0.0 if name.endswith("pattern") else -torch.inf
+            steps = [F.pad(step, (0, n_keys - step.shape[-1]), value=fill) for step in steps]
+            joined[name] = torch.cat(steps, dim=2)
+        else:
+            joined[name] = torch.cat(steps, dim=1) if len(steps) > 1 else steps[0]
+    return joined

@@ -1,0 +1,162 @@
+"""What our root modules add to TransformerLens's HookedRootModule: checks before a hook is set."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformer_lens import ActivationCache, HookedRootModule
+
+from lens_audio.config import BlockConfig
+
+HookName = str | Callable[[str], bool]
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+
+# Hook points that exist always but fire only under a flag, as in TransformerLens.
+FLAG_OF_HOOK = {
+    "hook_result": "use_attn_result",
+    "hook_attn_in": "use_attn_in",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+    "hook_mlp_in": "use_hook_mlp_in",
+}
+
+
+class HookedModule(HookedRootModule):
+    """A root module whose hook names are checked: a typo is an error, never a hook that never fires."""
+
+    cfg: BlockConfig
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first weight lies."""
+        return next(self.parameters()).device
+
+    def check_hook_name(self, name: str) -> None:
+        """Refuse a name that no hook point has, or one whose flag is off.
+
+        Raises:
+            ValueError: naming the nearest hook points, or the setter that switches the hook on.
+        """
+        if name not in self.hook_dict:
+            raise ValueError(f"no hook point is called {name!r}. {self._nearest_names(name)}")
+        flag = self._missing_flag(name)
+        if flag is not None:
+            raise ValueError(
+                f"{name!r} fires only when cfg.{flag} is on; call set_{flag}(True) first"
+            )
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: Sequence[tuple[HookName, Callable]] = (),
+        bwd_hooks: Sequence[tuple[HookName, Callable]] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator["HookedModule"]:
+        """TransformerLens's `hooks`, after checking every name. They are gone when it ends.
+
+        Raises:
+            ValueError: for a name, or a function of names, that no hook point answers to.
+        """
+        for name, _ in (*fwd_hooks, *bwd_hooks):
+            if isinstance(name, str):
+                self.check_hook_name(name)
+            elif not any(map(name, self.hook_dict)):
+                raise ValueError("a function of hook names selects none of the hook points")
+        with super().hooks(list(fwd_hooks), list(bwd_hooks), reset_hooks_end, clear_contexts):
+            yield self
+
+    def add_hook(self, name: HookName, hook: Callable, *args: Any, **kwargs: Any) -> None:
+        """TransformerLens's `add_hook`, after checking the name."""
+        if isinstance(name, str):
+            self.check_hook_name(name)
+        super().add_hook(name, hook, *args, **kwargs)
+
+    def run_with_cache(
+        self,
+        *args: Any,
+        names_filter: NamesFilter = None,
+        return_cache_object: bool = True,
+        remove_batch_dim: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Any, ActivationCache | dict[str, torch.Tensor]]:
+        """The output and the activations `names_filter` selects (all of them by default).
+
+        Args:
+            names_filter: a hook name, several, or a function of names.
+            return_cache_object: False gives a plain dictionary.
+            remove_batch_dim: drop the batch dimension of a batch of one.
+            kwargs: as in TransformerLens (`device`, `pos_slice`, `incl_bwd`, …) and of `forward`.
+
+        Raises:
+            ValueError: for a name that no hook point has.
+        """
+        selected = self._names_selected(names_filter)
+        out, cache = super().run_with_cache(
+            *args, names_filter=selected, remove_batch_dim=remove_batch_dim, **kwargs
+        )
+        if return_cache_object:
+            cache = ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+        return out, cache
+
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Fire `attn.hook_result`: what each head writes, [batch, pos, head, d_model]. Costs memory."""
+        self.cfg.use_attn_result = use_attn_result
+
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Give every head its own input to q, k and v (`hook_q_input`, …)."""
+        self._refuse_both(use_split_qkv_input, self.cfg.use_attn_in)
+        self.cfg.use_split_qkv_input = use_split_qkv_input
+
+    def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
+        """Fire `hook_mlp_in`: the MLP's input, apart from the residual stream."""
+        self.cfg.use_hook_mlp_in = use_hook_mlp_in
+
+    def set_use_attn_in(self, use_attn_in: bool) -> None:
+        """Give every head its own input (`hook_attn_in`); not with grouped keys."""
+        if use_attn_in and self.cfg.n_key_value_heads is not None:
+            raise ValueError("use_attn_in needs as many key heads as query heads; use split_qkv_input")
+        self._refuse_both(use_attn_in, self.cfg.use_split_qkv_input)
+        self.cfg.use_attn_in = use_attn_in
+
+    @staticmethod
+    def _refuse_both(wanted: bool, other: bool) -> None:
+        if wanted and other:
+            raise ValueError("use_attn_in and use_split_qkv_input exclude each other; turn one off")
+
+    def _names_selected(self, names_filter: NamesFilter) -> Callable[[str], bool]:
+        """The filter as a function that leaves out the hooks whose flag is off."""
+        if names_filter is None:
+            return lambda name: self._missing_flag(name) is None
+        if callable(names_filter):
+            return lambda name: names_filter(name) and self._missing_flag(name) is None
+        names = {names_filter} if isinstance(names_filter, str) else set(names_filter)
+        for name in names:
+            self.check_hook_name(name)
+        return names.__contains__
+
+    def _missing_flag(self, name: str) -> str | None:
+        """The flag that keeps this hook point from firing, if one does."""
+        flag = FLAG_OF_HOOK.get(name.rsplit(".", 1)[-1])
+        block = re.match(r"(?:.*\.)?blocks\.\d+(?=\.)", name)
+        if flag is None or block is None:
+            return None
+        cfg = self.mod_dict[block[0]].cfg
+        return None if getattr(cfg, flag) else flag
+
+    def _nearest_names(self, name: str) -> str:
+        layer = re.search(r"blocks\.(\d+)\.", name)
+        if layer is not None:
+            same = [n for n in self.hook_dict if re.sub(r"\d+", "0", n) == re.sub(r"\d+", "0", name)]
+            if same:
+                return f"Layers run from 0 to {len(same) - 1}."
+        near = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)
+        if near:
+            return "Did you mean " + ", ".join(near) + "?"
+        return "model.hook_dict lists all of them."
+
+

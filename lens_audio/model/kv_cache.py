@@ -1,0 +1,107 @@
+"""Keys and values of the positions already read."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_audio.config import BlockConfig
+
+
+class KeyValueCacheEntry:
+    """One layer's keys (after rotary embedding) and values.
+
+    Room is doubled when it runs out, so that generation copies each key a constant number of
+    times. Under autograd it concatenates instead: writing in place would break the graph.
+    """
+
+    def __init__(self) -> None:
+        self.frozen = False
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    @property
+    def past_keys(self) -> Float[Tensor, "batch past head d_head"] | None:
+        return None if self._keys is None else self._keys[:, : self.length]
+
+    @property
+    def past_values(self) -> Float[Tensor, "batch past head d_head"] | None:
+        return None if self._values is None else self._values[:, : self.length]
+
+    def append(
+        self, keys: Float[Tensor, "batch new head d_head"], values: Float[Tensor, "batch new head d_head"]
+    ) -> tuple[Float[Tensor, "batch total head d_head"], Float[Tensor, "batch total head d_head"]]:
+        """All keys and values with the new ones last; they are kept unless the cache is frozen."""
+        total = self.length + keys.shape[1]
+        if self._keys is None or self._values is None:
+            if not self.frozen:
+                self._keys, self._values, self.length = keys, values, total
+            return keys, values
+        if self.frozen or torch.is_grad_enabled():
+            all_keys = torch.cat([self._keys[:, : self.length], keys], dim=1)
+            all_values = torch.cat([self._values[:, : self.length], values], dim=1)
+            if not self.frozen:
+                self._keys, self._values, self.length = all_keys, all_values, total
+            return all_keys, all_values
+        if total > self._keys.shape[1]:
+            self._keys = _with_room(self._keys, self.length, 2 * total)
+            self._values = _with_room(self._values, self.length, 2 * total)
+        self._keys[:, self.length : total] = keys
+        self._values[:, self.length : total] = values
+        self.length = total
+        return self._keys[:, :total], self._values[:, :total]
+
+
+class KeyValueCache:
+    """One entry a layer, and the attention mask of the positions already read.
+
+    Pass it as `past_kv_cache=`; the calls are those of TransformerLens's key-value cache.
+    """
+
+    def __init__(self, n_layers: int) -> None:
+        self.entries = [KeyValueCacheEntry() for _ in range(n_layers)]
+        self.previous_attention_mask: Bool[Tensor, "batch past"] | None = None
+        self.frozen = False
+
+    @classmethod
+    def init_cache(cls, cfg: BlockConfig, device: object = None, batch_size: int = 1) -> "KeyValueCache":
+        """An empty cache; device and batch size follow the first keys, as in no other argument."""
+        return cls(cfg.n_layers)
+
+    def __getitem__(self, layer: int) -> KeyValueCacheEntry:
+        return self.entries[layer]
+
+    @property
+    def length(self) -> int:
+        """How many positions have been read."""
+        mask = self.previous_attention_mask
+        return 0 if mask is None else mask.shape[1]
+
+    def freeze(self) -> None:
+        """From now on new keys and values are used but not kept."""
+        self._set_frozen(True)
+
+    def unfreeze(self) -> None:
+        self._set_frozen(False)
+
+    def append_attention_mask(
+        self, attention_mask: Bool[Tensor, "batch new"]
+    ) -> Bool[Tensor, "batch total"]:
+        past = self.previous_attention_mask
+        full = attention_mask if past is None else torch.cat([past, attention_mask], dim=1)
+        if not self.frozen:
+            self.previous_attention_mask = full
+        return full
+
+    def _set_frozen(self, frozen: bool) -> None:
+        self.frozen = frozen
+        for entry in self.entries:
+            entry.frozen = frozen
+
+
+def _with_room(
+    tensor: Float[Tensor, "batch past head d_head"], length: int, capacity: int
+) -> Float[Tensor, "batch capacity head d_head"]:
+    roomy = tensor.new_empty(tensor.shape[0], capacity, *tensor.shape[2:])
+    roomy[:, :length] = tensor[:, :length]
+    return roomy
