@@ -1,0 +1,158 @@
+"""Questions and audio in, an AudioPrompt out: chat template, placeholders, clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from lens_audio.inputs.audio import Clip, is_clip, load_audio
+from lens_audio.inputs.prompt import AudioPrompt
+
+
+def build_prompt(
+    processor: Any,
+    question: str | Sequence[str] | None = None,
+    audio: Any = None,
+    *,
+    raw: str | Sequence[str] | None = None,
+    sampling_rate: int | float | None = None,
+    max_seconds: float | None = None,
+    system: str | None = None,
+    padding_side: str = "left",
+    device: str | torch.device = "cpu",
+) -> AudioPrompt:
+    """A prompt, or a padded batch of prompts, about audio.
+
+    `question`: a string or a list of them; the processor's chat template puts the clips before
+    the question and opens the assistant's turn, after `system` (default: the template's own).
+    `raw`: instead, the whole text(s) with one `<|AUDIO|>` a clip.
+    `audio`: for one question None, a clip or a list of clips; for a list of questions a list with
+    one entry a question: None, a clip or a list of clips. A clip is a path, an array or tensor at
+    `sampling_rate` Hz, or a pair (array, rate): see `load_audio`, as for `max_seconds`.
+
+    Raises ValueError for questions, placeholders and clips that do not fit together, and what
+    `load_audio` raises, with the clip named in a note.
+    """
+    if processor is None or getattr(processor, "tokenizer", None) is None:
+        raise ValueError(
+            "There is no processor to make a prompt with: its checkpoint folder lacks the files "
+            "of the tokenizer (tokenizer.json, tokenizer_config.json) or of the feature extractor "
+            "(preprocessor_config.json). Add them, or pass tensors with AudioPrompt.from_tensors."
+        )
+    if (question is None) == (raw is None):
+        raise ValueError("Give either a question or raw= text, not both and not neither.")
+    if padding_side not in ("left", "right"):
+        raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}.")
+    given = question if question is not None else raw
+    assert given is not None
+    texts = _texts(given)
+    rows = clip_rows(audio, None if isinstance(given, str) else len(texts))
+    if question is not None:
+        texts = _apply_template(processor, texts, rows, system)
+    elif system is not None:
+        raise ValueError("system= is part of the chat template: write it into the raw= text.")
+    check_placeholders(texts, rows, processor.audio_token)
+    waveforms = load_clips(processor, rows, sampling_rate, max_seconds)
+    return AudioPrompt.from_texts(
+        processor, texts, waveforms, padding_side=padding_side, device=device
+    )
+
+
+def clip_rows(audio: Any, n_rows: int | None) -> list[list[Clip]]:
+    """The clips of each row. `n_rows` is None for one prompt that is not in a list."""
+    if audio is None:
+        return [[] for _ in range(n_rows or 1)]
+    if not is_clip(audio) and not isinstance(audio, (list, tuple)):
+        raise TypeError(
+            f"audio must be a path, an array, a tensor, a pair (array, rate) or a list of them, "
+            f"not {type(audio).__name__}."
+        )
+    if n_rows is None:
+        return [[audio] if is_clip(audio) else list(audio)]
+    if is_clip(audio) or len(audio) != n_rows:
+        found = "one clip" if is_clip(audio) else f"{len(audio)} entries"
+        raise ValueError(
+            f"{n_rows} prompts and {found} of audio: give a list with one entry a prompt, each a "
+            f"clip, None or a list of clips."
+        )
+    rows: list[list[Clip]] = []
+    for entry in audio:
+        several = isinstance(entry, (list, tuple)) and not is_clip(entry)
+        rows.append([] if entry is None else list(entry) if several else [entry])
+    return rows
+
+
+def check_placeholders(
+    texts: Sequence[str], rows: Sequence[Sequence[Clip]], audio_token: str
+) -> None:
+    """ValueError unless each text holds one audio placeholder for each of its row's clips."""
+    for row, (text, clips) in enumerate(zip(texts, rows, strict=True)):
+        found = text.count(audio_token)
+        if found != len(clips):
+            raise ValueError(
+                f"Prompt {row} holds {found} {audio_token} placeholders and has {len(clips)} "
+                f"clips: write <|audio_bos|>{audio_token}<|audio_eos|> once for each clip, in order."
+            )
+
+
+def load_clips(
+    processor: Any,
+    rows: Sequence[Sequence[Clip]],
+    sampling_rate: int | float | None,
+    max_seconds: float | None,
+) -> list[Float[np.ndarray, " _"]]:
+    """The clips of all rows, in order, as mono waveforms at the processor's rate."""
+    extractor = processor.feature_extractor
+    waveforms = []
+    for row, clips in enumerate(rows):
+        for number, clip in enumerate(clips):
+            try:
+                wave = load_audio(
+                    clip,
+                    sampling_rate,
+                    target_rate=extractor.sampling_rate,
+                    limit_seconds=extractor.n_samples / extractor.sampling_rate,
+                    max_seconds=max_seconds,
+                    hop_length=extractor.hop_length,
+                )
+            except (OSError, TypeError, ValueError) as error:
+                error.add_note(f"(in the audio of prompt {row}, clip {number})")
+                raise
+            waveforms.append(wave)
+    return waveforms
+
+
+def _texts(given: str | Sequence[str]) -> list[str]:
+    texts = [given] if isinstance(given, str) else list(given)
+    if not texts:
+        raise ValueError("The list of questions is empty: give at least one.")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"Prompt {number} must be a string, not {type(text).__name__}.")
+        if not text.strip():
+            raise ValueError(f"Prompt {number} is empty: write a question.")
+    return texts
+
+
+def _apply_template(
+    processor: Any, questions: list[str], rows: list[list[Clip]], system: str | None
+) -> list[str]:
+    for name, text in [("system", system or ""), *(("question", q) for q in questions)]:
+        if processor.audio_token in text:
+            raise ValueError(
+                f"The {name} {text!r} holds {processor.audio_token}, which stands for a clip. Take "
+                f"it out (the chat template adds one a clip), or write the whole text as raw=."
+            )
+    if processor.chat_template is None:
+        raise ValueError("The processor has no chat template: write the whole text as raw=.")
+    opening = [] if system is None else [{"role": "system", "content": system}]
+    conversations = []
+    for text, clips in zip(questions, rows, strict=True):
+        content: list[dict[str, str]] = [{"type": "audio", "audio_url": ""} for _ in clips]
+        content.append({"type": "text", "text": text})
+        conversations.append([*opening, {"role": "user", "content": content}])
+    return processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)

@@ -1,0 +1,325 @@
+"""AudioPrompt: the tokens, masks and mel features of a batch of prompts, and where the audio is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lens_audio.inputs.layout import (
+    check_masks,
+    check_mel,
+    check_tokens,
+    clips_by_row,
+    expand_audio_tokens,
+)
+from lens_audio.inputs.timing import n_audio_tokens, token_spans, tokens_between
+
+AUDIO_TOKEN_ID = 151646  # <|AUDIO|> in Qwen2-Audio's vocabulary
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AudioPrompt:
+    """A batch of prompts as a model takes them. Made by `model.prompt` or `from_tensors`.
+
+    The clips of all rows are flat in row order (`clips_of(i)` are row i's), and a row may have
+    none or several. Without any clip `mel`, `mel_lengths` and `waveforms` are None.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Bool[Tensor, "batch pos"]  # False at padding
+    audio_mask: Bool[Tensor, "batch pos"]  # True at audio tokens
+    mel: Float[Tensor, "audio mel frame"] | None = None
+    mel_lengths: Int[Tensor, " audio"] | None = None  # valid frames of each clip
+    waveforms: list[Float[np.ndarray, " _"]] | None = None  # None when made from tensors
+    sampling_rate: int = 16000
+    hop_length: int = 160  # samples between mel frames
+    processor: Any = field(default=None, kw_only=True)  # a Qwen2AudioProcessor
+    tokenizer: Any = field(default=None, kw_only=True)
+    texts: tuple[str, ...] | None = field(default=None, kw_only=True)  # one placeholder a clip
+    padding_side: str = field(default="left", kw_only=True)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tokens: Tensor,
+        mel: Tensor | None = None,
+        mel_lengths: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        audio_mask: Tensor | None = None,
+        *,
+        audio_token_id: int | None = None,
+        sampling_rate: int = 16000,
+        hop_length: int = 160,
+        processor: Any = None,
+        tokenizer: Any = None,
+    ) -> AudioPrompt:
+        """A prompt of tensors made elsewhere.
+
+        `tokens` are `[batch, pos]` integers, `mel` `[audio, mel, frame]` floats with `mel_lengths`
+        `[audio]` valid frames, clips flat in row order. `attention_mask` defaults to all real, and
+        `audio_mask` to where tokens equal `audio_token_id` (the tokenizer's `<|AUDIO|>`, or
+        151646). Prompts that hold one audio token a clip are expanded (`expand_audio_tokens`).
+        `tokenizer` (for `str_tokens`) and `processor` (for `silenced`) are optional.
+
+        Raises ValueError where shapes, dtypes or values are wrong, and where the audio tokens of
+        a row are not made up exactly by whole clips in order.
+        """
+        tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
+        check_tokens(tokens, attention_mask, audio_mask)
+        check_mel(mel, mel_lengths)
+        tokens = tokens.long()
+        attention = torch.ones_like(tokens) if attention_mask is None else attention_mask
+        attention = attention.bool()
+        if audio_mask is None:
+            if audio_token_id is None:
+                audio_token_id = _audio_token_id(processor, tokenizer)
+            audio_mask = tokens == audio_token_id
+        audio = audio_mask.bool()
+        check_masks(attention, audio)
+        if mel_lengths is not None:
+            mel_lengths = mel_lengths.long()
+            one_each = int(audio.sum()) == len(mel_lengths)
+            if one_each and (n_audio_tokens(mel_lengths) > 1).any():
+                tokens, audio, attention = expand_audio_tokens(
+                    tokens, audio, attention, mel_lengths
+                )
+        prompt = cls(
+            tokens, attention, audio, mel, mel_lengths, None, sampling_rate, hop_length,
+            processor=processor, tokenizer=tokenizer,
+        )  # fmt: skip
+        prompt.clips_of(0)
+        return prompt
+
+    @classmethod
+    def from_texts(
+        cls,
+        processor: Any,
+        texts: Sequence[str],
+        waveforms: Sequence[Float[np.ndarray, " _"]],
+        *,
+        padding_side: str = "left",
+        device: str | torch.device = "cpu",
+    ) -> AudioPrompt:
+        """A prompt of finished texts that hold one `<|AUDIO|>` a clip, and mono waveforms at the
+        processor's rate. Features, token counts and padding are the processor's.
+        """
+        extractor = processor.feature_extractor
+        inputs = processor(
+            text=list(texts),
+            audio=list(waveforms) or None,
+            sampling_rate=extractor.sampling_rate,
+            return_tensors="pt",
+            padding=True,
+            padding_side=padding_side,
+        )
+        tokens, mel = inputs["input_ids"], inputs.get("input_features")
+        frame_mask = inputs.get("feature_attention_mask")
+        prompt = cls(
+            tokens=tokens,
+            attention_mask=inputs["attention_mask"].bool(),
+            audio_mask=tokens == _audio_token_id(processor, processor.tokenizer),
+            mel=mel,
+            mel_lengths=None if frame_mask is None else frame_mask.sum(-1),
+            waveforms=list(waveforms) or None,
+            sampling_rate=extractor.sampling_rate,
+            hop_length=extractor.hop_length,
+            processor=processor,
+            tokenizer=processor.tokenizer,
+            texts=tuple(texts),
+            padding_side=padding_side,
+        )
+        prompt.clips_of(0)
+        return prompt.to(device)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        seconds = ", ".join(f"{self.clip_seconds(c):.2f}" for c in range(self.n_clips))
+        return (
+            f"AudioPrompt(batch={len(self)}, tokens={self.tokens.shape[1]}, "
+            f"clips={self.n_clips}, seconds=[{seconds}])"
+        )
+
+    @property
+    def n_clips(self) -> int:
+        """Number of clips in the whole batch."""
+        return 0 if self.mel_lengths is None else len(self.mel_lengths)
+
+    @property
+    def seconds_per_frame(self) -> float:
+        """Seconds from one mel frame to the next."""
+        return self.hop_length / self.sampling_rate
+
+    @cached_property
+    def _clips_by_row(self) -> list[range]:
+        return clips_by_row(self.audio_mask, self.mel_lengths)
+
+    def clips_of(self, i: int) -> range:
+        """Indices of row i's clips into `mel`, `mel_lengths` and `waveforms`."""
+        return self._clips_by_row[self._row(i)]
+
+    def clip_seconds(self, clip: int) -> float:
+        """Length of a clip in seconds: of its waveform, or without one of its valid mel frames."""
+        if self.waveforms is not None:
+            return len(self.waveforms[clip]) / self.sampling_rate
+        assert self.mel_lengths is not None
+        return int(self.mel_lengths[clip]) * self.hop_length / self.sampling_rate
+
+    def str_tokens(self, i: int) -> list[str]:
+        """Row i's tokens as strings, one a position (padding included). Needs a tokenizer."""
+        if self.tokenizer is None:
+            raise ValueError(
+                "This prompt has no tokenizer, so its tokens have no text: make it with a model "
+                "that has one, or pass tokenizer= to AudioPrompt.from_tensors."
+            )
+        ids = self.tokens[self._row(i)].tolist()
+        return [self.tokenizer.decode([token]) for token in ids]
+
+    def audio_positions(self, i: int) -> Int[Tensor, " token"]:
+        """Positions of row i's audio tokens, clip after clip."""
+        return torch.nonzero(self.audio_mask[self._row(i)]).flatten()
+
+    def audio_times(self, i: int) -> Float[Tensor, "token 2"]:
+        """Start and end in seconds (float64) of each of row i's audio tokens within its clip."""
+        spans = [self._spans(clip) for clip in self.clips_of(i)]
+        return torch.cat(spans) if spans else torch.zeros(0, 2, dtype=torch.float64)
+
+    def positions_between(
+        self, i: int, start: float, end: float, clip: int | None = None
+    ) -> Int[Tensor, " token"]:
+        """Positions of row i's audio tokens that overlap [start, end) seconds of the clip.
+
+        `clip` counts within the row and is needed when the row has several. Raises ValueError
+        for an empty or reversed span, one outside the clip, and a row or clip without audio.
+        """
+        clips = self.clips_of(i)
+        if len(clips) == 0:
+            raise ValueError(f"Row {i} has no audio.")
+        if clip is None and len(clips) > 1:
+            raise ValueError(
+                f"Row {i} has {len(clips)} clips: say which with clip=0 to clip={len(clips) - 1}."
+            )
+        clip = 0 if clip is None else clip
+        if not 0 <= clip < len(clips):
+            raise ValueError(f"Row {i} has clips 0 to {len(clips) - 1}, not clip {clip}.")
+        counts = [len(self._spans(c)) for c in clips]
+        found = tokens_between(self._spans(clips[clip]), start, end) + sum(counts[:clip])
+        positions = self.audio_positions(i)
+        return positions[found.to(positions.device)]
+
+    def time_of(self, i: int, position: int) -> tuple[float, float]:
+        """Start and end in seconds, within its clip, of the audio token at `position` of row i."""
+        index = torch.nonzero(self.audio_positions(i) == int(position)).flatten()
+        if len(index) == 0:
+            raise ValueError(
+                f"Position {int(position)} of row {i} is not an audio token: "
+                f"audio_positions({i}) lists those."
+            )
+        start, end = self.audio_times(i)[int(index)].tolist()
+        return start, end
+
+    def with_audio(
+        self,
+        audio: Any,
+        sampling_rate: int | float | None = None,
+        *,
+        max_seconds: float | None = None,
+    ) -> AudioPrompt:
+        """The same texts with other clips, as many a row: token counts follow the new clips.
+
+        A prompt of one row takes a clip or a list of clips, a batch a list with one entry a row.
+        Raises ValueError for a prompt made from tensors, and what `model.prompt` raises.
+        """
+        from lens_audio.inputs.build import check_placeholders, clip_rows, load_clips
+
+        if self.texts is None:
+            raise ValueError(
+                "A prompt made from tensors has no text to rebuild with other audio: make it with "
+                "model.prompt(question, audio), or call AudioPrompt.from_tensors again."
+            )
+        rows = clip_rows(audio, None if len(self) == 1 else len(self))
+        check_placeholders(self.texts, rows, self.processor.audio_token)
+        waveforms = load_clips(self.processor, rows, sampling_rate, max_seconds)
+        return AudioPrompt.from_texts(
+            self.processor,
+            self.texts,
+            waveforms,
+            padding_side=self.padding_side,
+            device=self.tokens.device,
+        )
+
+    def silenced(self) -> AudioPrompt:
+        """The same tokens over digital silence: each clip replaced by as many zero samples.
+
+        Raises ValueError without a processor, whose feature extractor knows what silence looks
+        like. A prompt without audio is returned as it is.
+        """
+        if self.mel is None or self.mel_lengths is None:
+            return self
+        if self.processor is None:
+            raise ValueError(
+                "This prompt has no processor to make the features of silence with: make it with "
+                "model.prompt(...), or pass processor= to AudioPrompt.from_tensors."
+            )
+        if self.waveforms is None:
+            lengths = [int(n) * self.hop_length for n in self.mel_lengths]
+        else:
+            lengths = [len(wave) for wave in self.waveforms]
+        silence = [np.zeros(n, dtype=np.float32) for n in lengths]
+        extractor = self.processor.feature_extractor
+        features = extractor(
+            silence,
+            sampling_rate=extractor.sampling_rate,
+            padding="max_length",
+            max_length=self.mel.shape[2] * extractor.hop_length,
+            return_tensors="pt",
+        )["input_features"]
+        if features.shape != self.mel.shape:
+            raise ValueError(
+                f"The processor makes features of shape {list(features.shape)} and this prompt's "
+                f"are {list(self.mel.shape)}: pass the processor that made them."
+            )
+        waveforms = None if self.waveforms is None else silence
+        return replace(self, mel=features.to(self.mel), waveforms=waveforms)
+
+    def to(self, device: str | torch.device) -> AudioPrompt:
+        """The same prompt with its tensors on `device`."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            attention_mask=self.attention_mask.to(device),
+            audio_mask=self.audio_mask.to(device),
+            mel=None if self.mel is None else self.mel.to(device),
+            mel_lengths=None if self.mel_lengths is None else self.mel_lengths.to(device),
+        )
+
+    def _row(self, i: int) -> int:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"Row {i} is out of range: the batch has rows 0 to {len(self) - 1}.")
+        return i % len(self)
+
+    def _spans(self, clip: int) -> Float[Tensor, "token 2"]:
+        assert self.mel_lengths is not None
+        count = n_audio_tokens(int(self.mel_lengths[clip]))
+        return token_spans(count, self.clip_seconds(clip), self.hop_length, self.sampling_rate)
+
+
+def _audio_token_id(processor: Any, tokenizer: Any) -> int:
+    """Id of the audio placeholder: the tokenizer's, or Qwen2-Audio's where there is none."""
+    if tokenizer is None:
+        return AUDIO_TOKEN_ID
+    token = getattr(processor, "audio_token", "<|AUDIO|>")
+    if token not in tokenizer.get_vocab():
+        raise ValueError(
+            f"The tokenizer has no token {token!r}: load the tokenizer of an audio model, or give "
+            f"audio_token_id= or audio_mask=."
+        )
+    return int(tokenizer.convert_tokens_to_ids(token))
