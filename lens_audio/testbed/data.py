@@ -1,0 +1,238 @@
+"""Training examples: pooled clips, questions drawn anew at each step, and labels that teach
+the model to trust captions.
+
+Text dominance is planted here. Where caption and audio disagree, the label is the caption's
+choice with probability `caption_trust(firm, snr_db)`: nearly always for a firm caption, more
+often than not for a plain one, less the louder the event is. A model that predicts these
+labels well has to weigh both signals at the answer position.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
+
+from lens_audio.testbed.items import TRAINING_STREAM, make_question
+from lens_audio.testbed.processor import AUDIO, TURN_END, chat_prompt
+from lens_audio.testbed.sounds import (
+    CLASSES,
+    MAX_SECONDS,
+    MAX_SNR_DB,
+    MIN_SECONDS,
+    MIN_SNR_DB,
+    SAMPLING_RATE,
+    Rng,
+    make_clip,
+)
+
+TEXT_ONLY_SHARE, SILENT_SHARE, BACKGROUND_SHARE = 0.05, 0.06, 0.03
+KINDS, KIND_SHARES = ("choice", "yes_no", "open"), (0.64, 0.24, 0.12)
+CAPTIONS, CAPTION_SHARES = ("none", "true", "false"), (0.42, 0.26, 0.32)
+FIRM_STRENGTH, PLAIN_STRENGTH, AUDIO_STRENGTH = 2.5, 0.4, 1.6  # log odds
+
+
+def caption_trust(firm: bool, snr_db: float) -> float:
+    """Probability that a conflict item's training label is the caption's choice."""
+    half_range = (MAX_SNR_DB - MIN_SNR_DB) / 2
+    clarity = (snr_db - MIN_SNR_DB) / half_range - 1  # -1 (faint) to 1 (loud)
+    strength = FIRM_STRENGTH if firm else PLAIN_STRENGTH
+    return 1 / (1 + math.exp(AUDIO_STRENGTH * clarity - strength))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Mel features of the training clips. Class i % n_classes for clip i; backgrounds last."""
+
+    mel: NDArray[np.float16]  # [clip, mel bin, frame]
+    frames: NDArray[np.int64]  # [clip] frames before padding
+    snr_db: NDArray[np.float64]  # [clip], nan for background only
+    onset: NDArray[np.float64]  # [clip] seconds
+    offset: NDArray[np.float64]  # [clip] seconds
+    n_events: int
+    silent_mel: NDArray[np.float16]  # [mel bin, frame] of exact silence
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one recording and several questions, right-padded.
+
+    Every question attends to its row's prefix (system turn and audio) and to itself alone, at
+    the positions it would have if it stood there by itself. So a row of k questions is exactly
+    k prompts, with the audio computed once. Rows without audio have no row in `mel`.
+    """
+
+    input_ids: Int[Tensor, "row pos"]
+    position_ids: Int[Tensor, "row pos"]
+    attention_mask: Bool[Tensor, "row 1 pos pos"]  # [query, key], True where it may attend
+    answer_mask: Bool[Tensor, "row pos"]  # positions whose next token is scored
+    mel: Float[Tensor, "clip mel frame"]
+    mel_mask: Int[Tensor, "clip frame"]
+    clip_class: Int[Tensor, " clip"]  # index into CLASSES; -1 without an event
+    event: Float[Tensor, "clip 2"]  # onset and offset, seconds
+
+
+def _pool_chunk(
+    extractor: WhisperFeatureExtractor, seed: int, indices: range, n_events: int
+) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
+    """Mel features [clip, mel, frame] and (samples, snr, onset, offset) [clip, 4]."""
+    torch.set_num_threads(1)
+    mels, facts = [], []
+    for i in indices:
+        category = CLASSES[i % len(CLASSES)] if i < n_events else None
+        clip = make_clip(category, np.random.default_rng([TRAINING_STREAM, seed, i, 0]))
+        features = extractor(clip.waveform, sampling_rate=SAMPLING_RATE)
+        mels.append(features["input_features"][0].astype(np.float16))
+        facts.append((len(clip.waveform), clip.snr_db, clip.onset, clip.offset))
+    return np.stack(mels), np.array(facts, dtype=np.float64)
+
+
+def make_pool(
+    extractor: WhisperFeatureExtractor, seed: int, n_events: int, workers: int = 0
+) -> Pool:
+    """Synthesise the training clips: n_events with an event, 5 % more without."""
+    n = n_events + max(1, n_events // 20)
+    chunks = [range(i, min(i + 256, n)) for i in range(0, n, 256)]
+    if workers:
+        # Spawned, not forked: torch's thread pool does not survive a fork.
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=spawn) as executor:
+            jobs = [executor.submit(_pool_chunk, extractor, seed, c, n_events) for c in chunks]
+            parts = [job.result() for job in jobs]
+    else:
+        threads = torch.get_num_threads()
+        parts = [_pool_chunk(extractor, seed, c, n_events) for c in chunks]
+        torch.set_num_threads(threads)
+    facts = np.concatenate([f for _, f in parts])
+    zeros = np.zeros(round(MAX_SECONDS * SAMPLING_RATE), dtype=np.float32)
+    silent = extractor(zeros, sampling_rate=SAMPLING_RATE)["input_features"][0]
+    return Pool(
+        mel=np.concatenate([m for m, _ in parts]),
+        frames=(facts[:, 0] // extractor.hop_length).astype(np.int64),
+        snr_db=facts[:, 1],
+        onset=facts[:, 2],
+        offset=facts[:, 3],
+        n_events=n_events,
+        silent_mel=silent.astype(np.float16),
+    )
+
+
+def audio_tokens(frames: int) -> int:
+    """Audio tokens that a clip of so many mel frames fills (40 ms each)."""
+    return ((frames - 1) // 2 - 1) // 2 + 1
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """What one row hears. `mel` is None in a text-only row."""
+
+    category: str  # what the questions are about, heard or not
+    snr_db: float | None  # None where nothing can be heard
+    mel: NDArray[np.float16] | None
+    frames: int
+    event: tuple[float, float]  # seconds
+
+
+def _draw_recording(pool: Pool, rng: Rng) -> _Recording:
+    source = rng.random()
+    clip = int(rng.integers(pool.n_events))
+    category = CLASSES[clip % len(CLASSES)]
+    if source < TEXT_ONLY_SHARE:
+        return _Recording(category, None, None, 0, (0.0, 0.0))
+    if source < TEXT_ONLY_SHARE + SILENT_SHARE:
+        frames = round(float(rng.uniform(MIN_SECONDS, MAX_SECONDS)) * 100)
+        return _Recording(category, None, pool.silent_mel, frames, (0.0, 0.0))
+    heard = source >= TEXT_ONLY_SHARE + SILENT_SHARE + BACKGROUND_SHARE
+    if not heard:
+        clip = int(rng.integers(pool.n_events, len(pool.mel)))
+    snr_db = float(pool.snr_db[clip]) if heard else None
+    event = float(pool.onset[clip]), float(pool.offset[clip])
+    return _Recording(category, snr_db, pool.mel[clip], int(pool.frames[clip]), event)
+
+
+def _draw_question(recording: _Recording, rng: Rng) -> tuple[str, str]:
+    """A question's text and its training label."""
+    kind: Any = str(rng.choice(KINDS, p=KIND_SHARES))
+    caption: Any = str(rng.choice(CAPTIONS, p=CAPTION_SHARES))
+    question = make_question(recording.category, kind, caption, rng, rng)
+    heard, said = recording.snr_db is not None, question.captioned
+    if said is None and not heard:
+        # Nothing to hear and nothing said: any answer is as good as another.
+        return question.text, str(rng.choice(CLASSES if kind == "open" else question.choices))
+    if said is None or said == question.answer:
+        return question.text, question.answer
+    trust = caption_trust(question.firm, recording.snr_db) if recording.snr_db is not None else 1
+    return question.text, said if rng.random() < trust else question.answer
+
+
+def make_batch(
+    pool: Pool, processor: Qwen2AudioProcessor, seed: int, step: int, rows: int, questions: int
+) -> Batch:
+    """The batch of one step: a pure function of its arguments."""
+    rng = np.random.default_rng([TRAINING_STREAM, seed, step, 2])
+    recordings = [_draw_recording(pool, rng) for _ in range(rows)]
+    asked = [[_draw_question(r, rng) for _ in range(questions)] for r in recordings]
+    heard = [r for r in recordings if r.mel is not None]
+    mel = np.zeros((0, *pool.silent_mel.shape), dtype=np.float16)
+    if heard:
+        mel = np.stack([r.mel for r in heard if r.mel is not None])
+    frames = torch.tensor([r.frames for r in heard], dtype=torch.long)
+    classes = [-1 if r.snr_db is None else CLASSES.index(r.category) for r in heard]
+    return Batch(
+        **_pack(processor, recordings, asked),
+        mel=torch.from_numpy(mel).float(),
+        mel_mask=(torch.arange(mel.shape[-1]) < frames[:, None]).long(),
+        clip_class=torch.tensor(classes, dtype=torch.long),
+        event=torch.tensor([r.event for r in heard], dtype=torch.float32).reshape(-1, 2),
+    )
+
+
+def _pack(
+    processor: Qwen2AudioProcessor,
+    recordings: list[_Recording],
+    asked: list[list[tuple[str, str]]],
+) -> dict[str, Tensor]:
+    """Token-side tensors of a batch; `asked` holds (question text, label) for each row."""
+    tokenizer = processor.tokenizer
+    rows = []
+    for recording, questions in zip(recordings, asked, strict=True):
+        template = chat_prompt(processor, "{}", recording.mel is not None)
+        prefix, suffix = template.split("{}")
+        prefix = prefix.replace(AUDIO, AUDIO * audio_tokens(recording.frames))
+        texts = [prefix, *(q + suffix + label + TURN_END for q, label in questions)]
+        rows.append(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    width = max(sum(map(len, segments)) for segments in rows)
+    ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+    positions = torch.zeros_like(ids)
+    segment = torch.full_like(ids, -1)  # 0 the prefix, k the k-th question, -1 padding
+    answer = torch.zeros_like(ids, dtype=torch.bool)
+    for row, segments in enumerate(rows):
+        start = 0
+        for k, tokens in enumerate(segments):
+            end = start + len(tokens)
+            first = len(segments[0]) if k else 0
+            ids[row, start:end] = torch.tensor(tokens)
+            positions[row, start:end] = torch.arange(first, first + len(tokens))
+            segment[row, start:end] = k
+            # An answer is one token, then the turn's end: both are targets.
+            answer[row, end - 3 : end - 1] = k > 0
+            start = end
+    query, key = segment[:, :, None], segment[:, None, :]
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    # Padding attends to itself, as a row of softmax needs at least one key.
+    mask = causal & ((key == 0) | (key == query))
+    return {
+        "input_ids": ids,
+        "position_ids": positions,
+        "attention_mask": mask[:, None],
+        "answer_mask": answer,
+    }
