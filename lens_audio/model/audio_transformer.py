@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn as nn
@@ -18,6 +18,7 @@ from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCache
 
 
+@runtime_checkable
 class AudioInput(Protocol):
     """What the model reads of a prompt (`lens_audio.AudioPrompt` is one)."""
 
