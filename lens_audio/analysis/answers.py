@@ -1,0 +1,87 @@
+"""What a model would answer: the probabilities of given answers, and of single next words."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer, KeyValueCache
+
+
+@torch.no_grad()
+def choice_log_probs(
+    model: HookedAudioTransformer, prompt: AudioPrompt, choices: Sequence[str]
+) -> Float[Tensor, "batch choice"]:
+    """The log-probability, in nats, that the answer begins with each choice.
+
+    log p(c) = sum over t of log p(c_t | prompt, c_<t), over all tokens of the choice. The prompt is
+    read once; every choice continues its cached keys and values. Hooks set on the model act.
+
+    Raises:
+        ValueError: for no choices, an empty one or one given twice, or a right-padded batch.
+    """
+    tokens = [torch.tensor(ids, device=model.device) for ids in _choice_tokens(model, choices)]
+    _check_last_position(prompt)
+    past = KeyValueCache(model.cfg.n_layers)
+    first = _log_softmax(model(prompt, past_kv_cache=past, logits_to_keep=1))  # [batch, 1, d_vocab]
+    past.freeze()
+    totals = []
+    for ids in tokens:
+        rows = ids.expand(len(prompt), -1)
+        predictions = first
+        if len(ids) > 1:
+            rest = _log_softmax(model(rows[:, :-1], past_kv_cache=past))
+            predictions = torch.cat([first, rest], dim=1)
+        totals.append(predictions.gather(-1, rows[..., None]).sum((1, 2)))
+    return torch.stack(totals, dim=1)
+
+
+def choice_probs(log_probs: Float[Tensor, "batch choice"]) -> Float[Tensor, "batch choice"]:
+    """Probabilities among the choices alone: they sum to 1 over the choices."""
+    return log_probs.softmax(-1)
+
+
+class NextTokens(NamedTuple):
+    """The likeliest next tokens, likeliest first."""
+
+    tokens: Int[Tensor, "batch k"]
+    probs: Float[Tensor, "batch k"]
+
+
+@torch.no_grad()
+def top_next_tokens(model: HookedAudioTransformer, prompt: AudioPrompt, k: int = 5) -> NextTokens:
+    """The k likeliest next tokens and their probabilities over the whole vocabulary.
+
+    Raises:
+        ValueError: if the vocabulary has not k tokens, or for a right-padded batch.
+    """
+    if not 1 <= k <= model.cfg.d_vocab:
+        raise ValueError(f"cannot take {k} tokens of a vocabulary of {model.cfg.d_vocab}")
+    _check_last_position(prompt)
+    probs = _log_softmax(model(prompt, logits_to_keep=1))[:, -1].exp()
+    best = probs.topk(k)
+    return NextTokens(best.indices, best.values)
+
+
+def _choice_tokens(model: HookedAudioTransformer, choices: Sequence[str]) -> list[list[int]]:
+    if isinstance(choices, str) or not choices:
+        raise ValueError(f"choices must be a list of at least one text, not {choices!r}")
+    empty = [number for number, choice in enumerate(choices) if not choice.strip()]
+    if empty:
+        raise ValueError(f"choices {empty} are empty")
+    twice = sorted({choice for choice in choices if choices.count(choice) > 1})
+    if twice:
+        raise ValueError(f"choices given more than once: {twice}")
+    return [model.tokenizer.encode(choice, add_special_tokens=False) for choice in choices]
+
+
+def _check_last_position(prompt: AudioPrompt) -> None:
+    if not bool(prompt.attention_mask[:, -1].all()):
+        raise ValueError("an answer continues the last position, so pad the prompts on the left")
+
+
+def _log_softmax(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes d_vocab"]:
+    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,153 @@
+"""How much attention each head pays to the audio, and to which moment of it.
+
+For head h of layer l, query position T and audio positions A, the mass is
+m[l, h] = sum over j in A of pattern[l, h, T, j] (Glazer, Aharon, Fetaya, arXiv 2603.06854).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+
+
+@torch.no_grad()
+def audio_attention(
+    model: HookedAudioTransformer, prompt: AudioPrompt, query: int | Sequence[int] = -1
+) -> Float[Tensor, "batch layer head *query audio_token"]:
+    """The attention that a position pays to each audio token: rows of `hook_pattern`, audio only.
+
+    One forward. Each layer's row comes from `attn.hook_rot_q` at the query and `attn.hook_rot_k`
+    and is all that is kept: memory grows with heads x positions, never with positions squared. Hooks
+    set on the model act, except those on `hook_attn_scores` and `hook_pattern`, which come later.
+
+    Args:
+        prompt: one prompt or a padded batch.
+        query: a position (negative: from the end), or several, which adds a query dimension.
+
+    Returns:
+        Attention weights, float32 (or float64 for such a model). Audio tokens are in the order of
+        `prompt.audio_positions(i)`; rows with fewer than the longest end in zeros.
+
+    Raises:
+        ValueError: for a query out of range, or at padding in some row.
+    """
+    mask = prompt.attention_mask.to(model.device)
+    queries = _positions(query, mask)
+    may_read = torch.arange(mask.shape[1], device=mask.device) <= queries[:, None]
+    may_read = may_read & mask[:, None, :]  # [batch, query, key]
+    places, is_audio = _audio_places(prompt.audio_mask.to(mask.device))
+    kept: list[Tensor] = []
+
+    def keep_query(rot_q: Float[Tensor, "batch pos head d_head"], hook: Any) -> None:
+        kept.append(rot_q[:, queries])
+
+    def keep_row(rot_k: Float[Tensor, "batch pos kv_head d_head"], hook: Any) -> None:
+        pattern = _pattern_rows(kept.pop(), rot_k, may_read)
+        index = places[:, None, None].expand(*pattern.shape[:3], -1)
+        kept.append(pattern.gather(-1, index) * is_audio[:, None, None])
+
+    hooks: list[tuple[str, Callable]] = []
+    for layer in range(model.cfg.n_layers):
+        hooks += [(f"blocks.{layer}.attn.hook_rot_q", keep_query)]
+        hooks += [(f"blocks.{layer}.attn.hook_rot_k", keep_row)]
+    with model.hooks(fwd_hooks=hooks):
+        model(prompt, stop_at_layer=model.cfg.n_layers)
+    attention = torch.stack(kept, dim=1)
+    return attention[:, :, :, 0] if isinstance(query, int) else attention
+
+
+def audio_mass(
+    attention: Float[Tensor, "*axes audio_token"],
+) -> Float[Tensor, "*axes"]:
+    """The share of each head's attention that falls on the audio, 0 to 1."""
+    return attention.sum(-1)
+
+
+def top_heads(mass: Float[Tensor, "layer head"], k: int) -> list[tuple[int, int]]:
+    """The k (layer, head) pairs of highest value, highest first.
+
+    Raises:
+        ValueError: if there are not k heads.
+    """
+    n_layers, n_heads = mass.shape
+    if not 1 <= k <= mass.numel():
+        raise ValueError(
+            f"cannot take {k} heads: this model has {n_layers} layers x {n_heads} heads = "
+            f"{mass.numel()}"
+        )
+    best = mass.flatten().topk(k).indices.tolist()
+    return [divmod(i, n_heads) for i in best]
+
+
+def peak_time(
+    attention: Float[Tensor, "*axes audio_token"], times: Float[Tensor, "audio_token 2"]
+) -> Float[Tensor, "*axes"]:
+    """The middle, in seconds, of the audio token that gets most attention.
+
+    Args:
+        times: start and end of each audio token, as `prompt.audio_times(i)` gives them.
+    """
+    return times.to(attention.device).mean(-1)[attention.argmax(-1)]
+
+
+def entropy(attention: Float[Tensor, "*axes audio_token"]) -> Float[Tensor, "*axes"]:
+    """Spread over the audio tokens, in bits: 0 for one token, log2(n) for all n alike.
+
+    The attention on the audio is first divided by its mass; no mass gives 0.
+    """
+    share = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
+    return -torch.special.xlogy(share, share).sum(-1) / torch.log(torch.tensor(2.0))
+
+
+def _pattern_rows(
+    q: Float[Tensor, "batch query head d_head"],
+    k: Float[Tensor, "batch key kv_head d_head"],
+    may_read: Bool[Tensor, "batch query key"],
+) -> Float[Tensor, "batch head query key"]:
+    """softmax(q kᵀ / sqrt(d_head)); the heads that share a key stand in line as queries of it."""
+    batch, n_queries, n_heads, d_head = q.shape
+    n_keys, kv_heads = k.shape[1:3]
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    lined = (q.to(dtype) * d_head**-0.5).transpose(1, 2).reshape(batch, kv_heads, -1, d_head)
+    scores = lined @ k.to(dtype).permute(0, 2, 3, 1)
+    scores = scores.view(batch, n_heads, n_queries, n_keys)
+    return scores.masked_fill(~may_read[:, None], -torch.inf).softmax(-1)
+
+
+def _positions(
+    query: int | Sequence[int], attention_mask: Bool[Tensor, "batch pos"]
+) -> Int[Tensor, " query"]:
+    """Query positions counted from 0, checked."""
+    n_pos = attention_mask.shape[1]
+    asked = [query] if isinstance(query, int) else [int(position) for position in query]
+    if not asked:
+        raise ValueError("no query position; give at least one")
+    wrong = [position for position in asked if not -n_pos <= position < n_pos]
+    if wrong:
+        raise ValueError(
+            f"query positions {wrong} are out of range: the prompt has {n_pos} positions"
+        )
+    positions = torch.tensor(asked, device=attention_mask.device) % n_pos
+    padded = (~attention_mask[:, positions]).any(1).nonzero().flatten().tolist()
+    if padded:
+        raise ValueError(
+            f"query {query} is at padding in rows {padded}; pad on the other side, or ask for "
+            "positions that every row has"
+        )
+    return positions
+
+
+def _audio_places(
+    audio_mask: Bool[Tensor, "batch pos"],
+) -> tuple[Int[Tensor, "batch audio_token"], Bool[Tensor, "batch audio_token"]]:
+    """Positions of the audio tokens, rows filled up with position 0, and which are not filler."""
+    counts = audio_mask.sum(1)
+    is_audio = torch.arange(int(counts.max()), device=audio_mask.device) < counts[:, None]
+    places = torch.zeros_like(is_audio, dtype=torch.long)
+    places[is_audio] = audio_mask.nonzero()[:, 1]
+    return places, is_audio
