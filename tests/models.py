@@ -114,7 +114,7 @@ def hf_model(
     return model.to(dtype)
 
 
-def hooked_model(sizes: Sizes = Sizes(), seed: int = 0) -> HookedAudioTransformer:  # noqa: B008
+def hooked_model(sizes: Sizes = Sizes(), seed: int = 0) -> HookedAudioTransformer:
     """Our model, over the weights of `hf_model(sizes, seed)`."""
     return HookedAudioTransformer.from_hf(hf_model(sizes, seed))
 
@@ -139,8 +139,8 @@ class Layout:
 
 
 def make_prompt(
-    sizes: Sizes = Sizes(),  # noqa: B008
-    layout: Layout = Layout(),  # noqa: B008
+    sizes: Sizes = Sizes(),
+    layout: Layout = Layout(),
     seed: int = 0,
 ) -> AudioPrompt:
     """A random prompt of this layout; the spectrograms are padded to the encoder's full length."""

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from models import Layout, Sizes, hf_inputs, hf_model, hooked_model, make_prompt
 from torch import Tensor
+from transformers_reference import run_reference
 
 from lens_audio import AudioPrompt, HookedAudioTransformer
-from models import Layout, Sizes, hf_inputs, hf_model, hooked_model, make_prompt
-from transformers_reference import run_reference
 
 SEEDS = range(24)
 ATOL = 1e-4

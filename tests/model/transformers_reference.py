@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn as nn
+from models import hf_inputs
 from torch import Tensor
 from transformers import Qwen2AudioForConditionalGeneration
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from lens_audio import AudioPrompt
-from models import hf_inputs
 
 Activations = dict[str, Tensor]
 
