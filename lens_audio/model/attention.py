@@ -64,6 +64,12 @@ class AttentionContext:
         return mask
 
     @cached_property
+    def additive_mask(self) -> Float[Tensor, "#batch 1 #query key"]:
+        """Zero where the query may attend to the key, -inf where it may not."""
+        assert self.mask is not None
+        return torch.zeros(self.mask.shape, device=self.device).masked_fill(~self.mask, -torch.inf)
+
+    @cached_property
     def blind_queries(self) -> Bool[Tensor, "batch 1 query 1"] | None:
         """Queries with no key to attend to (left padding): their z is zero, as in TransformerLens."""
         if self.key_mask is None or self.mask is None:
@@ -161,7 +167,7 @@ class Attention(nn.Module):
         queries = (q * d_head**-0.5).transpose(1, 2).reshape(batch, kv_heads, -1, d_head)
         scores = (queries @ k.permute(0, 2, 3, 1)).view(batch, n_heads, n_queries, n_keys)
         if context.mask is not None:
-            scores = scores.masked_fill_(~context.mask, -torch.inf)
+            scores += context.additive_mask.to(scores.dtype)
         scores = self.hook_attn_scores(scores)
         pattern = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         if context.blind_queries is not None or self.hook_attn_scores.has_hooks():

@@ -192,9 +192,14 @@ class HookedTransformer(HookedModule, WeightViews, TextHelpers, Generation):
             new = mask if mask is not None else resid.new_ones(resid.shape[:2], dtype=torch.bool)
             mask = past_kv_cache.append_attention_mask(new)
         context = AttentionContext.of(self.cfg, resid, mask, n_past)
-        for layer in range(n_layers)[start_at_layer:stop_at_layer]:
-            entry = past_kv_cache[layer] if past_kv_cache is not None else None
-            resid = self.blocks[layer](resid, context, entry)
+        try:
+            for layer in range(n_layers)[start_at_layer:stop_at_layer]:
+                entry = past_kv_cache[layer] if past_kv_cache is not None else None
+                resid = self.blocks[layer](resid, context, entry)
+        except BaseException:  # a hook failed: the layers' caches must not differ in length
+            if past_kv_cache is not None:
+                past_kv_cache.cut(n_past)
+            raise
         return resid
 
     def check_tokens(self, tokens: Any) -> Int[Tensor, "batch pos"]:

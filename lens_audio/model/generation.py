@@ -205,8 +205,9 @@ class Generation:
         self, stop_at_eos: bool, eos: int | Sequence[int] | None, max_new_tokens: int, options: dict
     ) -> Decoding:
         ids = [eos] if isinstance(eos, int) else list(eos or getattr(self.cfg, "eos_token_ids", []))
-        if stop_at_eos and not ids and self._tokenizer is not None:
-            ids = [self._tokenizer.eos_token_id]
+        eos_of_text = getattr(self._tokenizer, "eos_token_id", None)
+        if stop_at_eos and not ids and eos_of_text is not None:
+            ids = [eos_of_text]
         return Decoding(
             max_new_tokens=max_new_tokens, eos_token_ids=ids if stop_at_eos else [], **options
         )

@@ -51,6 +51,15 @@ class KeyValueCacheEntry:
         self.length = total
         return self._keys[:, :total], self._values[:, :total]
 
+    def cut(self, length: int) -> None:
+        """Forget all but the first positions."""
+        if self._keys is None or self._values is None:
+            return
+        self.length = min(length, self.length)
+        # Narrowed, not only counted less: the next append must not write into kept activations.
+        self._keys = self._keys[:, : self.length] if length else None
+        self._values = self._values[:, : self.length] if length else None
+
 
 class KeyValueCache:
     """One entry a layer, and the attention mask of the positions already read.
@@ -92,6 +101,14 @@ class KeyValueCache:
         if not self.frozen:
             self.previous_attention_mask = full
         return full
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first positions."""
+        if self.previous_attention_mask is not None:
+            mask = self.previous_attention_mask[:, :length]
+            self.previous_attention_mask = mask if length else None
+        for entry in self.entries:
+            entry.cut(length)
 
     def _set_frozen(self, frozen: bool) -> None:
         self.frozen = frozen
