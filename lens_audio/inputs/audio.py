@@ -7,6 +7,7 @@ import numbers
 import os
 import re
 from pathlib import Path
+from typing import Any, BinaryIO, SupportsIndex
 
 import numpy as np
 import soundfile
@@ -15,10 +16,11 @@ import torchaudio
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio.inputs.timing import MIN_MEL_FRAMES
+from lens_audio.inputs.timing import MIN_MEL_FRAMES, Seconds
 
 Samples = np.ndarray | Tensor
-Clip = str | os.PathLike | Samples | tuple[Samples, int]
+Rate = SupportsIndex | float  # a whole number of Hz
+Clip = str | os.PathLike | Samples | tuple[Samples, Rate]
 """What one clip may be: a path, samples, or samples with their sampling rate."""
 
 MAX_CHANNELS = 8  # of an array: more than 7.1 surround is a batch of clips, not one clip
@@ -36,12 +38,12 @@ def is_clip(audio: object) -> bool:
 
 
 def load_audio(
-    audio: Clip,
-    sampling_rate: int | float | None = None,
+    audio: Any,
+    sampling_rate: Rate | None = None,
     *,
     target_rate: int = 16000,
-    limit_seconds: float = 30.0,
-    max_seconds: float | None = None,
+    limit_seconds: Seconds = 30.0,
+    max_seconds: Seconds | None = None,
     hop_length: int = 160,
 ) -> Float[np.ndarray, " samples"]:
     """One clip as mono float32 samples at `target_rate` Hz, resampled with torchaudio if need be.
@@ -94,11 +96,11 @@ def _is_samples(audio: object) -> bool:
     return isinstance(audio, (np.ndarray, Tensor))
 
 
-def _n_samples(seconds: float, rate: int) -> int:
+def _n_samples(seconds: Seconds, rate: int) -> int:
     return int(round(seconds * rate, 6))
 
 
-def _seconds_to_keep(max_seconds: float | None, limit_seconds: float) -> float | None:
+def _seconds_to_keep(max_seconds: Seconds | None, limit_seconds: Seconds) -> Seconds | None:
     if max_seconds is not None and not 0 < max_seconds <= limit_seconds:
         raise ValueError(
             f"max_seconds={max_seconds} must be above 0 and at most {limit_seconds:g}, "
@@ -107,7 +109,7 @@ def _seconds_to_keep(max_seconds: float | None, limit_seconds: float) -> float |
     return max_seconds
 
 
-def _check_rate(rate: int | float | None) -> int:
+def _check_rate(rate: Any) -> int:
     if rate is None:
         raise ValueError("Samples need their rate: pass sampling_rate= in Hz, as in 16000.")
     is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
@@ -150,7 +152,7 @@ def _read_array(audio: Samples) -> Float[np.ndarray, "samples channels"]:
 
 
 def _read_file(
-    path: Path, keep_seconds: float | None, limit_seconds: float
+    path: Path, keep_seconds: Seconds | None, limit_seconds: Seconds
 ) -> tuple[Float[np.ndarray, "samples channels"], int, int]:
     """Samples, rate and full number of samples of a file; no more is read than can be used."""
     if path.is_dir():
@@ -189,7 +191,7 @@ def _check_wav_size(path: Path, sound: soundfile.SoundFile) -> None:
 
 
 def _check_all_decoded(
-    path: Path, sound: soundfile.SoundFile, expected: int, decoded: int, stream
+    path: Path, sound: soundfile.SoundFile, expected: int, decoded: int, stream: BinaryIO
 ) -> None:
     """Refuses a file that held fewer samples than it said, or an mp3 that holds far more.
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lens_audio.inputs.audio import Clip, is_clip, load_audio
+from lens_audio.inputs.audio import Rate, is_clip, load_audio
 from lens_audio.inputs.prompt import AudioPrompt
+from lens_audio.inputs.timing import Seconds
 
 
 def build_prompt(
@@ -19,8 +20,8 @@ def build_prompt(
     audio: Any = None,
     *,
     raw: str | Sequence[str] | None = None,
-    sampling_rate: int | float | None = None,
-    max_seconds: float | None = None,
+    sampling_rate: Rate | None = None,
+    max_seconds: Seconds | None = None,
     system: str | None = None,
     padding_side: str = "left",
     device: str | torch.device = "cpu",
@@ -48,7 +49,6 @@ def build_prompt(
     if padding_side not in ("left", "right"):
         raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}.")
     given = question if question is not None else raw
-    assert given is not None
     texts = _texts(given)
     rows = clip_rows(audio, None if isinstance(given, str) else len(texts))
     if question is not None:
@@ -62,7 +62,7 @@ def build_prompt(
     )
 
 
-def clip_rows(audio: Any, n_rows: int | None) -> list[list[Clip]]:
+def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
     """The clips of each row. `n_rows` is None for one prompt that is not in a list."""
     if audio is None:
         return [[] for _ in range(n_rows or 1)]
@@ -79,7 +79,7 @@ def clip_rows(audio: Any, n_rows: int | None) -> list[list[Clip]]:
             f"{n_rows} prompts and {found} of audio: give a list with one entry a prompt, each a "
             f"clip, None or a list of clips."
         )
-    rows: list[list[Clip]] = []
+    rows: list[list[Any]] = []
     for entry in audio:
         several = isinstance(entry, (list, tuple)) and not is_clip(entry)
         rows.append([] if entry is None else list(entry) if several else [entry])
@@ -87,7 +87,7 @@ def clip_rows(audio: Any, n_rows: int | None) -> list[list[Clip]]:
 
 
 def check_placeholders(
-    texts: Sequence[str], rows: Sequence[Sequence[Clip]], audio_token: str
+    texts: Sequence[str], rows: Sequence[Sequence[Any]], audio_token: str
 ) -> None:
     """ValueError unless each text holds one audio placeholder for each of its row's clips."""
     for row, (text, clips) in enumerate(zip(texts, rows, strict=True)):
@@ -95,15 +95,15 @@ def check_placeholders(
         if found != len(clips):
             raise ValueError(
                 f"Prompt {row} holds {found} {audio_token} placeholders and has {len(clips)} "
-                f"clips: write <|audio_bos|>{audio_token}<|audio_eos|> once for each clip, in order."
+                f"clips: write <|audio_bos|>{audio_token}<|audio_eos|> once for each clip."
             )
 
 
 def load_clips(
     processor: Any,
-    rows: Sequence[Sequence[Clip]],
-    sampling_rate: int | float | None,
-    max_seconds: float | None,
+    rows: Sequence[Sequence[Any]],
+    sampling_rate: Rate | None,
+    max_seconds: Seconds | None,
 ) -> list[Float[np.ndarray, " _"]]:
     """The clips of all rows, in order, as mono waveforms at the processor's rate."""
     extractor = processor.feature_extractor
@@ -126,7 +126,7 @@ def load_clips(
     return waveforms
 
 
-def _texts(given: str | Sequence[str]) -> list[str]:
+def _texts(given: Any) -> list[str]:
     texts = [given] if isinstance(given, str) else list(given)
     if not texts:
         raise ValueError("The list of questions is empty: give at least one.")
@@ -139,7 +139,7 @@ def _texts(given: str | Sequence[str]) -> list[str]:
 
 
 def _apply_template(
-    processor: Any, questions: list[str], rows: list[list[Clip]], system: str | None
+    processor: Any, questions: list[str], rows: list[list[Any]], system: str | None
 ) -> list[str]:
     for name, text in [("system", system or ""), *(("question", q) for q in questions)]:
         if processor.audio_token in text:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lens_audio.inputs.audio import Rate
 from lens_audio.inputs.layout import (
     check_masks,
     check_mel,
@@ -19,7 +20,7 @@ from lens_audio.inputs.layout import (
     clips_by_row,
     expand_audio_tokens,
 )
-from lens_audio.inputs.timing import n_audio_tokens, token_spans, tokens_between
+from lens_audio.inputs.timing import Seconds, n_audio_tokens, token_spans, tokens_between
 
 AUDIO_TOKEN_ID = 151646  # <|AUDIO|> in Qwen2-Audio's vocabulary
 
@@ -193,7 +194,7 @@ class AudioPrompt:
         return torch.cat(spans) if spans else torch.zeros(0, 2, dtype=torch.float64)
 
     def positions_between(
-        self, i: int, start: float, end: float, clip: int | None = None
+        self, i: int, start: Seconds, end: Seconds, clip: int | None = None
     ) -> Int[Tensor, " token"]:
         """Positions of row i's audio tokens that overlap [start, end) seconds of the clip.
 
@@ -215,7 +216,7 @@ class AudioPrompt:
         positions = self.audio_positions(i)
         return positions[found.to(positions.device)]
 
-    def time_of(self, i: int, position: int) -> tuple[float, float]:
+    def time_of(self, i: int, position: int | Tensor) -> tuple[float, float]:
         """Start and end in seconds, within its clip, of the audio token at `position` of row i."""
         index = torch.nonzero(self.audio_positions(i) == int(position)).flatten()
         if len(index) == 0:
@@ -229,9 +230,9 @@ class AudioPrompt:
     def with_audio(
         self,
         audio: Any,
-        sampling_rate: int | float | None = None,
+        sampling_rate: Rate | None = None,
         *,
-        max_seconds: float | None = None,
+        max_seconds: Seconds | None = None,
     ) -> AudioPrompt:
         """The same texts with other clips, as many a row: token counts follow the new clips.
 

@@ -19,6 +19,7 @@ MIN_MEL_FRAMES = 3  # the fewest frames that make an audio token
 _DECIMALS = 9  # times are compared to the nanosecond, so 0.56 + 0.04 is 0.6
 
 Count = TypeVar("Count", int, Tensor)
+Seconds = int | float
 
 
 def n_audio_tokens(mel_frames: Count) -> Count:
@@ -36,7 +37,7 @@ def seconds_per_token(hop_length: int = 160, sampling_rate: int = 16000) -> floa
 
 
 def token_spans(
-    n_tokens: int, seconds: float, hop_length: int = 160, sampling_rate: int = 16000
+    n_tokens: int, seconds: Seconds, hop_length: int = 160, sampling_rate: int = 16000
 ) -> Float[Tensor, "token 2"]:
     """Start and end in seconds (float64) of each of a clip's `n_tokens` tokens.
 
@@ -49,7 +50,7 @@ def token_spans(
 
 
 def tokens_between(
-    spans: Float[Tensor, "token 2"], start: float, end: float
+    spans: Float[Tensor, "token 2"], start: Seconds, end: Seconds
 ) -> Int[Tensor, " found"]:
     """Indices of the tokens that overlap [start, end) seconds of the clip with these `spans`.
 

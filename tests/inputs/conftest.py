@@ -1,14 +1,9 @@
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken
 from transformers import Qwen2AudioProcessor, Qwen2Tokenizer, WhisperFeatureExtractor
 from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for real_tokenizer
 
 torch.set_num_threads(1)
 

@@ -41,7 +41,8 @@ def cut(path, fraction):
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_reads_files_as_mono_float32_at_the_target_rate(write, name, channels, rate):
     wave = load_audio(write(name, rate, channels))
-    assert wave.dtype == np.float32 and wave.shape == (16000,)
+    assert wave.dtype == np.float32
+    assert wave.shape == (16000,)
     assert 0.1 < np.abs(wave).max() < 1.5  # lossy codecs overshoot a little
 
 
@@ -138,7 +139,7 @@ def test_exactly_the_limit_is_taken_and_one_sample_more_is_refused():
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
 def test_a_long_file_is_refused_or_cut_when_asked(write, name):
     path = write(name, seconds=3)
-    with pytest.raises(ValueError, match="3 s .*at most 2 s.*max_seconds=2.*samples"):
+    with pytest.raises(ValueError, match=r"3 s .*at most 2 s.*max_seconds=2.*samples"):
         load_audio(path, limit_seconds=2)
     assert len(load_audio(path, limit_seconds=2, max_seconds=1.5)) == 24000
     assert len(load_audio(path, limit_seconds=5, max_seconds=4)) == 48000
@@ -157,7 +158,7 @@ def test_max_seconds_outside_the_limit_is_refused(noise, seconds):
 
 def test_a_clip_too_short_for_one_audio_token_is_refused(noise):
     assert len(load_audio(noise(321), 16000)) == 321
-    with pytest.raises(ValueError, match="320 samples.*at least 321"):
+    with pytest.raises(ValueError, match=r"320 samples.*at least 321"):
         load_audio(noise(320), 16000)
 
 
@@ -178,7 +179,7 @@ def test_directory(tmp_path):
 @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.raw", "a"])
 def test_empty_and_non_audio_files(tmp_path, content, name):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match="empty file|cannot be read as audio"):
+    with pytest.raises(ValueError, match=r"empty file|cannot be read as audio"):
         load_audio(tmp_path / name)
 
 
@@ -196,7 +197,7 @@ def test_truncated_mp3_with_a_length_header(write, fraction):
 
 
 def test_truncated_ogg(write):
-    with pytest.raises(ValueError, match="truncated|empty"):
+    with pytest.raises(ValueError, match=r"truncated|empty"):
         load_audio(cut(write("a.ogg"), 0.5))
 
 
@@ -269,7 +270,7 @@ def test_zero_length(shape):
 @pytest.mark.parametrize("shape", [(), (1, 1, 1000), (2, 3, 4)])
 def test_zero_and_three_dimensions(shape):
     for samples in (np.zeros(shape, dtype=np.float32), torch.zeros(shape)):
-        with pytest.raises(ValueError, match="shape.*several clips as a list"):
+        with pytest.raises(ValueError, match=r"shape.*several clips as a list"):
             load_audio(samples, 16000)
 
 
@@ -291,7 +292,7 @@ def test_other_dtypes(dtype):
 
 @pytest.mark.parametrize("rate", [0, -16000, 16000.5, float("nan"), True, 10**9])
 def test_impossible_rates(noise, rate):
-    with pytest.raises(ValueError, match="sampling_rate=.*whole number of Hz"):
+    with pytest.raises(ValueError, match=r"sampling_rate=.*whole number of Hz"):
         load_audio(noise(1000), rate)
 
 

@@ -39,7 +39,8 @@ def test_spans_tile_the_clip_exactly(n, hop_and_rate):
     hop, rate = hop_and_rate
     seconds = n * hop / rate
     spans = token_spans(n_audio_tokens(n), seconds, hop, rate)
-    assert spans[0, 0] == 0 and spans[-1, 1].item() == seconds
+    assert spans[0, 0] == 0
+    assert spans[-1, 1].item() == seconds
     assert torch.equal(spans[1:, 0], spans[:-1, 1])
     assert (spans[:, 1] > spans[:, 0]).all()
     assert spans[:-1].flatten().tolist() == [
@@ -70,7 +71,8 @@ def test_any_span_finds_the_tokens_that_overlap_it(n, data):
     end = data.draw(st.integers(round(start * 1000) + 1, n * 10)) / 1000
     found = tokens_between(spans, start, end).tolist()
     expected = [k for k, (a, b) in enumerate(spans.tolist()) if a < end and b > start]
-    assert found == expected and found
+    assert found == expected
+    assert found
 
 
 def test_float_noise_does_not_reach_the_next_token():
