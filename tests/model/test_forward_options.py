@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
 from models import Layout, Sizes, hooked_model, make_prompt
 
 SIZES = Sizes(n_layers=3)

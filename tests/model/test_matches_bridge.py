@@ -2,20 +2,36 @@
 
 import pytest
 import torch
+from models import Layout, Sizes, hf_inputs, hf_model, make_prompt
 from transformer_lens.model_bridge import TransformerBridge
 
 from lens_audio import HookedAudioTransformer
-from models import Layout, Sizes, hf_inputs, hf_model, make_prompt
 
 SIZES = Sizes(kv_heads=2)
 
 # What HookedTransformer 3.9.0 calls a block's hook points.
-NAMES_IN_A_BLOCK = """
-hook_resid_pre ln1.hook_scale ln1.hook_normalized attn.hook_q attn.hook_k attn.hook_v attn.hook_rot_q
-attn.hook_rot_k attn.hook_attn_scores attn.hook_pattern attn.hook_z hook_attn_out hook_resid_mid
-ln2.hook_scale ln2.hook_normalized mlp.hook_pre mlp.hook_pre_linear mlp.hook_post hook_mlp_out
-hook_resid_post
-""".split()
+NAMES_IN_A_BLOCK = [
+    "hook_resid_pre",
+    "ln1.hook_scale",
+    "ln1.hook_normalized",
+    "attn.hook_q",
+    "attn.hook_k",
+    "attn.hook_v",
+    "attn.hook_rot_q",
+    "attn.hook_rot_k",
+    "attn.hook_attn_scores",
+    "attn.hook_pattern",
+    "attn.hook_z",
+    "hook_attn_out",
+    "hook_resid_mid",
+    "ln2.hook_scale",
+    "ln2.hook_normalized",
+    "mlp.hook_pre",
+    "mlp.hook_pre_linear",
+    "mlp.hook_post",
+    "hook_mlp_out",
+    "hook_resid_post",
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +39,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     hf = hf_model(SIZES)
     hf.save_pretrained(folder)
-    bridge = TransformerBridge.boot_transformers(
-        str(folder), device="cpu", dtype=torch.float32
-    )
+    bridge = TransformerBridge.boot_transformers(str(folder), device="cpu", dtype=torch.float32)
     return HookedAudioTransformer.from_hf(hf), bridge
 
 
@@ -63,7 +77,9 @@ def test_shared_hooks_agree(models, layout):
             found, value = found[visible], value[visible]
         elif not name.startswith("audio"):
             found, value = found[real], value[real]
-        torch.testing.assert_close(found, value, atol=1e-4, rtol=0, msg=lambda t, n=name: f"{n}: {t}")
+        torch.testing.assert_close(
+            found, value, atol=1e-4, rtol=0, msg=lambda t, n=name: f"{n}: {t}"
+        )
 
 
 def test_hook_embed_agrees_where_there_is_text(models):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from models import Layout, Sizes, hf_inputs, hf_model, make_prompt
 
 from lens_audio import HookedAudioTransformer
-from models import Layout, Sizes, hf_inputs, hf_model, make_prompt
 
 SIZES = Sizes(d_model=64, n_heads=8, kv_heads=4, n_layers=3, d_mlp=150, d_vocab=90)
 
