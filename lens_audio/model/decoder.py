@@ -13,7 +13,7 @@ from lens_audio.model.attention import AttentionContext
 from lens_audio.model.block import TransformerBlock
 from lens_audio.model.embed import Embed, Unembed
 from lens_audio.model.generation import Generation
-from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.hook_point import ForwardInfo, HookPoint
 from lens_audio.model.hooked_root import HookedModule
 from lens_audio.model.kv_cache import KeyValueCache
 from lens_audio.model.norm import make_norm
@@ -56,6 +56,9 @@ class HookedTransformer(HookedModule, WeightViews, TextHelpers, Generation):
         if cfg.tie_word_embeddings:
             self.unembed.lm_head.weight = self.embed.W_E
         self.setup()
+        self.forward_info = ForwardInfo()
+        for hook_point in self.hook_points():
+            hook_point.forward_info = self.forward_info
 
     def forward(
         self,
@@ -191,6 +194,10 @@ class HookedTransformer(HookedModule, WeightViews, TextHelpers, Generation):
         if past_kv_cache is not None:
             new = mask if mask is not None else resid.new_ones(resid.shape[:2], dtype=torch.bool)
             mask = past_kv_cache.append_attention_mask(new)
+        info = self.forward_info
+        info.n_past, info.attention_mask = n_past, mask
+        if n_past == 0:
+            info.audio_mask = start.audio_mask
         context = AttentionContext.of(self.cfg, resid, mask, n_past)
         try:
             for layer in range(n_layers)[start_at_layer:stop_at_layer]:

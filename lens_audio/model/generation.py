@@ -160,7 +160,11 @@ class Generation:
         ended = torch.zeros(len(so_far), dtype=torch.bool, device=so_far.device)
         eos = torch.tensor(options.eos_token_ids, dtype=torch.long, device=so_far.device)
         for step in range(options.max_new_tokens):
-            logits = self._next_logits(inputs, mask, past, names_filter, caches)
+            self.forward_info.n_prompt = rows.tokens.shape[1]
+            try:
+                logits = self._next_logits(inputs, mask, past, names_filter, caches)
+            finally:
+                self.forward_info.n_prompt = None
             token = options.choose(logits, so_far).masked_fill(ended, self._pad_token())
             yield token
             ended = ended | torch.isin(token, eos)

@@ -1,16 +1,34 @@
-"""TransformerLens's HookPoint, which also knows the layer of an audio encoder block."""
+"""TransformerLens's HookPoint, which also knows its layer in the encoder, and the forward it is in."""
 
 import re
+from dataclasses import dataclass
 
 import transformer_lens.hook_points
+from jaxtyping import Bool
+from torch import Tensor
+
+
+@dataclass
+class ForwardInfo:
+    """What a hook function may ask about the forward in progress; one object for a whole decoder.
+
+    With a key-value cache an activation's first position is position `n_past` of the sequence.
+    """
+
+    n_past: int = 0
+    n_prompt: int | None = None  # positions before the generated ones, while generating
+    attention_mask: Bool[Tensor, "batch total"] | None = None
+    audio_mask: Bool[Tensor, "batch prompt"] | None = None
 
 
 class HookPoint(transformer_lens.hook_points.HookPoint):
     """An identity that hooks attach to.
 
     TransformerLens reads the layer from the second part of the name, which is wrong for
-    `audio_encoder.blocks.3.hook_resid_pre`.
+    `audio_encoder.blocks.3.hook_resid_pre`. In a decoder it also knows the forward it is in.
     """
+
+    forward_info: ForwardInfo | None = None
 
     def layer(self) -> int:
         """The layer of `blocks.{l}.…` and of `audio_encoder.blocks.{l}.…`.
