@@ -1,10 +1,9 @@
-"""What a model would answer: the probabilities of given answers, and of single next words."""
+"""What a model would answer: the probabilities of given answers, and of single next tokens."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.inputs import AudioPrompt
@@ -44,26 +43,17 @@ def choice_probs(log_probs: Float[Tensor, "batch choice"]) -> Float[Tensor, "bat
     return log_probs.softmax(-1)
 
 
-class NextTokens(NamedTuple):
-    """The likeliest next tokens, likeliest first."""
-
-    tokens: Int[Tensor, "batch k"]
-    probs: Float[Tensor, "batch k"]
-
-
 @torch.no_grad()
-def top_next_tokens(model: HookedAudioTransformer, prompt: AudioPrompt, k: int = 5) -> NextTokens:
-    """The k likeliest next tokens and their probabilities over the whole vocabulary.
+def next_token_probs(
+    model: HookedAudioTransformer, prompt: AudioPrompt
+) -> Float[Tensor, "batch d_vocab"]:
+    """The probability of every token as the answer's first.
 
     Raises:
-        ValueError: if the vocabulary has not k tokens, or for a right-padded batch.
+        ValueError: for a right-padded batch.
     """
-    if not 1 <= k <= model.cfg.d_vocab:
-        raise ValueError(f"cannot take {k} tokens of a vocabulary of {model.cfg.d_vocab}")
     _check_last_position(prompt)
-    probs = _log_softmax(model(prompt, logits_to_keep=1))[:, -1].exp()
-    best = probs.topk(k)
-    return NextTokens(best.indices, best.values)
+    return _log_softmax(model(prompt, logits_to_keep=1))[:, -1].exp()
 
 
 def _choice_tokens(model: HookedAudioTransformer, choices: Sequence[str]) -> list[list[int]]:

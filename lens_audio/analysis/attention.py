@@ -22,8 +22,9 @@ def audio_attention(
     """The attention that a position pays to each audio token: rows of `hook_pattern`, audio only.
 
     One forward. Each layer's row comes from `attn.hook_rot_q` at the query and `attn.hook_rot_k`
-    and is all that is kept: memory grows with heads x positions, never with positions squared. Hooks
-    set on the model act, except those on `hook_attn_scores` and `hook_pattern`, which come later.
+    and is all that is kept: memory grows with heads x positions, never with positions squared.
+    Hooks set on the model act, but those on a layer's `hook_attn_scores` and `hook_pattern` show
+    only in the layers after it.
 
     Args:
         prompt: one prompt or a padded batch.

@@ -5,7 +5,7 @@ import torch
 from models import Layout, Sizes, hf_model, make_prompt
 
 from lens_audio import AudioPrompt, HookedAudioTransformer
-from lens_audio.analysis import choice_log_probs, choice_probs, top_next_tokens
+from lens_audio.analysis import choice_log_probs, choice_probs, next_token_probs
 
 
 class Letters:
@@ -93,16 +93,13 @@ def test_refuses_right_padding() -> None:
     with pytest.raises(ValueError, match="pad the prompts on the left"):
         choice_log_probs(ours, prompt, CHOICES)
     with pytest.raises(ValueError, match="pad the prompts on the left"):
-        top_next_tokens(ours, prompt)
+        next_token_probs(ours, prompt)
 
 
-def test_top_next_tokens_are_the_likeliest() -> None:
-    theirs, ours = both()
-    prompt = make_prompt()
-    tokens, probs = top_next_tokens(ours, prompt, 3)
-    assert list(probs[0]) == sorted(probs[0], reverse=True)
-    for token, prob in zip(tokens[0], probs[0], strict=True):
-        expected = teacher_forced(theirs, prompt, 0, [int(token)])
-        assert float(prob.log()) == pytest.approx(expected, abs=1e-4)
-    with pytest.raises(ValueError, match="vocabulary of 60"):
-        top_next_tokens(ours, prompt, 61)
+def test_next_token_probabilities_are_those_of_one_token_answers() -> None:
+    _, ours = both()
+    prompt = make_prompt(layout=Layout([8, 5], [[40], [23]]))
+    probs = next_token_probs(ours, prompt)
+    torch.testing.assert_close(probs.sum(1), torch.ones(2))
+    token = Letters().encode("a", add_special_tokens=False)[0]
+    torch.testing.assert_close(probs[:, token].log(), choice_log_probs(ours, prompt, ["a"])[:, 0])

@@ -1,0 +1,77 @@
+"""The style and the few lines of script of every HTML report."""
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #f6f7f9; --card: #ffffff; --ink: #1d2430;
+  --soft: #596273; --line: #dfe3ea; --accent: #1668b0; --good: #0b7a53; --bad: #b3421a; }
+@media (prefers-color-scheme: dark) { :root { --paper: #12151b; --card: #1b1f27; --ink: #e8ebf1;
+  --soft: #a3adbd; --line: #303743; --accent: #6cb4f2; --good: #53c79a; --bad: #f2935f; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 1200px; margin: 0 auto; padding: 28px 24px 40px; }
+header h1 { font-size: 30px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
+header p { margin: 0; color: var(--soft); }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  padding: 20px 24px; margin-top: 20px; min-width: 0; }
+h2 { font-size: 19px; margin: 0 0 6px; }
+section p { margin: 4px 0 10px; max-width: 80ch; overflow-wrap: anywhere; }
+.note { color: var(--soft); font-size: 14px; }
+.grid { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 6fr); gap: 8px 36px; }
+@media (max-width: 860px) { .grid { grid-template-columns: minmax(0, 1fr); } }
+.question { font-size: 17px; }
+.answer { font-size: 34px; font-weight: 650; line-height: 1.25; margin: 2px 0 6px;
+  overflow-wrap: anywhere; }
+.label { color: var(--soft); font-size: 12px; font-weight: 600; letter-spacing: 0.06em;
+  text-transform: uppercase; margin: 14px 0 0; }
+.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+audio { display: block; width: 100%; height: 42px; margin: 8px 0 12px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
+  font-size: 15px; }
+th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; font-size: 13px; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.figure { position: relative; width: 100%; }
+.playhead { position: absolute; width: 2px; margin-left: -1px; background: #ff3d7f;
+  pointer-events: none; display: none; z-index: 2; }
+.figure text { fill: var(--ink) !important; }
+.figure .hoverlayer text { fill: #ffffff !important; }
+footer { color: var(--soft); font-size: 13px; margin-top: 22px; overflow-wrap: anywhere; }
+code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: 0.95em; }
+"""
+
+# Every figure is drawn from the JSON beside it. On a figure over time a line follows the sound,
+# and a click moves the sound.
+SCRIPT = """
+const config = {responsive: true, displaylogo: false,
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+const audio = document.querySelector("audio");
+function followSound(figure) {
+  const line = document.createElement("div");
+  line.className = "playhead";
+  figure.appendChild(line);
+  const place = () => {
+    const axis = figure._fullLayout.xaxis, size = figure._fullLayout._size;
+    const x = axis.d2p(audio.currentTime);
+    const visible = x >= 0 && x <= axis._length;
+    line.style.display = visible ? "block" : "none";
+    line.style.left = axis._offset + x + "px";
+    line.style.top = size.t + "px";
+    line.style.height = size.h + "px";
+  };
+  const run = () => { place(); if (!audio.paused) requestAnimationFrame(run); };
+  for (const event of ["play", "pause", "seeked", "timeupdate"]) audio.addEventListener(event, run);
+  figure.on("plotly_afterplot", place);
+  figure.on("plotly_click", (click) => {
+    const axis = figure._fullLayout.xaxis;
+    const x = click.event.clientX - figure.getBoundingClientRect().left - axis._offset;
+    audio.currentTime = Math.min(Math.max(axis.p2d(x), 0), audio.duration || 0);
+  });
+  place();
+}
+for (const figure of document.querySelectorAll(".figure")) {
+  const spec = JSON.parse(document.getElementById(figure.id + "-data").textContent);
+  Plotly.newPlot(figure, spec.data, spec.layout, config).then(() => {
+    if (audio && figure.dataset.time) followSound(figure);
+  });
+}
+"""

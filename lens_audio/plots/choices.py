@@ -1,0 +1,69 @@
+"""The answers a model chooses from."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from lens_audio.plots.theme import BLUE, ORANGE, styled, text
+
+
+def choice_probabilities(
+    choices: Sequence[str],
+    with_sound: Sequence[float],
+    without_sound: Sequence[float],
+    *,
+    answer: str | None = None,
+    quantity: str = "probability among the choices",
+) -> go.Figure:
+    """The probability (0 to 1) of each choice with the sound and with silence in its place.
+
+    Args:
+        answer: the right choice, marked with a tick.
+
+    Raises:
+        ValueError: unless there is one probability for each choice.
+    """
+    if not len(choices) == len(with_sound) == len(without_sound):
+        raise ValueError(
+            f"{len(choices)} choices, but {len(with_sound)} probabilities with the sound and "
+            f"{len(without_sound)} without"
+        )
+    ticks = [("✓ " if choice == answer else "") + text(choice, 28) for choice in choices]
+    figure = go.Figure()
+    for name, probs, colour, pattern in (
+        ("with the sound", with_sound, BLUE, ""),
+        ("sound silenced", without_sound, ORANGE, "/"),
+    ):
+        figure.add_bar(
+            y=list(range(len(choices))),
+            x=list(probs),
+            orientation="h",
+            name=name,
+            marker={"color": colour, "pattern": {"shape": pattern, "fgopacity": 0.5}},
+            text=[_percent(p) for p in probs],
+            textposition="outside",
+            cliponaxis=False,
+            customdata=ticks,
+            hovertemplate=f"%{{customdata}}<br>{name}: %{{x:.2%}}<extra></extra>",
+        )
+    figure.update_xaxes(title_text=text(quantity), range=[0, 1.08], tickformat=".0%", dtick=0.25)
+    figure.update_yaxes(
+        tickvals=list(range(len(choices))),
+        ticktext=ticks,
+        autorange="reversed",
+        automargin=True,
+        showgrid=False,
+    )
+    return styled(
+        figure,
+        height=110 + 54 * len(choices),
+        bargap=0.3,
+        bargroupgap=0.08,
+        barmode="group",
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+        margin={"l": 20, "r": 40, "t": 40, "b": 50},
+    )
+
+
+def _percent(probability: float) -> str:
+    return f"{probability:.0%}" if probability >= 0.1 else f"{probability:.1%}"

@@ -1,0 +1,137 @@
+"""The page of `lens-audio listen`."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_audio.analysis import audio_mass, peak_time
+from lens_audio.inputs import AudioPrompt
+from lens_audio.plots.choices import choice_probabilities
+from lens_audio.plots.heads import head_map
+from lens_audio.plots.report import audio_html, escape, figure_html, page, table_html
+from lens_audio.plots.sound import attention_over_time
+from lens_audio.plots.theme import head_name
+
+
+@dataclass(frozen=True)
+class Listened:
+    """One question about one recording, answered, and where the model listened meanwhile."""
+
+    prompt: AudioPrompt  # one row, one clip
+    audio_name: str
+    question: str
+    answer: str
+    candidates: list[str]  # the choices, or without choices the likeliest next tokens
+    are_choices: bool
+    with_sound: list[float]  # probability of each candidate, 0 to 1
+    without_sound: list[float]  # the same over silence
+    attention: Float[Tensor, "layer head audio_token"]
+    heads: list[tuple[int, int]]  # the strongest, strongest first
+    model_name: str
+    command: str
+    versions: str
+    key: str | None = None  # the right answer, where it is known
+    span: tuple[float, float] | None = None  # where in the clip the asked-for sound is, in seconds
+
+    @property
+    def is_right(self) -> bool | None:
+        """Whether the answer is the key; None without a key."""
+        if self.key is None:
+            return None
+        return self.answer.strip().rstrip(".").lower() == self.key.strip().lower()
+
+    @property
+    def seconds(self) -> float:
+        """Length of the recording."""
+        return self.prompt.clip_seconds(0)
+
+    @property
+    def quantity(self) -> str:
+        """What the candidates' probabilities are."""
+        return "probability among the choices" if self.are_choices else "next-token probability"
+
+    @property
+    def head_rows(self) -> list[tuple[str, str, str]]:
+        """Name, mass and time of highest attention of each of the strongest heads."""
+        mass = audio_mass(self.attention)
+        peak = peak_time(self.attention, self.prompt.audio_times(0))
+        return [
+            (head_name(*head), f"{float(mass[head]):.1%}", f"{float(peak[head]):.2f} s")
+            for head in self.heads
+        ]
+
+
+def listen_page(found: Listened) -> str:
+    """The page: the answer, the recording with attention over time, the map of all heads."""
+    header = (
+        "<header><h1>Is the model listening?</h1>"
+        f"<p>{escape(found.audio_name)} · {found.seconds:.2f} s · {escape(found.model_name)}</p>"
+        "</header>"
+    )
+    footer = (
+        f"<footer>{escape(found.model_name)} · <code>{escape(found.command)}</code> · "
+        f"{escape(found.versions)}</footer>"
+    )
+    body = [header, _answer(found), _over_time(found), _all_heads(found), footer]
+    return page(f"Is the model listening? {found.audio_name}", "\n".join(body))
+
+
+def _answer(found: Listened) -> str:
+    figure = choice_probabilities(
+        found.candidates,
+        found.with_sound,
+        found.without_sound,
+        answer=found.key,
+        quantity=found.quantity,
+    )
+    verdict = ""
+    if found.key is not None:
+        kind = "good" if found.is_right else "bad"
+        says = "agrees" if found.is_right else "does not agree"
+        verdict = f'<p class="{kind}">It {says} with the answer key: {escape(found.key)}.</p>'
+    return (
+        '<section><div class="grid"><div>'
+        f'<p class="label">Question</p><p class="question">{escape(found.question)}</p>'
+        f'<p class="label">Answer</p><p class="answer">{escape(found.answer) or "(nothing)"}</p>'
+        f"{verdict}<p>{_what_the_sound_does(found)}</p></div>"
+        f"<div>{figure_html(figure, 'answers')}</div></div></section>"
+    )
+
+
+def _what_the_sound_does(found: Listened) -> str:
+    best = max(range(len(found.candidates)), key=found.with_sound.__getitem__)
+    return (
+        f"With the sound the model gives “{escape(found.candidates[best])}” "
+        f"{found.with_sound[best]:.1%}; with silence of the same length "
+        f"{found.without_sound[best]:.1%}."
+    )
+
+
+def _over_time(found: Listened) -> str:
+    rows = found.attention[tuple(zip(*found.heads, strict=True))]
+    figure = attention_over_time(found.prompt, rows, found.heads, span=found.span)
+    player = ""
+    if found.prompt.waveforms is not None:
+        player = audio_html(found.prompt.waveforms[0], found.prompt.sampling_rate)
+    marks = " Dotted lines mark where the sound asked for begins and ends." if found.span else ""
+    return (
+        "<section><h2>When the strongest heads listen</h2>"
+        '<p class="note">Waveform, log-mel spectrogram as the model reads it, and the attention '
+        "that each head pays to every audio token from the last position of the prompt, where the "
+        f"answer begins. Click anywhere to hear the sound from there.{marks}</p>"
+        f"{player}{figure_html(figure, 'time', over_time=True)}</section>"
+    )
+
+
+def _all_heads(found: Listened) -> str:
+    mass = audio_mass(found.attention)
+    figure = head_map(mass, "share of attention on the audio", outlined=found.heads)
+    table = table_html(("head", "attention on the audio", "looks most at"), found.head_rows)
+    return (
+        "<section><h2>Which heads read the audio</h2>"
+        '<p class="note">Each cell is one attention head: the share of its attention, from the '
+        "last position of the prompt, that falls on the audio. The strongest are outlined.</p>"
+        f'<div class="grid"><div>{figure_html(figure, "heads")}</div><div>{table}</div></div>'
+        "</section>"
+    )

@@ -1,0 +1,134 @@
+"""Self-contained HTML pages: figures, sound and text in one file that needs no network.
+
+All text goes through `escape`, all data through `safe_json`; a content security policy forbids
+the page to load anything, whatever it holds.
+"""
+
+import base64
+import html
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import soundfile
+from jaxtyping import Float
+from plotly.offline import get_plotlyjs
+
+from lens_audio.plots.assets import SCRIPT, STYLE
+
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; media-src data:"
+)
+
+
+def escape(text: object) -> str:
+    """Text as HTML, in an element or a quoted attribute."""
+    return html.escape(str(text), quote=True)
+
+
+def safe_json(text: str) -> str:
+    """JSON that may stand inside a script element: no `<`, so no `</script>` and no `<!--`."""
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def figure_html(figure: go.Figure, name: str, over_time: bool = False) -> str:
+    """A figure, drawn when the page opens.
+
+    Args:
+        name: its element's id, unlike any other of the page.
+        over_time: its x axis is the sound's time in seconds: it gets the playhead, and clicks seek.
+    """
+    spec = json.loads(figure.to_json())
+    spec["layout"].pop("template", None)
+    spec["layout"].pop("width", None)
+    data = safe_json(json.dumps(spec, ensure_ascii=True))
+    time = ' data-time="1"' if over_time else ""
+    height = spec["layout"].get("height", 450)
+    return (
+        f'<div class="figure" id="{escape(name)}"{time} style="height:{height:d}px"></div>'
+        f'<script type="application/json" id="{escape(name)}-data">{data}</script>'
+    )
+
+
+def audio_html(waveform: Float[np.ndarray, " samples"], sampling_rate: int) -> str:
+    """A player of the sound, which is part of the page as 16-bit PCM."""
+    file = io.BytesIO()
+    samples = np.clip(waveform, -1, 1)
+    soundfile.write(file, samples, sampling_rate, format="WAV", subtype="PCM_16")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<audio controls preload="auto" src="data:audio/wav;base64,{data}"></audio>'
+
+
+def table_html(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table of text cells."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def page(title: str, body: str) -> str:
+    """The whole page around a body that is HTML already."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+<script>{get_plotlyjs()}</script>
+</head>
+<body>
+<main>
+{body}
+</main>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def check_writable(path: str | os.PathLike[str]) -> Path:
+    """The path, if a file can be written there; nothing is left behind.
+
+    Raises:
+        OSError: saying what is in the way.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PermissionError(f"cannot write into {path.parent}: {error.strerror}") from error
+    return path
+
+
+def write_page(path: str | os.PathLike[str], content: str) -> Path:
+    """Write a page whole or not at all: an earlier file stays until the new one is complete.
+
+    Raises:
+        OSError: if the path cannot be written.
+    """
+    path = check_writable(path)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
+            file.write(content)
+        os.chmod(unfinished, 0o644)
+        os.replace(unfinished, path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,41 @@
+"""What all figures share: colours that colour-blind people tell apart, on light and on dark."""
+
+import html
+import textwrap
+from typing import Any
+
+import plotly.graph_objects as go
+
+INK = "#808080"  # text and axes: legible on white and on black
+GRID = "rgba(128,128,128,0.22)"
+BLUE, ORANGE = "#2f86d1", "#e69f00"  # after Okabe and Ito, "Color Universal Design"
+MAGNITUDE = "Viridis"
+SIGNED = [[0, "#08519c"], [0.25, "#6baed6"], [0.5, "#f2f0ec"], [0.75, "#f5a04a"], [1, "#a63603"]]
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
+    """The figure with the shared look: transparent, neutral ink, thin grid, opaque hover labels."""
+    figure.update_layout(
+        height=height,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 13, "color": INK},
+        hoverlabel={"bgcolor": "#22262e", "bordercolor": "#22262e", "font": {"color": "#fff"}},
+        margin={"l": 70, "r": 20, "t": 20, "b": 50},
+    )
+    figure.update_xaxes(gridcolor=GRID, zeroline=False)
+    figure.update_yaxes(gridcolor=GRID, zeroline=False)
+    return figure.update_layout(**layout)
+
+
+def text(label: object, width: int | None = None) -> str:
+    """A text that plotly shows as it is: escaped, and broken into lines of `width` letters."""
+    words = str(label)
+    lines = textwrap.wrap(words, width) if width else [words]
+    return "<br>".join(html.escape(line) for line in lines)
+
+
+def head_name(layer: int, head: int) -> str:
+    """L3 H5: layer 3, head 5, both counted from 0."""
+    return f"L{layer} H{head}"
