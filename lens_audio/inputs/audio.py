@@ -33,7 +33,7 @@ _MAX_KERNEL = 2**20  # torchaudio's resampling kernel is dense: rate * target / 
 def is_clip(audio: object) -> bool:
     """Whether `audio` is of a kind that `load_audio` takes (not whether it can be read)."""
     if isinstance(audio, tuple):
-        return len(audio) == 2 and _is_samples(audio[0]) and np.ndim(audio[1]) == 0
+        return len(audio) == 2 and _is_samples(audio[0]) and isinstance(audio[1], numbers.Number)
     return isinstance(audio, (str, os.PathLike)) or _is_samples(audio)
 
 

@@ -121,6 +121,12 @@ def test_paths_arrays_and_tensors_mix(ask, noise, tmp_path):
     assert torch.equal(prompt.mel[0], prompt.mel[1])
 
 
+def test_a_tuple_of_an_array_and_a_path_is_two_clips(ask, noise, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(8000), 16000)
+    assert ask("Which?", (noise(1600), str(tmp_path / "a.wav"))).n_clips == 2
+    assert ask("Which?", (noise(1600), 8000)).n_clips == 1
+
+
 def test_str_tokens_has_one_string_a_position(ask, noise):
     prompt = ask(["a", "bbbb é"], [noise(1600), None])
     for i in range(2):
