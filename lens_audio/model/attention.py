@@ -169,9 +169,8 @@ class Attention(nn.Module):
         if context.mask is not None:
             scores += context.additive_mask.to(scores.dtype)
         scores = self.hook_attn_scores(scores)
-        pattern = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-        if context.blind_queries is not None or self.hook_attn_scores.has_hooks():
-            pattern = pattern.nan_to_num(0.0)  # a query that may read nothing reads nothing
+        may_be_blind = context.blind_queries is not None or self.hook_attn_scores.has_hooks()
+        pattern = softmax_or_zeros(scores) if may_be_blind else softmax(scores)
         pattern = self.hook_pattern(pattern.to(v.dtype)).to(v.dtype)
         z = pattern.reshape(batch, kv_heads, -1, n_keys) @ v.transpose(1, 2)
         return z.view(batch, n_heads, n_queries, d_head).transpose(1, 2)
@@ -233,6 +232,19 @@ class Attention(nn.Module):
         """As TransformerLens shows grouped weights: once for each query head."""
         groups = self.cfg.n_heads // x.shape[0]
         return x if groups == 1 else x.repeat_interleave(groups, dim=0)
+
+
+def softmax(scores: Float[Tensor, "*batch key"]) -> Float[Tensor, "*batch key"]:
+    """Over the keys, in float32 at least."""
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+def softmax_or_zeros(scores: Float[Tensor, "*batch key"]) -> Float[Tensor, "*batch key"]:
+    """A softmax where a query that may read nothing reads nothing: no NaN, in no gradient either."""
+    blind = scores.detach().amax(-1, keepdim=True) == -torch.inf
+    if not torch.compiler.is_compiling() and not bool(blind.any()):
+        return softmax(scores)
+    return softmax(scores.masked_fill(blind, 0.0)).masked_fill(blind, 0.0)
 
 
 def project_to_heads(

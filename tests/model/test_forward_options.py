@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from models import Layout, Sizes, hooked_model, make_prompt
 
+from lens_audio import AudioPrompt
+
 SIZES = Sizes(n_layers=3)
 LAYOUT = Layout([7, 5], [[23], [9, 12]], "left")
 
@@ -114,8 +116,6 @@ def test_a_row_does_not_depend_on_the_padding_of_its_batch(model):
     one = make_prompt(SIZES, Layout([6], [[14]], "left"))
     tokens = torch.cat([torch.zeros(1, 5, dtype=torch.long), one.tokens], dim=1)
     mask = F.pad(one.attention_mask, (5, 0))
-    from lens_audio import AudioPrompt
-
     padded = AudioPrompt.from_tensors(
         tokens, one.mel, one.mel_lengths, attention_mask=mask, audio_token_id=3
     )

@@ -1,5 +1,6 @@
 """Generation: transformers' tokens, the hooks at every step, the streams and the caches."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -201,8 +202,6 @@ def test_a_hook_steers_every_step(model):
 
 def full_forward(model, prompt, new):
     """The activations of one forward over the prompt and all generated tokens but the last."""
-    from dataclasses import replace
-
     n = new.shape[1] - 1
     pad = torch.nn.functional.pad
     longer = replace(
@@ -242,7 +241,7 @@ def test_return_cache_leaves_the_tokens_as_they_are(model):
 
 
 def test_generation_leaves_no_hook_and_no_gradient_behind(model):
-    found, cache = generate(model, make_prompt(SIZES, SINGLE), return_cache=True)
+    _, cache = generate(model, make_prompt(SIZES, SINGLE), return_cache=True)
     assert not model.list_hooks()
     assert not cache["blocks.0.hook_resid_post"].requires_grad
 
