@@ -1,6 +1,6 @@
 """lens_audio: is this audio-language model listening, and where inside?"""
 
-from lens_audio import testbed
+from lens_audio import hooks, testbed
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import (
     HookedAudioEncoder,
@@ -15,5 +15,6 @@ __all__ = [
     "HookedAudioTransformer",
     "HookedTransformer",
     "KeyValueCache",
+    "hooks",
     "testbed",
 ]

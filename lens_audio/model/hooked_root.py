@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,18 @@ FLAG_OF_HOOK = {
     "hook_v_input": "use_split_qkv_input",
     "hook_mlp_in": "use_hook_mlp_in",
 }
+
+
+def count_from_end(name: str, hook_dict: Iterable[str]) -> str:
+    """`blocks.-1.hook_z` as the last block's name; a layer out of range, or any other name, as it is."""
+    match = re.match(r"(.*?)blocks\.(-\d+)\.(.*)", name)
+    if match is None:
+        return name
+    prefix, layer, rest = match[1], int(match[2]), match[3]
+    pattern = re.compile(re.escape(prefix) + r"blocks\.(\d+)\." + re.escape(rest))
+    layers = [int(found[1]) for found in map(pattern.fullmatch, hook_dict) if found]
+    definite = 1 + max(layers, default=-1) + layer
+    return name if definite < 0 else f"{prefix}blocks.{definite}.{rest}"
 
 
 class HookedModule(HookedRootModule):
@@ -62,12 +74,13 @@ class HookedModule(HookedRootModule):
         Raises:
             ValueError: for a name, or a function of names, that no hook point answers to.
         """
+        fwd_hooks, bwd_hooks = self._definite(fwd_hooks), self._definite(bwd_hooks)
         for name, _ in (*fwd_hooks, *bwd_hooks):
             if isinstance(name, str):
                 self.check_hook_name(name)
             elif not any(map(name, self.hook_dict)):
                 raise ValueError("a function of hook names selects none of the hook points")
-        with super().hooks(list(fwd_hooks), list(bwd_hooks), reset_hooks_end, clear_contexts):
+        with super().hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             yield self
 
     def add_hook(self, name: HookName, hook: Callable, *args: Any, **kwargs: Any) -> None:
@@ -138,6 +151,15 @@ class HookedModule(HookedRootModule):
         for name in names:
             self.check_hook_name(name)
         return names.__contains__
+
+    def _definite(
+        self, hooks: Sequence[tuple[HookName, Callable]]
+    ) -> list[tuple[HookName, Callable]]:
+        """The hooks with `blocks.-1.…` made the name of the last block."""
+        return [
+            (count_from_end(name, self.hook_dict) if isinstance(name, str) else name, function)
+            for name, function in hooks
+        ]
 
     def _missing_flag(self, name: str) -> str | None:
         """The flag that keeps this hook point from firing, if one does."""

@@ -1,0 +1,79 @@
+"""Hook functions on attention: cut it off, or turn it up and down."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_audio.hooks.edits import select_entries
+from lens_audio.hooks.selection import (
+    Heads,
+    Hook,
+    Layers,
+    Positions,
+    check_positions,
+    hook_names,
+    one_of,
+    select_positions,
+    split_by_layer,
+)
+
+
+def knock_out_attention(
+    *,
+    keys: Positions,
+    queries: Positions = None,
+    layer: Layers = None,
+    layers: Layers = None,
+    heads: Heads = None,
+) -> list[Hook]:
+    """Forbid queries to attend to keys; the rest of each row is renormalised.
+
+    A query that may attend to nothing at all then reads nothing (its z is zero).
+    Source: Geva et al., arXiv 2304.14767 (attention knockout).
+
+    Args:
+        keys, queries: positions of the sequence, as in `patch`; all queries by default.
+        layer, layers, heads: as in `patch`.
+    """
+    return scale_attention(
+        keys=keys, factor=0.0, queries=queries, layer=layer, layers=layers, heads=heads
+    )
+
+
+def scale_attention(
+    *,
+    keys: Positions,
+    factor: float,
+    queries: Positions = None,
+    layer: Layers = None,
+    layers: Layers = None,
+    heads: Heads = None,
+) -> list[Hook]:
+    """Multiply the attention to some keys by `factor` before each row is normalised again.
+
+    That is log(factor) added to the scores; rows still sum to one.
+
+    Raises:
+        ValueError: for a factor that is negative, infinite or NaN.
+    """
+    if not (math.isfinite(factor) and factor >= 0):
+        raise ValueError(f"factor must be a finite number of at least 0, not {factor}")
+    keys, queries = check_positions(keys), check_positions(queries)
+    shift = math.log(factor) if factor > 0 else -math.inf
+    pairs: list[Hook] = []
+    for some_layers, some_heads in split_by_layer(one_of(layer, layers), heads):
+
+        def function(
+            scores: Float[Tensor, "batch head query key"],
+            hook: Any,
+            heads: list[int] | None = some_heads,
+        ) -> Float[Tensor, "batch head query key"]:
+            rows = select_entries(scores, hook, heads, queries)
+            columns = select_positions(keys, scores.shape[3], hook, scores.device, are_keys=True)
+            return torch.where(rows & columns[:, None, None, :], scores + shift, scores)
+
+        pairs += [(name, function) for name in hook_names("attn_scores", some_layers)]
+    return pairs
