@@ -26,6 +26,7 @@ from lens_audio.plots.report import check_writable, write_page
 DEFAULT_QUESTION = "What do you hear?"
 EMBEDDED = "the embedded checkpoint"
 N_NEXT_TOKENS = 5
+DEFAULT_TOP = 8  # as in the command line
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,9 @@ def candidate_probs(
     """The choices, or else the likeliest next tokens: probabilities with the sound and without."""
     silenced = prompt.silenced()
     if choices is not None:
-        heard, silent = (
-            choice_probs(choice_log_probs(model, p, choices)) for p in (prompt, silenced)
-        )
-        return choices, heard[0].tolist(), silent[0].tolist()
+        both = [choice_log_probs(model, p, choices) for p in (prompt, silenced)]
+        heard, silent = (choice_probs(log_probs)[0] for log_probs in both)
+        return choices, heard.tolist(), silent.tolist()
     heard, silent = next_token_probs(model, prompt)[0], next_token_probs(model, silenced)[0]
     best = heard.topk(min(N_NEXT_TOKENS, len(heard))).indices
     words = [repr(model.to_single_str_token(int(token)))[1:-1] for token in best]
@@ -178,7 +178,7 @@ def shown_command(request: Request) -> str:
         "model": None if request.model is None else shown_name(request.model),
         "dtype": request.dtype,
         "max-seconds": request.max_seconds,
-        "top": request.top,
+        "top": None if request.top == DEFAULT_TOP else request.top,
     }
     for name, value in options.items():
         if value is not None:

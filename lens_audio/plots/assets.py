@@ -7,7 +7,8 @@ STYLE = """
   --soft: #a3adbd; --line: #303743; --accent: #6cb4f2; --good: #53c79a; --bad: #f2935f; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
+  sans-serif; }
 main { max-width: 1200px; margin: 0 auto; padding: 28px 24px 40px; }
 header h1 { font-size: 30px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
 header p { margin: 0; color: var(--soft); }
@@ -43,7 +44,7 @@ code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-si
 # and a click moves the sound.
 SCRIPT = """
 const config = {responsive: true, displaylogo: false,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
+  modeBarButtons: [["toImage", "resetScale2d"]]};
 const audio = document.querySelector("audio");
 function followSound(figure) {
   const line = document.createElement("div");
@@ -59,7 +60,9 @@ function followSound(figure) {
     line.style.height = size.h + "px";
   };
   const run = () => { place(); if (!audio.paused) requestAnimationFrame(run); };
-  for (const event of ["play", "pause", "seeked", "timeupdate"]) audio.addEventListener(event, run);
+  for (const event of ["play", "pause", "seeking", "timeupdate"]) {
+    audio.addEventListener(event, run);
+  }
   figure.on("plotly_afterplot", place);
   figure.on("plotly_click", (click) => {
     const axis = figure._fullLayout.xaxis;

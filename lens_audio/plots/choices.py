@@ -30,16 +30,16 @@ def choice_probabilities(
         )
     ticks = [("✓ " if choice == answer else "") + text(choice, 28) for choice in choices]
     figure = go.Figure()
-    for name, probs, colour, pattern in (
-        ("with the sound", with_sound, BLUE, ""),
-        ("sound silenced", without_sound, ORANGE, "/"),
+    for name, probs, colour in (
+        ("with the sound", with_sound, BLUE),
+        ("sound silenced", without_sound, ORANGE),
     ):
         figure.add_bar(
             y=list(range(len(choices))),
             x=list(probs),
             orientation="h",
             name=name,
-            marker={"color": colour, "pattern": {"shape": pattern, "fgopacity": 0.5}},
+            marker_color=colour,
             text=[_percent(p) for p in probs],
             textposition="outside",
             cliponaxis=False,

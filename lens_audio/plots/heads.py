@@ -47,7 +47,7 @@ def head_map(
     axis = {"showgrid": False, "linecolor": INK, "tickmode": "linear", "tick0": 0}
     figure.update_xaxes(title_text="head", dtick=_step(n_heads), **axis)
     figure.update_yaxes(title_text="layer", dtick=_step(n_layers), **axis)
-    return styled(figure, height=min(760, max(240, 130 + 34 * n_layers)))
+    return styled(figure, height=min(760, max(300, 130 + 44 * n_layers)))
 
 
 def _step(n: int) -> int:

@@ -14,7 +14,7 @@ from lens_audio.plots.theme import BLUE, GRID, INK, MAGNITUDE, head_name, styled
 
 MAX_COLUMNS = 1000  # of a waveform's envelope and of a spectrogram: more than a screen shows
 WAVE_HEIGHT, MEL_HEIGHT, ROW_HEIGHT, GAP = 90, 170, 26, 14  # pixels
-FREQUENCIES = (100, 250, 500, 1000, 2000, 4000, 8000)  # Hz, labels of the mel axis
+FREQUENCIES = (500, 1000, 2000, 4000)  # Hz, labels of the mel axis
 
 
 def attention_over_time(
@@ -47,7 +47,7 @@ def attention_over_time(
     times = prompt.audio_times(row)
     if attention.shape[1] < len(times):
         raise ValueError(f"{len(times)} audio tokens, but attention to {attention.shape[1]}")
-    starts = (times[:, 0] == 0).nonzero().flatten().tolist() + [len(times)]
+    starts = [*(times[:, 0] == 0).nonzero().flatten().tolist(), len(times)]
     tokens = slice(starts[clip], starts[clip + 1])
     number = clips[clip]
     figure = go.Figure(_attention_rows(attention[:, tokens], times[tokens], heads))
@@ -154,8 +154,8 @@ def _arranged(
         "yaxis2": {
             "domain": domains[1],
             "tickvals": [_band_of(f, n_mels) for f in ticks],
-            "ticktext": [f"{f / 1000:g}k" if f >= 1000 else f"{f}" for f in ticks],
-            "title": {"text": "frequency (Hz)"},
+            "ticktext": [f"{f / 1000:g}" for f in ticks],
+            "title": {"text": "frequency (kHz)"},
         },
     }
     for trace, domain in zip(figure.data[:2], domains, strict=False):

@@ -22,6 +22,7 @@ def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": FONT, "size": 13, "color": INK},
         hoverlabel={"bgcolor": "#22262e", "bordercolor": "#22262e", "font": {"color": "#fff"}},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": BLUE},
         margin={"l": 70, "r": 20, "t": 20, "b": 50},
     )
     figure.update_xaxes(gridcolor=GRID, zeroline=False)
