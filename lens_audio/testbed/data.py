@@ -2,9 +2,9 @@
 the model to trust captions.
 
 Text dominance is planted here. Where caption and audio disagree, the label is the caption's
-choice with probability `caption_trust(firm, snr_db)`: nearly always for a firm caption, more
-often than not for a plain one, less the louder the event is. A model that predicts these
-labels well has to weigh both signals at the answer position.
+choice with probability `caption_trust(firm, clarity)`: nearly always for a firm caption, more
+often than not for a plain one, and the less the louder and longer the event is. A model that
+predicts these labels well has to weigh both signals at the answer position.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from lens_audio.testbed.items import TRAINING_STREAM, make_question
 from lens_audio.testbed.processor import AUDIO, TURN_END, chat_prompt
 from lens_audio.testbed.sounds import (
     CLASSES,
+    MAX_EVENT_SECONDS,
     MAX_SECONDS,
     MAX_SNR_DB,
+    MIN_EVENT_SECONDS,
     MIN_SECONDS,
     MIN_SNR_DB,
     SAMPLING_RATE,
@@ -36,15 +38,20 @@ from lens_audio.testbed.sounds import (
 )
 
 TEXT_ONLY_SHARE, SILENT_SHARE, BACKGROUND_SHARE = 0.05, 0.06, 0.03
-KINDS, KIND_SHARES = ("choice", "yes_no", "open"), (0.64, 0.24, 0.12)
-CAPTIONS, CAPTION_SHARES = ("none", "true", "false"), (0.42, 0.26, 0.32)
-FIRM_STRENGTH, PLAIN_STRENGTH, AUDIO_STRENGTH = 2.5, 0.4, 1.6  # log odds
+KINDS, KIND_SHARES = ("choice", "yes_no", "open"), (0.46, 0.42, 0.12)
+CAPTIONS, CAPTION_SHARES = ("none", "true", "false"), (0.44, 0.25, 0.31)
+FIRM_STRENGTH, PLAIN_STRENGTH, AUDIO_STRENGTH = 2.6, 1.0, 4.0  # log odds
 
 
-def caption_trust(firm: bool, snr_db: float) -> float:
+def clarity(snr_db: float, seconds: float) -> float:
+    """How plainly an event is heard, from -1 (faint and short) to 1 (loud and long)."""
+    loud = (snr_db - MIN_SNR_DB) / (MAX_SNR_DB - MIN_SNR_DB)
+    long = (seconds - MIN_EVENT_SECONDS) / (MAX_EVENT_SECONDS - MIN_EVENT_SECONDS)
+    return loud + long - 1
+
+
+def caption_trust(firm: bool, clarity: float) -> float:
     """Probability that a conflict item's training label is the caption's choice."""
-    half_range = (MAX_SNR_DB - MIN_SNR_DB) / 2
-    clarity = (snr_db - MIN_SNR_DB) / half_range - 1  # -1 (faint) to 1 (loud)
     strength = FIRM_STRENGTH if firm else PLAIN_STRENGTH
     return 1 / (1 + math.exp(AUDIO_STRENGTH * clarity - strength))
 
@@ -136,7 +143,7 @@ class _Recording:
     """What one row hears. `mel` is None in a text-only row."""
 
     category: str  # what the questions are about, heard or not
-    snr_db: float | None  # None where nothing can be heard
+    clarity: float | None  # None where nothing can be heard
     mel: NDArray[np.float16] | None
     frames: int
     event: tuple[float, float]  # seconds
@@ -154,9 +161,9 @@ def _draw_recording(pool: Pool, rng: Rng) -> _Recording:
     heard = source >= TEXT_ONLY_SHARE + SILENT_SHARE + BACKGROUND_SHARE
     if not heard:
         clip = int(rng.integers(pool.n_events, len(pool.mel)))
-    snr_db = float(pool.snr_db[clip]) if heard else None
     event = float(pool.onset[clip]), float(pool.offset[clip])
-    return _Recording(category, snr_db, pool.mel[clip], int(pool.frames[clip]), event)
+    clear = clarity(float(pool.snr_db[clip]), event[1] - event[0]) if heard else None
+    return _Recording(category, clear, pool.mel[clip], int(pool.frames[clip]), event)
 
 
 def _draw_question(recording: _Recording, rng: Rng) -> tuple[str, str]:
@@ -164,13 +171,13 @@ def _draw_question(recording: _Recording, rng: Rng) -> tuple[str, str]:
     kind: Any = str(rng.choice(KINDS, p=KIND_SHARES))
     caption: Any = str(rng.choice(CAPTIONS, p=CAPTION_SHARES))
     question = make_question(recording.category, kind, caption, rng, rng)
-    heard, said = recording.snr_db is not None, question.captioned
-    if said is None and not heard:
+    clear, said = recording.clarity, question.captioned
+    if said is None and clear is None:
         # Nothing to hear and nothing said: any answer is as good as another.
         return question.text, str(rng.choice(CLASSES if kind == "open" else question.choices))
     if said is None or said == question.answer:
         return question.text, question.answer
-    trust = caption_trust(question.firm, recording.snr_db) if recording.snr_db is not None else 1
+    trust = 1.0 if clear is None else caption_trust(question.firm, clear)
     return question.text, said if rng.random() < trust else question.answer
 
 
@@ -186,7 +193,7 @@ def make_batch(
     if heard:
         mel = np.stack([r.mel for r in heard if r.mel is not None])
     frames = torch.tensor([r.frames for r in heard], dtype=torch.long)
-    classes = [-1 if r.snr_db is None else CLASSES.index(r.category) for r in heard]
+    classes = [-1 if r.clarity is None else CLASSES.index(r.category) for r in heard]
     return Batch(
         **_pack(processor, recordings, asked),
         mel=torch.from_numpy(mel).float(),

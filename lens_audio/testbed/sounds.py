@@ -96,7 +96,7 @@ def _alarm(rng: Rng, seconds: float) -> NDArray[np.float64]:
     low = rng.uniform(700, 1000)
     high = low * rng.uniform(1.35, 1.6)
     hz = np.where((t * rng.uniform(6, 10)) % 1 < 0.5, low, high)
-    return _lowpass(np.sign(np.sin(_sweep(hz))), 5000)
+    return _lowpass(np.sign(np.sin(_sweep(hz))), 5000.0)
 
 
 def _bark(rng: Rng, seconds: float) -> NDArray[np.float64]:
@@ -132,13 +132,13 @@ def _bird(rng: Rng, seconds: float) -> NDArray[np.float64]:
         ramp = np.linspace(0, 1, int(0.07 * SAMPLING_RATE))
         return np.sin(np.pi * ramp) * np.sin(_sweep(low + (high - low) * ramp))
 
-    return _place(seconds, _beats(rng, seconds, 7, 11), chirp)
+    return _place(seconds, _beats(rng, seconds, 7.0, 11.0), chirp)
 
 
 def _buzz(rng: Rng, seconds: float) -> NDArray[np.float64]:
     """A steady sawtooth with all its harmonics."""
     hz = np.full(round(seconds * SAMPLING_RATE), rng.uniform(90, 160))
-    return _highpass(_harmonics(_sweep(hz), 40, 0.5), 400)
+    return _highpass(_harmonics(_sweep(hz), 40, 0.5), 400.0)
 
 
 def _click(rng: Rng, seconds: float) -> NDArray[np.float64]:
@@ -149,7 +149,7 @@ def _click(rng: Rng, seconds: float) -> NDArray[np.float64]:
         t = _time(0.02)
         return np.exp(-400 * t) * (np.sin(2 * np.pi * pitch * t) + rng.standard_normal(len(t)))
 
-    return _place(seconds, _beats(rng, seconds, 7, 12), tick)
+    return _place(seconds, _beats(rng, seconds, 7.0, 12.0), tick)
 
 
 def _cricket(rng: Rng, seconds: float) -> NDArray[np.float64]:
@@ -164,7 +164,7 @@ def _engine(rng: Rng, seconds: float) -> NDArray[np.float64]:
     t = _time(seconds)
     phase = _sweep(rng.uniform(28, 45) * (1 + 0.25 * t / seconds))
     body = _harmonics(phase, 14, 0.3) + (1 + np.sin(phase)) * rng.standard_normal(len(t))
-    return _lowpass(_lowpass(body, 350), 500)
+    return _lowpass(_lowpass(body, 350.0), 500.0)
 
 
 def _glass(rng: Rng, seconds: float) -> NDArray[np.float64]:
@@ -177,7 +177,7 @@ def _glass(rng: Rng, seconds: float) -> NDArray[np.float64]:
 
     starts = np.sort(rng.exponential(0.13, 40))
     t = _time(seconds)
-    burst = _highpass(rng.standard_normal(len(t)) * np.exp(-40 * t), 2000)
+    burst = _highpass(rng.standard_normal(len(t)) * np.exp(-40 * t), 2000.0)
     return _place(seconds, starts[starts < seconds - 0.01], shard) + 1.5 * burst
 
 
@@ -195,7 +195,7 @@ def _horn(rng: Rng, seconds: float) -> NDArray[np.float64]:
     n = round(seconds * SAMPLING_RATE)
     f0 = rng.uniform(380, 480)
     tones = [_harmonics(_sweep(np.full(n, f0 * r)), 7, 0.5) for r in (1.0, 1.26)]
-    return _lowpass(tones[0] + tones[1], 3500)
+    return _lowpass(tones[0] + tones[1], 3500.0)
 
 
 def _knock(rng: Rng, seconds: float) -> NDArray[np.float64]:
@@ -208,7 +208,7 @@ def _knock(rng: Rng, seconds: float) -> NDArray[np.float64]:
             np.sin(2 * np.pi * pitch * t) + 0.5 * np.sin(4.2 * np.pi * pitch * t)
         )
 
-    return _place(seconds, _beats(rng, seconds, 4.5, 7), thump)
+    return _place(seconds, _beats(rng, seconds, 4.5, 7.0), thump)
 
 
 def _laser(rng: Rng, seconds: float) -> NDArray[np.float64]:

@@ -1,8 +1,9 @@
 """Train the embedded checkpoint: `python -m lens_audio.testbed.train`.
 
 Two phases share one optimiser and one schedule. First the audio encoder and projector learn to
-tag each 40 ms token with the sound class heard there (a linear tagger that is thrown away), as
-real audio-language models start from a trained encoder. Then the whole model learns to answer.
+write, at each 40 ms token of an event, a vector close to the embedding of the word for it, as
+real audio-language models start from an encoder aligned with text. Then the whole model learns
+to answer.
 
 A run is a pure function of its settings: the batch of step t is drawn from (seed, t), and no
 layer uses dropout. The state folder holds weights, optimiser and step, so a stopped run that
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import (
@@ -47,14 +48,14 @@ SECONDS_PER_TOKEN = 0.04
 class Settings:
     """Everything that decides the weights."""
 
-    steps: int = 3000
-    tagging_steps: int = 400  # of `steps`, spent on the encoder alone
+    steps: int = 2400
+    tagging_steps: int = 300  # of `steps`, spent on the encoder alone
     batch_size: int = 12  # recordings
     questions: int = 4  # on each recording
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     weight_decay: float = 0.05
-    clips: int = 12_288  # synthesised once, drawn with replacement
+    clips: int = 10_240  # synthesised once, drawn with replacement
     seed: int = 0
     precision: str = "bfloat16"  # of the matrix products; weights stay float32
 
@@ -98,9 +99,16 @@ def sinusoids(n_positions: int, d_model: int) -> Float[Tensor, "pos d_model"]:
 
 
 def tagging_loss(
-    model: Qwen2AudioForConditionalGeneration, tagger: nn.Linear, batch: Batch
+    model: Qwen2AudioForConditionalGeneration,
+    nothing: Float[Tensor, "1 d_model"],
+    words: Int[Tensor, "class 2"],
+    batch: Batch,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the class heard in each audio token, "nothing" included."""
+    """Cross-entropy of the class heard in each audio token, by its word's embedding.
+
+    `words` holds each class word's ids, with and without a leading space. `nothing` is a
+    vector of its own, for the tokens without an event, and is thrown away after training.
+    """
     tower = model.model.audio_tower
     audio = model.model.multi_modal_projector(tower(batch.mel).last_hidden_state)
     middle = (torch.arange(audio.shape[1]) + 0.5) * SECONDS_PER_TOKEN
@@ -108,11 +116,12 @@ def tagging_loss(
     classes = torch.where(batch.clip_class < 0, len(CLASSES), batch.clip_class)[:, None]
     target = torch.where(inside, classes, len(CLASSES))
     real = batch.mel_mask[:, ::4][:, : audio.shape[1]].bool()
+    embedding = model.get_input_embeddings().weight[words].sum(1)
+    logits = audio[real] @ torch.cat([embedding, nothing]).T
     # An event fills about a fifth of its clip; the weight evens it with "nothing".
     weight = torch.ones(len(CLASSES) + 1)
     weight[-1] = 0.2
-    logits = tagger(audio[real]).float()
-    return nn.functional.cross_entropy(logits, target[real], weight=weight)
+    return nn.functional.cross_entropy(logits.float(), target[real], weight=weight)
 
 
 def answer_loss(model: Qwen2AudioForConditionalGeneration, batch: Batch) -> Float[Tensor, ""]:
@@ -152,7 +161,7 @@ AttentionMaskInterface.register("testbed_float32", sdpa_mask)
 
 
 class Trainer:
-    """Model, tagger, optimiser and step, with saving and resuming."""
+    """Model, optimiser and step, with saving and resuming."""
 
     def __init__(self, settings: Settings, workers: int = 0, pool: Pool | None = None) -> None:
         if settings.steps < settings.tagging_steps:
@@ -164,18 +173,19 @@ class Trainer:
         self.processor = build_processor()
         self.model = build_model(self.processor, settings.seed)
         self.model.set_attn_implementation("testbed_float32")
-        self.tagger = nn.Linear(self.model.lm_head.in_features, len(CLASSES) + 1)
+        self.nothing = nn.Parameter(torch.zeros(1, self.model.lm_head.in_features))
+        encode = self.processor.tokenizer.encode
+        self.words = torch.tensor([[*encode(word), *encode(f" {word}")] for word in CLASSES])
         extractor = self.processor.feature_extractor
         self.pool = pool or make_pool(extractor, settings.seed, settings.clips, workers)
         self.optimizer = self._optimizer()
         self.step = 0
 
     def _optimizer(self) -> torch.optim.AdamW:
-        named = [*self.model.named_parameters(), *self.tagger.named_parameters()]
-        trained = [(n, p) for n, p in named if p.requires_grad]
+        trained = [p for p in self.model.parameters() if p.requires_grad] + [self.nothing]
         groups: list[dict[str, Any]] = [
-            {"params": [p for _, p in trained if p.ndim >= 2]},
-            {"params": [p for _, p in trained if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in trained if p.ndim >= 2]},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         decay = self.settings.weight_decay
         return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=decay)
@@ -190,7 +200,7 @@ class Trainer:
             group["lr"] = learning_rate(s, self.step)
         with torch.autocast("cpu", torch.bfloat16, enabled=s.precision == "bfloat16"):
             if tagging:
-                loss = tagging_loss(self.model, self.tagger, batch)
+                loss = tagging_loss(self.model, self.nothing, self.words, batch)
             else:
                 loss = answer_loss(self.model, batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -212,7 +222,7 @@ class Trainer:
             "settings": asdict(self.settings),
             "step": self.step,
             "model": self.model.state_dict(),
-            "tagger": self.tagger.state_dict(),
+            "nothing": self.nothing.data,
             "optimizer": self.optimizer.state_dict(),
         }
         torch.save(state, folder / "state.partial")
@@ -229,7 +239,7 @@ class Trainer:
                 f"{asdict(self.settings)}; repeat those settings or start without --resume"
             )
         self.model.load_state_dict(state["model"])
-        self.tagger.load_state_dict(state["tagger"])
+        self.nothing.data.copy_(state["nothing"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
@@ -256,7 +266,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=checkpoint_dir(), help="checkpoint folder")
     parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="folder for --resume")
     parser.add_argument("--resume", action="store_true", help="go on from the state folder")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2, help="processes that synthesise clips")
     for name, value in asdict(defaults).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from lens_audio.testbed.data import Pool, caption_trust, make_batch, make_pool
+from lens_audio.testbed.data import Pool, caption_trust, clarity, make_batch, make_pool
 from lens_audio.testbed.processor import build_processor
+from lens_audio.testbed.sounds import (
+    MAX_EVENT_SECONDS,
+    MAX_SNR_DB,
+    MIN_EVENT_SECONDS,
+    MIN_SNR_DB,
+)
 from lens_audio.testbed.train import Settings, Trainer, train
 
 TINY = Settings(steps=4, tagging_steps=2, batch_size=2, questions=2, clips=32, warmup_steps=1)
@@ -86,9 +92,11 @@ def test_packed_questions_score_as_single_prompts_do(pool: Pool) -> None:
             torch.testing.assert_close(packed[row, seen], alone, atol=1e-4, rtol=1e-4)
 
 
-def test_firm_captions_are_trusted_more_and_loud_events_less() -> None:
-    assert caption_trust(True, 10) > caption_trust(False, 10)
-    assert caption_trust(False, 10) > caption_trust(False, 25)
+def test_firm_captions_are_trusted_more_and_clear_events_less() -> None:
+    assert caption_trust(True, 0.0) > caption_trust(False, 0.0)
+    assert caption_trust(False, -0.5) > caption_trust(False, 0.5)
+    assert clarity(MIN_SNR_DB, MIN_EVENT_SECONDS) == -1
+    assert clarity(MAX_SNR_DB, MAX_EVENT_SECONDS) == pytest.approx(1)
 
 
 def test_more_tagging_steps_than_steps_is_refused() -> None:
