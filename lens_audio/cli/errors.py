@@ -17,6 +17,7 @@ def clear_errors(debug: bool) -> Iterator[None]:
         if debug:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
+        message = message.replace("max_seconds=", "--max-seconds ")
         expected = isinstance(error, (OSError, ValueError, TypeError))
         hint = "" if expected else f" ({type(error).__name__}; --debug shows where)"
         typer.echo(f"error: {message}{hint}", err=True)

@@ -127,7 +127,7 @@ def _over_time(found: Listened) -> str:
 def _all_heads(found: Listened) -> str:
     mass = audio_mass(found.attention)
     quantity = "share of attention on the audio"
-    figure = head_map(mass, quantity, outlined=found.heads, limits=(0, 1))
+    figure = head_map(mass, quantity, outlined=found.heads, limits=(0.0, 1.0))
     table = table_html(("head", "attention on the audio", "looks most at"), found.head_rows)
     return (
         "<section><h2>Which heads read the audio</h2>"

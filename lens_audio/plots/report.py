@@ -103,8 +103,9 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
         OSError: saying what is in the way.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "not a regular file"
+        raise IsADirectoryError(f"{path} is {what}; give the name of a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
     try:
@@ -121,7 +122,7 @@ def write_page(path: str | os.PathLike[str], content: str) -> Path:
     Raises:
         OSError: if the path cannot be written.
     """
-    path = check_writable(path)
+    path = check_writable(path).resolve()
     handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:

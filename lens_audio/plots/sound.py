@@ -14,7 +14,7 @@ from lens_audio.plots.theme import BLUE, GRID, INK, MAGNITUDE, head_name, styled
 
 MAX_COLUMNS = 1000  # of a waveform's envelope and of a spectrogram: more than a screen shows
 WAVE_HEIGHT, MEL_HEIGHT, ROW_HEIGHT, GAP = 90, 170, 26, 14  # pixels
-FREQUENCIES = (500, 1000, 2000, 4000)  # Hz, labels of the mel axis
+FREQUENCIES = (500.0, 1000.0, 2000.0, 4000.0)  # Hz, labels of the mel axis
 
 
 def attention_over_time(
