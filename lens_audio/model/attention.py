@@ -15,6 +15,7 @@ from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCacheEntry
 from lens_audio.model.mlp import bias_or_zeros
 from lens_audio.model.rotary import apply_rotary, rotary_tables
+from lens_audio.model.shared_prefix import SHORT_CONTINUATION, SharedPrefix
 
 
 @dataclass
@@ -119,7 +120,7 @@ class Attention(nn.Module):
         key_input: Float[Tensor, "batch pos *kv_head d_model"],
         value_input: Float[Tensor, "batch pos *kv_head d_model"],
         context: AttentionContext | None = None,
-        past_kv_cache_entry: KeyValueCacheEntry | None = None,
+        past_kv_cache_entry: KeyValueCacheEntry | SharedPrefix | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """What the heads write together; inputs with a head dimension feed each head its own."""
         context = context or AttentionContext.of(self.cfg, query_input)
@@ -129,9 +130,12 @@ class Attention(nn.Module):
         if context.rotary is not None:
             q = self.hook_rot_q(apply_rotary(q, *context.rotary))
             k = self.hook_rot_k(apply_rotary(k, *context.rotary))
+        hooked = self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()
+        prefix = past_kv_cache_entry
+        if isinstance(prefix, SharedPrefix) and not hooked and q.shape[1] <= SHORT_CONTINUATION:
+            return self._output(self.hook_z(prefix.attend(q, k, v, context.mask)))
         if past_kv_cache_entry is not None:
             k, v = past_kv_cache_entry.append(k, v)
-        hooked = self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()
         z = self._z_from_pattern(q, k, v, context) if hooked else self._fused_z(q, k, v, context)
         return self._output(self.hook_z(z))
 

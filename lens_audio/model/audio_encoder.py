@@ -72,11 +72,23 @@ class HookedAudioEncoder(HookedModule):
             # The last frame of sound reads two mel frames of padding through the convolutions.
             longest = int(mel_lengths.max())
             mel = mel[:, :, : longest + 2 + longest % 2]
-        x = self._embed(mel)
+        return self.from_layer(0, self._embed(mel), mel_lengths)
+
+    def from_layer(
+        self,
+        layer: int,
+        resid_pre: Float[Tensor, "audio frame d_model"],
+        mel_lengths: Int[Tensor, " audio"],
+    ) -> Float[Tensor, "audio token d_model"]:
+        """The rest of the encoder, from the residual stream before `layer` on.
+
+        With `layer = n_layers` every block is skipped: only the pool and the last LayerNorm are left.
+        """
+        x = resid_pre
         frames = torch.arange(x.shape[1], device=x.device)
         key_mask = frames < n_frames(mel_lengths.to(x.device))[:, None]
         context = AttentionContext.of(self.cfg, x, key_mask)
-        for block in self.blocks:
+        for block in self.blocks[layer:]:
             x = block(x, context)
         pooled = F.avg_pool1d(x.transpose(1, 2), kernel_size=2, stride=2).transpose(1, 2)
         return self.hook_out(self.ln_final(self.hook_pooled(pooled)))

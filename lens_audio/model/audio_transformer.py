@@ -153,7 +153,7 @@ class HookedAudioTransformer(HookedTransformer):
             resid = self._write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
         elif bool(audio_mask.any()):
             raise ValueError("the prompt has audio tokens but no mel spectrogram")
-        return Embedded(self.hook_embed(resid), tokens, mask, audio_mask)
+        return Embedded(resid, tokens, mask, audio_mask)
 
     def _write_audio(
         self,

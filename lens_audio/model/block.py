@@ -11,10 +11,13 @@ from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCacheEntry
 from lens_audio.model.mlp import MLP, GatedMLP
 from lens_audio.model.norm import make_norm
+from lens_audio.model.shared_prefix import SharedPrefix
 
 
 class TransformerBlock(nn.Module):
     """resid_mid = resid_pre + attn(ln1(resid_pre)); resid_post = resid_mid + mlp(ln2(resid_mid))."""
+
+    hook_out_is_single_residual_stream = True  # TransformerLens's logit_lens asks
 
     def __init__(self, cfg: BlockConfig) -> None:
         super().__init__()
@@ -39,7 +42,7 @@ class TransformerBlock(nn.Module):
         self,
         resid_pre: Float[Tensor, "batch pos d_model"],
         context: AttentionContext | None = None,
-        past_kv_cache_entry: KeyValueCacheEntry | None = None,
+        past_kv_cache_entry: KeyValueCacheEntry | SharedPrefix | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         context = context or AttentionContext.of(self.cfg, resid_pre)
         resid_pre = self.hook_resid_pre(resid_pre)

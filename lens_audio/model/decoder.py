@@ -157,11 +157,12 @@ class HookedTransformer(HookedModule, WeightViews, TextHelpers, Generation):
         prepend_bos: bool | None,
         padding_side: str | None,
     ) -> Embedded:
-        if isinstance(input, str) or (isinstance(input, list) and isinstance(input[0], str)):
+        is_texts = isinstance(input, list) and all(isinstance(text, str) for text in input)
+        if isinstance(input, str) or is_texts:
             input, attention_mask = self.tokenize(input, prepend_bos, padding_side)
         tokens = self.check_tokens(input)
         mask = self._as_mask(attention_mask, tokens, past_kv_cache)
-        return Embedded(self.hook_embed(self.embed(tokens)), tokens, mask)
+        return Embedded(self.embed(tokens), tokens, mask)
 
     def _start_from(
         self, resid: Tensor, tokens: Tensor | None, attention_mask: Tensor | None
@@ -195,11 +196,13 @@ class HookedTransformer(HookedModule, WeightViews, TextHelpers, Generation):
             new = mask if mask is not None else resid.new_ones(resid.shape[:2], dtype=torch.bool)
             mask = past_kv_cache.append_attention_mask(new)
         info = self.forward_info
-        info.n_past, info.attention_mask = n_past, mask
+        info.n_past, info.n_total, info.attention_mask = n_past, n_past + resid.shape[1], mask
         if n_past == 0:
-            info.audio_mask = start.audio_mask
+            info.n_first, info.audio_mask = resid.shape[1], start.audio_mask
         context = AttentionContext.of(self.cfg, resid, mask, n_past)
         try:
+            if start_at_layer is None:
+                resid = self.hook_embed(resid)
             for layer in range(n_layers)[start_at_layer:stop_at_layer]:
                 entry = past_kv_cache[layer] if past_kv_cache is not None else None
                 resid = self.blocks[layer](resid, context, entry)

@@ -12,10 +12,13 @@ from torch import Tensor
 class ForwardInfo:
     """What a hook function may ask about the forward in progress; one object for a whole decoder.
 
-    With a key-value cache an activation's first position is position `n_past` of the sequence.
+    With a key-value cache an activation's first position is position `n_past` of the sequence. An
+    activation's last position is always the sequence's last.
     """
 
     n_past: int = 0
+    n_total: int = 0  # positions of the sequence so far, those of this forward included
+    n_first: int = 0  # positions of the forward that began the sequence
     n_prompt: int | None = None  # positions before the generated ones, while generating
     attention_mask: Bool[Tensor, "batch total"] | None = None
     audio_mask: Bool[Tensor, "batch prompt"] | None = None

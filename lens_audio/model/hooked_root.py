@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens.hook_points import HookPoint
 
 from lens_audio.config import BlockConfig
 
@@ -47,13 +48,24 @@ class HookedModule(HookedRootModule):
         """Where the first weight lies."""
         return next(self.parameters()).device
 
+    def setup(self) -> None:
+        """TransformerLens's `setup`; the heads' own inputs also answer to TransformerBridge's names.
+
+        It has `hook_q_input`, … under `attn.`, and `patching.get_act_patch_direct_path` asks there.
+        """
+        super().setup()
+        for name, hook_point in self.hook_dict.items():
+            block, _, hook = name.rpartition(".")
+            if hook in ("hook_q_input", "hook_k_input", "hook_v_input"):
+                self.mod_dict[f"{block}.attn.{hook}"] = hook_point
+
     def check_hook_name(self, name: str) -> None:
         """Refuse a name that no hook point has, or one whose flag is off.
 
         Raises:
             ValueError: naming the nearest hook points, or the setter that switches the hook on.
         """
-        if name not in self.hook_dict:
+        if not isinstance(self.mod_dict.get(name), HookPoint):
             raise ValueError(f"no hook point is called {name!r}. {self._nearest_names(name)}")
         flag = self._missing_flag(name)
         if flag is not None:
@@ -150,7 +162,7 @@ class HookedModule(HookedRootModule):
         names = {names_filter} if isinstance(names_filter, str) else set(names_filter)
         for name in names:
             self.check_hook_name(name)
-        return names.__contains__
+        return {self.mod_dict[name].name for name in names}.__contains__
 
     def _definite(
         self, hooks: Sequence[tuple[HookName, Callable]]

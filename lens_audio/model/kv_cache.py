@@ -97,6 +97,10 @@ class KeyValueCache:
         self, attention_mask: Bool[Tensor, "batch new"]
     ) -> Bool[Tensor, "batch total"]:
         past = self.previous_attention_mask
+        if past is not None and len(past) != len(attention_mask):
+            raise ValueError(
+                f"the cache holds a batch of {len(past)}, the input is one of {len(attention_mask)}"
+            )
         full = attention_mask if past is None else torch.cat([past, attention_mask], dim=1)
         if not self.frozen:
             self.previous_attention_mask = full

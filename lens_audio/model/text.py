@@ -145,11 +145,14 @@ class TextHelpers:
     def tokens_to_residual_directions(
         self, tokens: str | int | Tensor
     ) -> Float[Tensor, "*tokens d_model"]:
-        """The columns of W_U of these tokens: dotted with the normalised residual, their logits.
+        """The directions whose dot product with the residual over its `ln_final.hook_scale` is a logit.
 
-        As in TransformerLens, a single token in whatever shape gives one [d_model] vector.
+        That is the columns of W_U times the weight of the last norm, as in a HookedTransformer with
+        its norms folded in (`from_pretrained`'s default there): the parts of a residual have
+        attributions that sum to the logit. A single token in whatever shape gives one [d_model]
+        vector.
         """
         if isinstance(tokens, str):
             tokens = self.to_single_token(tokens)
         ids = torch.as_tensor(tokens, device=self.W_U.device)
-        return self.W_U.T[ids.squeeze() if ids.numel() == 1 else ids]
+        return self.W_U.T[ids.squeeze() if ids.numel() == 1 else ids] * self.ln_final.w

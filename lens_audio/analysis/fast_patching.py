@@ -1,0 +1,215 @@
+"""The fast engine of activation patching: only what a patch changes is computed again.
+
+A patch at layer l whose first position is p leaves layers before l, and positions before p, as they
+were. Cells with the same p are therefore run together, layer by layer: at each layer the cells that
+patch it join the batch, starting from the base run's residual stream at positions p and on, while
+attention reads the base run's keys and values before p, stored once for all cells.
+"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_audio.analysis.cells import Cell, Site
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+from lens_audio.model.attention import AttentionContext
+from lens_audio.model.shared_prefix import SharedPrefix
+
+Done = tuple[Cell, Float[Tensor, "example d_vocab"]]
+
+
+@dataclass
+class BaseRun:
+    """What the unpatched run leaves behind, by layer, from the first layer that a cell patches on."""
+
+    resid_pre: dict[int, Float[Tensor, "example pos d_model"]]  # from the first patched position on
+    keys: dict[int, Float[Tensor, "example pos kv_head d_head"]]
+    values: dict[int, Float[Tensor, "example pos kv_head d_head"]]
+    encoder_resid_pre: dict[int, Float[Tensor, "audio frame d_audio"]]  # for the encoder's sites
+
+
+class FastPatcher:
+    """Runs cells of one site, one base prompt and one source prompt."""
+
+    def __init__(
+        self,
+        model: HookedAudioTransformer,
+        site: Site,
+        base: AudioPrompt,
+        source: AudioPrompt,
+        cells: list[Cell],
+        batch_tokens: int | None = None,
+    ) -> None:
+        self.model, self.site, self.base = model, site, base
+        self.n_examples, self.length = base.tokens.shape
+        self.batch_tokens = batch_tokens or base.tokens.numel()
+        self.mask = base.attention_mask.to(model.device)
+        self.layers = sorted({cell.layer for cell in cells})
+        self.first = self._first_position(cells)
+        self.source_cache, self.source_logits = self._run_source(source)
+        self.base_run, self.base_logits = self._run_base()
+
+    def run(self, cells: list[Cell]) -> Iterator[Done]:
+        """The last position's logits of every cell, in whatever order is quickest."""
+        by_first = sorted(cells, key=lambda cell: (self._first_position([cell]), cell.layer))
+        for first, group in groupby(by_first, key=lambda cell: self._first_position([cell])):
+            waiting = list(group)
+            while waiting:
+                n_cells = max(1, self.batch_tokens // (self.n_examples * self._positions(first)))
+                batch = waiting[:n_cells]
+                try:
+                    logits = self._run_batch(first, batch)
+                except (RuntimeError, MemoryError) as error:
+                    if len(batch) == 1 or not is_out_of_memory(error):
+                        raise
+                    self.batch_tokens = self._halved(first, len(batch))
+                    continue
+                yield from zip(batch, logits.unflatten(0, (len(batch), -1)), strict=True)
+                waiting = waiting[n_cells:]
+
+    def _halved(self, first: int, n_cells: int) -> int:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return (n_cells // 2) * self.n_examples * self._positions(first)
+
+    def _positions(self, first: int) -> int:
+        """Positions computed for a cell, the encoder's included."""
+        n_frames = self.base.mel.shape[2] // 2 if self.site.in_encoder else 0
+        return self.length - first + n_frames
+
+    def _first_position(self, cells: list[Cell]) -> int:
+        """The first position of the decoder that a cell changes; the encoder attends both ways."""
+        if self.site.in_encoder:
+            return int(self.base.audio_mask.any(0).nonzero()[0])
+        return min(cell.first_position for cell in cells)
+
+    def _run_source(self, prompt: AudioPrompt) -> tuple[dict[int, Tensor], Tensor]:
+        """The activations that patches come from, without the positions that no cell patches."""
+        store: dict[int, Tensor] = {}
+        cut = 0 if self.site.in_encoder else self.first
+        keep = keeping(store, self.site.position_axis, cut)
+        hooks = [(self.site.hook_name(layer), keep) for layer in self.layers]
+        return store, self.model.run_with_hooks(prompt, fwd_hooks=hooks, logits_to_keep=1)[:, -1]
+
+    def _run_base(self) -> tuple[BaseRun, Tensor]:
+        start = 0 if self.site.in_encoder else self.layers[0]
+        run = BaseRun({}, {}, {}, {})
+        hooks: list[tuple[str, Any]] = []
+        for layer in range(start, self.model.cfg.n_layers):
+            hooks.append((f"blocks.{layer}.hook_resid_pre", keeping(run.resid_pre, 1, self.first)))
+            hooks.append((f"blocks.{layer}.attn.hook_rot_k", keeping(run.keys)))
+            hooks.append((f"blocks.{layer}.attn.hook_v", keeping(run.values)))
+        if self.site.in_encoder:
+            for layer in self.layers:
+                name = f"audio_encoder.blocks.{layer}.hook_resid_pre"
+                hooks.append((name, keeping(run.encoder_resid_pre)))
+        logits = self.model.run_with_hooks(self.base, fwd_hooks=hooks, logits_to_keep=1)
+        return run, logits[:, -1]
+
+    def _run_batch(self, first: int, cells: list[Cell]) -> Float[Tensor, "row d_vocab"]:
+        """Rows are cells, then examples: row r belongs to cell r // n_examples."""
+        if self.site.in_encoder:
+            rows, start = self._encoder_rows(first, cells), 0
+        else:
+            rows, start = None, cells[0].layer
+        context = None
+        for layer in range(start, self.model.cfg.n_layers):
+            joining = [] if self.site.in_encoder else [c for c in cells if c.layer == layer]
+            if joining:
+                new = self.base_run.resid_pre[layer][:, first - self.first :]
+                new = new.repeat(len(joining), 1, 1)
+                rows = new if rows is None else torch.cat([rows, new])
+                context = None
+            assert rows is not None
+            context = context or self._context(rows, first)
+            patching = self._patching(layer, joining, first) if joining else nullcontext()
+            with patching:
+                rows = self.model.blocks[layer](rows, context, self._prefix(layer, first))
+        assert rows is not None
+        return self.model.unembed(self.model.ln_final(rows[:, -1:]))[:, 0]
+
+    def _context(self, rows: Tensor, first: int) -> AttentionContext:
+        copies = len(rows) // self.n_examples
+        mask = None if bool(self.mask.all()) else self.mask.repeat(copies, 1)
+        return AttentionContext.of(self.model.cfg, rows, mask, n_past=first)
+
+    def _prefix(self, layer: int, first: int) -> SharedPrefix | None:
+        if first == 0:
+            return None
+        run = self.base_run
+        return SharedPrefix(run.keys[layer][:, :first], run.values[layer][:, :first])
+
+    def _patching(self, layer: int, cells: list[Cell], first: int) -> Any:
+        """A context in which the last rows of the batch, those of `cells`, are patched at `layer`."""
+        source, axis = self.source_cache[layer], self.site.position_axis
+        source = source.narrow(axis, first - self.first, self.length - first)
+        masks = torch.stack([c.positions.expand(self.n_examples, -1)[:, first:] for c in cells])
+        selected = self._entries(masks.flatten(0, 1), cells, source)
+
+        def patch(activation: Tensor, hook: Any) -> None:
+            tail = activation[-len(selected) :]
+            new = source.repeat(len(cells), *[1] * (source.ndim - 1)).to(tail)
+            tail.copy_(torch.where(selected.to(tail.device), new, tail))
+
+        return self.model.hooks(fwd_hooks=[(self.site.hook_name(layer), patch)])
+
+    def _entries(self, masks: Tensor, cells: list[Cell], source: Tensor) -> Tensor:
+        """What each row patches, broadcastable to its activations."""
+        axis, n_axes = self.site.position_axis, source.ndim
+        shape = [1] * n_axes
+        shape[0], shape[axis] = masks.shape
+        selected = masks.reshape(shape)
+        if cells[0].head is None:
+            return selected
+        heads = torch.zeros(len(cells), self.site.n_heads or 0, dtype=torch.bool)
+        heads[torch.arange(len(cells)), [cell.head for cell in cells]] = True
+        shape = [1] * n_axes
+        shape[0], shape[3 - axis] = len(masks), heads.shape[1]
+        return selected & heads.repeat_interleave(self.n_examples, dim=0).reshape(shape)
+
+    def _encoder_rows(self, first: int, cells: list[Cell]) -> Float[Tensor, "row pos d_model"]:
+        """The decoder's residual streams over the audio of a patched encoder."""
+        lengths = self.base.mel_lengths.to(self.model.device)
+        rows = []
+        for cell in cells:
+            resid = self.base_run.encoder_resid_pre[cell.layer].clone()
+            with self._patching_encoder(cell):
+                encoded = self.model.audio_encoder.from_layer(cell.layer, resid, lengths)
+            embed = self.model.audio_projector(encoded)
+            places = self.base.audio_mask.to(resid.device)[:, first:]
+            rest = self.base_run.resid_pre[0][:, first - self.first :]
+            rows.append(self.model._write_audio(rest, embed, places, lengths))
+        return torch.cat(rows)
+
+    def _patching_encoder(self, cell: Cell) -> Any:
+        source = self.source_cache[cell.layer]
+        selected = self._entries(cell.positions.expand(len(source), -1), [cell], source)
+
+        def patch(activation: Tensor, hook: Any) -> Tensor:
+            return torch.where(selected.to(activation.device), source, activation)
+
+        return self.model.hooks(fwd_hooks=[(self.site.hook_name(cell.layer), patch)])
+
+
+def keeping(store: dict[int, Tensor], axis: int = 1, first: int = 0) -> Any:
+    """A hook that stores activations by layer, from one position on."""
+
+    def keep(activation: Tensor, hook: Any) -> None:
+        kept = activation.narrow(axis, first, activation.shape[axis] - first)
+        store[hook.layer()] = kept.clone() if first else kept  # a copy lets go of the rest
+
+    return keep
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a smaller batch might have worked; on a CPU, torch says so in words only."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

@@ -1,0 +1,305 @@
+"""Activation patching sweeps: which layer, position, time or head carries the answer?
+
+Two engines with the same answer. `naive` runs the whole model for every cell. `fast`, the default,
+runs only what a patch can change: the layers from its own on, at its positions and later ones
+(causal masking makes that exact), over the keys and values that the rest of the prompt left behind.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lens_audio import hooks
+from lens_audio.analysis.cells import Cell, Grid, Positions, Site, make_grid, position_masks
+from lens_audio.analysis.fast_patching import FastPatcher
+from lens_audio.analysis.result import PatchingResult
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+
+MetricFunction = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
+Metrics = MetricFunction | Mapping[str, MetricFunction]
+
+
+@torch.no_grad()
+def sweep(
+    model: HookedAudioTransformer,
+    clean: AudioPrompt,
+    corrupted: AudioPrompt,
+    site: str,
+    metric: Metrics,
+    *,
+    positions: Positions = "each",
+    layers: Iterable[int] | None = None,
+    heads: Literal["each"] | int | Iterable[int] | None = None,
+    direction: Literal["denoise", "noise"] = "denoise",
+    engine: Literal["fast", "naive"] = "fast",
+    batch_tokens: int | None = None,
+    resume_from: str | os.PathLike[str] | None = None,
+    verbose: bool = True,
+) -> PatchingResult:
+    """Patch activations of one run into the other, one cell at a time.
+
+    Args:
+        clean, corrupted: prompts of the same shape with their audio at the same positions; a batch
+            is patched row by row, all rows at once.
+        site: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v",
+            "pattern", "mlp_post", …; "audio_encoder.resid_post" and its like (positions are then
+            encoder frames of 20 ms); or "audio_embed", what the projector writes.
+        metric: a function of the last position's logits, [example, d_vocab] -> [example], or
+            several by name (`analysis.metrics` has the usual ones).
+        positions: "each" makes every position a cell; a dictionary makes each of its selections
+            one (`time_windows`, `token_groups`); one selection ("last", "audio", integers, a mask)
+            is patched whole in every cell.
+        layers: all by default.
+        heads: "each" or some, each its own cell; None patches all heads together.
+        direction: "denoise" patches clean activations into the corrupted run, "noise" the reverse.
+        engine: "fast" or "naive".
+        batch_tokens: positions computed at once, at most; by default as many as the prompts have.
+            It is halved when memory runs out.
+        resume_from: a file that keeps what is done; an interrupted sweep with the same arguments
+            continues from it.
+        verbose: show a progress bar.
+
+    Raises:
+        ValueError: for prompts of unequal shape, an empty or impossible selection, a metric that is
+            NaN on the unpatched runs or not one number an example, hooks left on the model, or a
+            `resume_from` file of another sweep.
+    """
+    _check_arguments(model, clean, corrupted, direction, engine)
+    where = Site.of(model, site)
+    base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+    masks, axis = _masks(model, where, site, positions, base)
+    grid = make_grid(where, masks, axis, [0] if site == "audio_embed" else layers, heads)
+    metrics = dict(metric) if isinstance(metric, Mapping) else {_name_of(metric): metric}
+    if not metrics:
+        raise ValueError("no metric was given")
+    patcher: FastPatcher | NaivePatcher
+    if engine == "fast":
+        patcher = FastPatcher(model, where, base, source, grid.cells, batch_tokens)
+    else:
+        patcher = NaivePatcher(model, where, base, source, grid.cells)
+    evaluate = Evaluation(metrics, n_examples=len(base.tokens))
+    about = {"site": site, "direction": direction, "model": model.cfg.model_name}
+    base_values, source_values = evaluate(patcher.base_logits), evaluate(patcher.source_logits)
+    evaluate.refuse_nan(base_values, source_values)
+    result = PatchingResult(
+        values=torch.full((len(metrics), *grid.shape, len(base.tokens)), torch.nan),
+        axes={
+            "metric": list(metrics),
+            **grid.axes,
+            "example": [str(i) for i in range(len(base.tokens))],
+        },
+        base=base_values,
+        source=source_values,
+        about=about,
+    )
+    _fill(result, grid, patcher.run, evaluate, _Progress(resume_from, result, base, source), verbose)
+    n_undefined = int(result.values.isnan().sum())
+    if n_undefined:
+        warnings.warn(f"{n_undefined} values are NaN: the metric is undefined there", stacklevel=2)
+    return result
+
+
+def time_windows(prompt: AudioPrompt, seconds: float, row: int = 0) -> dict[str, Tensor]:
+    """Audio positions by consecutive windows of so many seconds, labelled "0.0-0.5 s".
+
+    All rows of a batch must have the audio at the same positions; `row` tells the times.
+
+    Raises:
+        ValueError: for windows shorter than a token, or a prompt without audio or with several clips.
+    """
+    if len(prompt.clips_of(row)) != 1:
+        raise ValueError("time windows need a prompt with one clip; select positions by hand")
+    times = prompt.audio_times(row)
+    if seconds < float(prompt.seconds_per_frame) * 4 - 1e-9:
+        raise ValueError(f"a window of {seconds} s is shorter than an audio token")
+    if not bool((prompt.audio_mask == prompt.audio_mask[row]).all()):
+        raise ValueError("the rows have their audio at different positions; sweep them one by one")
+    middles, places = times.mean(1), prompt.audio_positions(row)
+    windows = {}
+    for i in range(int(middles.max() // seconds) + 1):
+        inside = (middles >= i * seconds) & (middles < (i + 1) * seconds)
+        if bool(inside.any()):
+            end = min((i + 1) * seconds, float(times.max()))
+            windows[f"{i * seconds:.2f}-{end:.2f} s"] = places[inside.to(places.device)]
+    return windows
+
+
+def token_groups(prompt: AudioPrompt) -> dict[str, str]:
+    """The groups every prompt with audio has: "audio", "text" and "last"."""
+    return {"audio": "audio", "text": "text", "last": "last"}
+
+
+@dataclass
+class Evaluation:
+    """The metrics, applied to the logits of one or more cells."""
+
+    metrics: Mapping[str, MetricFunction]
+    n_examples: int
+
+    def __call__(self, logits: Float[Tensor, "example d_vocab"]) -> Float[Tensor, "metric example"]:
+        rows = []
+        for name, function in self.metrics.items():
+            value = torch.as_tensor(function(logits)).detach()
+            if value.shape != (self.n_examples,):
+                raise ValueError(
+                    f"metric {name!r} gave shape {tuple(value.shape)} for {self.n_examples} examples; "
+                    "it must give one number an example"
+                )
+            rows.append(value.float().cpu())
+        return torch.stack(rows)
+
+    def refuse_nan(self, *values: Float[Tensor, "metric example"]) -> None:
+        """Raises ValueError where a metric of the unpatched runs is NaN."""
+        for name, row in zip(self.metrics, torch.cat(values, dim=1), strict=True):
+            if bool(row.isnan().any()):
+                raise ValueError(f"metric {name!r} is NaN on the clean or the corrupted run")
+
+
+class NaivePatcher:
+    """A whole forward for every cell."""
+
+    def __init__(
+        self,
+        model: HookedAudioTransformer,
+        site: Site,
+        base: AudioPrompt,
+        source: AudioPrompt,
+        cells: list[Cell],
+    ) -> None:
+        self.model, self.site, self.base = model, site, base
+        names = sorted({site.hook_name(cell.layer) for cell in cells})
+        logits, self.source_cache = model.run_with_cache(
+            source, names_filter=names, logits_to_keep=1
+        )
+        self.source_logits = logits[:, -1]
+        self.base_logits = model(base, logits_to_keep=1)[:, -1]
+
+    def run(self, cells: list[Cell]) -> Iterator[tuple[Cell, Float[Tensor, "example d_vocab"]]]:
+        for cell in cells:
+            name = self.site.hook_name(cell.layer)
+            patch = hooks.patch(
+                name, source=self.source_cache, heads=cell.head, positions=cell.positions
+            )
+            logits = self.model.run_with_hooks(self.base, fwd_hooks=patch, logits_to_keep=1)
+            yield cell, logits[:, -1]
+
+
+class _Progress:
+    """The file that an interrupted sweep continues from."""
+
+    SECONDS = 5.0  # between two writes
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        result: PatchingResult,
+        base: AudioPrompt,
+        source: AudioPrompt,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.result = result
+        if self.path is None:
+            return
+        result.about["fingerprint"] = _fingerprint(result, base, source)
+        if self.path.exists():
+            kept = PatchingResult.load(self.path)
+            if kept.about.get("fingerprint") != result.about["fingerprint"]:
+                raise ValueError(
+                    f"{path} holds a sweep of other prompts, another model, site, metric or axes; "
+                    "give another file, or delete it"
+                )
+            result.values.copy_(kept.values)
+
+    def write(self) -> None:
+        if self.path is not None:
+            self.result.save(self.path)
+
+
+def _fill(
+    result: PatchingResult,
+    grid: Grid,
+    run: Callable[[list[Cell]], Iterator[tuple[Cell, Tensor]]],
+    evaluate: Evaluation,
+    progress: _Progress,
+    verbose: bool,
+) -> None:
+    """Run the cells that have no value yet; what is done is kept whatever happens."""
+    todo = [cell for cell in grid.cells if bool(result.values[(0, *cell.index)].isnan().all())]
+    bar = tqdm(total=len(grid.cells), initial=len(grid.cells) - len(todo), desc="patching",
+               unit="cell", disable=not verbose, delay=1, leave=False)  # fmt: skip
+    try:
+        with bar:
+            for n, (cell, logits) in enumerate(run(todo)):
+                result.values[(slice(None), *cell.index)] = evaluate(logits)
+                bar.update()
+                if n % 256 == 255:
+                    progress.write()
+    finally:
+        progress.write()
+
+
+def _masks(
+    model: HookedAudioTransformer, site: Site, name: str, positions: Positions, prompt: AudioPrompt
+) -> tuple[dict[str, Tensor], str | None]:
+    """Position masks over the prompt, or over the encoder's frames."""
+    if not site.in_encoder:
+        length = prompt.tokens.shape[1]
+        if name == "audio_embed" and isinstance(positions, str) and positions == "each":
+            positions = {str(int(p)): [int(p)] for p in prompt.audio_positions(0)}
+        labels = [str(i) for i in range(length)]
+        masks, axis = position_masks(positions, prompt, labels, length)
+        if name == "audio_embed" and any(bool((m & ~prompt.audio_mask.cpu()).any()) for m in masks.values()):
+            raise ValueError("audio_embed is written at audio positions only; select among them")
+        return masks, axis
+    n_frames = (prompt.mel.shape[2] - 1) // 2 + 1
+    labels = [f"{i * 2 * prompt.seconds_per_frame:.2f} s" for i in range(n_frames)]
+    return position_masks(positions, None, labels, n_frames)
+
+
+def _check_arguments(
+    model: HookedAudioTransformer,
+    clean: AudioPrompt,
+    corrupted: AudioPrompt,
+    direction: str,
+    engine: str,
+) -> None:
+    if direction not in ("denoise", "noise"):
+        raise ValueError(f"direction must be 'denoise' or 'noise', not {direction!r}")
+    if engine not in ("fast", "naive"):
+        raise ValueError(f"engine must be 'fast' or 'naive', not {engine!r}")
+    if clean.tokens.shape != corrupted.tokens.shape:
+        raise ValueError(
+            f"clean has shape {tuple(clean.tokens.shape)}, corrupted {tuple(corrupted.tokens.shape)}: "
+            "positions do not correspond. Cut or pad the longer audio, or write texts of one length"
+        )
+    for name in ("audio_mask", "attention_mask"):
+        if not torch.equal(getattr(clean, name), getattr(corrupted, name)):
+            raise ValueError(f"clean and corrupted differ in their {name}; positions do not correspond")
+    if not bool(clean.attention_mask[:, -1].all()):
+        raise ValueError("the metric reads the last position; pad on the left")
+    if any(point.has_hooks() for point in model.hook_points()):
+        raise ValueError("hooks are set on the model; a sweep needs it bare (model.reset_hooks())")
+
+
+def _fingerprint(result: PatchingResult, base: AudioPrompt, source: AudioPrompt) -> str:
+    """A hash of what was asked: inputs, axes, and the unpatched values, which tell the weights."""
+    digest = hashlib.sha256(json.dumps([result.axes, result.about], sort_keys=True).encode())
+    for tensor in (base.tokens, base.mel, source.tokens, source.mel, result.base, result.source):
+        if tensor is not None:
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _name_of(metric: MetricFunction) -> str:
+    return getattr(metric, "name", None) or getattr(metric, "__name__", "metric")

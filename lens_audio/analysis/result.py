@@ -1,0 +1,128 @@
+"""The result of a sweep: values with named axes, as a tensor, a table, a figure or a file."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from scipy import stats
+from torch import Tensor
+
+
+@dataclass
+class PatchingResult:
+    """What each patch does to each metric, for each example.
+
+    `values` has the axes "metric", then those swept ("layer", "position" or "group", "head"), then
+    "example"; `axes` names them in order with the labels of their entries.
+    """
+
+    values: Float[Tensor, "..."]
+    axes: dict[str, list[str]]
+    base: Float[Tensor, "metric example"]  # the metric of the run that is patched
+    source: Float[Tensor, "metric example"]  # the metric of the run that patches come from
+    about: dict[str, Any] = field(default_factory=dict)  # site, direction, model, …
+
+    @property
+    def metrics(self) -> list[str]:
+        return self.axes["metric"]
+
+    def mean(self, metric: str | None = None) -> Float[Tensor, "..."]:
+        """One metric (the first by default), averaged over the examples."""
+        return self._one(self.values, metric).mean(-1)
+
+    def recovery(self, metric: str | None = None) -> Float[Tensor, "..."]:
+        """(mean patched - mean base) / (mean source - mean base): 0 did nothing, 1 did everything.
+
+        NaN, labelled undefined in tables, where base and source do not differ.
+        """
+        base = self._one(self.base, metric).mean(-1)
+        source = self._one(self.source, metric).mean(-1)
+        gap = torch.where(source == base, torch.nan, source - base)
+        return (self.mean(metric) - base) / gap
+
+    def interval(
+        self, metric: str | None = None, confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
+    ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+        """Bootstrap percentile interval of the mean over examples, for every cell.
+
+        Raises:
+            ValueError: with fewer than two examples.
+        """
+        values = self._one(self.values, metric)
+        if values.shape[-1] < 2:
+            raise ValueError("an interval over examples needs at least two of them; this sweep has one")
+        interval = stats.bootstrap(
+            (values.numpy(),),
+            np.mean,
+            axis=-1,
+            confidence_level=confidence,
+            n_resamples=n_resamples,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+        return torch.as_tensor(interval.low), torch.as_tensor(interval.high)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a cell, metric and example; `recovery` is that example's own."""
+        index = pd.MultiIndex.from_product(self.axes.values(), names=list(self.axes))
+        table = pd.DataFrame({"value": self.values.flatten().numpy()}, index=index).reset_index()
+        shape = [len(self.metrics), *[1] * (self.values.ndim - 2), self.values.shape[-1]]
+        base, source = self.base.reshape(shape), self.source.reshape(shape)
+        gap = torch.where(source == base, torch.nan, source - base)
+        table["recovery"] = ((self.values - base) / gap).flatten().numpy()
+        for name in ("layer", "head"):
+            if name in table:
+                table[name] = table[name].astype(int)
+        return table
+
+    def plot(self, metric: str | None = None, *, recovery: bool = False) -> Any:
+        """A heatmap of one metric's change from the base run (or of its recovery)."""
+        from lens_audio.plots.patching import patching_heatmap
+
+        return patching_heatmap(self, metric, recovery=recovery)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to one safetensors file, whole or not at all."""
+        tensors = {"values": self.values, "base": self.base, "source": self.source}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        metadata = {"axes": json.dumps(self.axes), "about": json.dumps(self.about)}
+        target = Path(path)
+        part = target.with_name(target.name + ".part")
+        save_file(tensors, part, metadata)
+        os.replace(part, target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "PatchingResult":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: for no file, or another kind of file.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no saved sweep at {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in ("values", "base", "source")}
+                return cls(
+                    **tensors,
+                    axes=json.loads(metadata["axes"]),
+                    about=json.loads(metadata["about"]),
+                )
+        except Exception as error:
+            raise ValueError(f"{path} is no saved sweep: {error}") from error
+
+    def _one(self, values: Tensor, metric: str | None) -> Tensor:
+        if metric is None:
+            return values[0]
+        if metric not in self.metrics:
+            raise ValueError(f"no metric is called {metric!r}; there are {', '.join(self.metrics)}")
+        return values[self.metrics.index(metric)]

@@ -1,0 +1,80 @@
+"""One prefix, many continuations: attention over keys that are stored once for all of them."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+# Up to this many new positions, reading the prefix in place beats copying it for every row.
+SHORT_CONTINUATION = 64
+
+
+class SharedPrefix:
+    """A layer's keys and values of the positions that all rows of a batch have in common.
+
+    Row r continues example r % n_examples. It stands where a key-value cache entry does, and
+    nothing is appended to it.
+    """
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "example past kv_head d_head"],
+        values: Float[Tensor, "example past kv_head d_head"],
+    ) -> None:
+        self.keys, self.values = keys, values
+
+    def append(
+        self, keys: Float[Tensor, "row new kv_head d_head"], values: Float[Tensor, "row new kv_head d_head"]
+    ) -> tuple[Float[Tensor, "row total kv_head d_head"], Float[Tensor, "row total kv_head d_head"]]:
+        """The prefix, copied for every row, with the row's own keys and values behind it."""
+        copies = keys.shape[0] // self.keys.shape[0]
+        return (
+            torch.cat([self.keys.repeat(copies, 1, 1, 1), keys], dim=1),
+            torch.cat([self.values.repeat(copies, 1, 1, 1), values], dim=1),
+        )
+
+    def attend(
+        self,
+        q: Float[Tensor, "row new head d_head"],
+        k: Float[Tensor, "row new kv_head d_head"],
+        v: Float[Tensor, "row new kv_head d_head"],
+        mask: Bool[Tensor, "#row 1 #new total"] | None,
+    ) -> Float[Tensor, "row new head d_head"]:
+        """z of every row, over the prefix and the row's own positions, without copying the prefix.
+
+        All rows of an example stand in line as queries of its prefix: one matrix product a head.
+        """
+        n_rows, n_new, n_heads, d_head = q.shape
+        n_examples, n_past, n_kv, _ = self.keys.shape
+        sizes = {"example": n_examples, "kv": n_kv, "new": n_new}
+        lined_up = "(cell example) new (kv group) d -> example kv (cell group new) d"
+        q = q * d_head**-0.5
+        queries = rearrange(q, lined_up, example=n_examples, kv=n_kv)
+        to_prefix = rearrange(
+            queries @ self.keys.permute(0, 2, 3, 1),
+            "example kv (cell group new) past -> (cell example) kv (group new) past",
+            cell=n_rows // n_examples,
+            new=n_new,
+        )
+        own = rearrange(q, "row new (kv group) d -> row kv (group new) d", kv=n_kv)
+        scores = torch.cat([to_prefix, own @ k.permute(0, 2, 3, 1)], dim=-1)
+        if mask is not None:
+            scores = scores.view(n_rows, n_heads, n_new, -1).masked_fill(~mask, -torch.inf)
+            scores = scores.view(n_rows, n_kv, -1, n_past + n_new)
+        pattern = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(v.dtype)
+        if mask is not None:
+            pattern = pattern.nan_to_num(0.0)  # a padding query that may read nothing
+        from_prefix = rearrange(
+            pattern[..., :n_past],
+            "(cell example) kv (group new) past -> example kv (cell group new) past",
+            example=n_examples,
+            new=n_new,
+        ) @ self.values.transpose(1, 2)
+        z = rearrange(
+            from_prefix,
+            "example kv (cell group new) d -> (cell example) new (kv group) d",
+            cell=n_rows // n_examples,
+            **sizes,
+        )
+        from_own = pattern[..., n_past:] @ v.transpose(1, 2)
+        return z + rearrange(from_own, "row kv (group new) d -> row new (kv group) d", new=n_new)
