@@ -47,9 +47,9 @@ def head_map(
     axis = {"showgrid": False, "linecolor": INK, "tickmode": "linear", "tick0": 0}
     figure.update_xaxes(title_text="head", dtick=_step(n_heads), **axis)
     figure.update_yaxes(title_text="layer", dtick=_step(n_layers), **axis)
-    return styled(figure, height=min(760, max(300, 130 + 44 * n_layers)))
+    return styled(figure, height=min(700, max(300, 130 + 44 * n_layers)))
 
 
 def _step(n: int) -> int:
-    """Every label up to 16 of them, then every second, every fourth."""
-    return 1 if n <= 16 else 2 if n <= 32 else 4
+    """Every label up to 16 of them, else every fourth."""
+    return 1 if n <= 16 else 4
