@@ -11,10 +11,11 @@ SIZES = Sizes(kv_heads=2)
 
 # What HookedTransformer 3.9.0 calls a block's hook points.
 NAMES_IN_A_BLOCK = """
-hook_resid_pre ln1.hook_scale ln1.hook_normalized attn.hook_q attn.hook_k attn.hook_v
-attn.hook_rot_q attn.hook_rot_k attn.hook_attn_scores attn.hook_pattern attn.hook_z hook_attn_out hook_resid_mid
-ln2.hook_scale ln2.hook_normalized mlp.hook_pre mlp.hook_pre_linear mlp.hook_post hook_mlp_out
-hook_resid_post
+hook_resid_pre hook_attn_out hook_resid_mid hook_mlp_out hook_resid_post
+ln1.hook_scale ln1.hook_normalized ln2.hook_scale ln2.hook_normalized
+attn.hook_q attn.hook_k attn.hook_v attn.hook_rot_q attn.hook_rot_k
+attn.hook_attn_scores attn.hook_pattern attn.hook_z
+mlp.hook_pre mlp.hook_pre_linear mlp.hook_post
 """
 
 

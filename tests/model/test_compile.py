@@ -1,0 +1,42 @@
+"""`torch.compile` runs the model and changes nothing.
+
+In a process of its own: compiling the shape checks of the other tests would take minutes.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SETUP = """
+import torch
+from models import Layout, Sizes, hooked_model, make_prompt
+torch.set_grad_enabled(False)
+model = hooked_model(Sizes(n_layers=1, audio_layers=1))
+prompt = make_prompt(layout=Layout([7, 4], [[23], []], "left"))
+"""
+
+CASES = {
+    "audio": """
+found = torch.compile(model, backend="aot_eager")(prompt)
+torch.testing.assert_close(found, model(prompt), atol=1e-5, rtol=0)
+""",
+    "text with a hook": """
+tokens = torch.tensor([[5, 6, 7]])
+hooks = [("blocks.0.hook_resid_post", lambda value, hook: value * 0)]
+with model.hooks(hooks):
+    found = torch.compile(model, backend="eager")(tokens)
+expected = model.run_with_hooks(tokens, fwd_hooks=hooks)
+torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+""",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_logits_agree(case):
+    tests = Path(__file__).parents[1]
+    paths = [str(tests), str(tests.parent)]
+    code = f"import sys; sys.path[:0] = {paths!r}\n{SETUP}{CASES[case]}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
