@@ -1,6 +1,7 @@
 """`lens-audio listen`: ask about a recording, print and draw where the model listens."""
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -89,8 +90,14 @@ def run(request: Request) -> None:
     console.print(f"\nPage: {escape(str(out))}", soft_wrap=True)
 
 
-def listen(model, prompt: AudioPrompt, task: Task, request: Request, say) -> Listened:
-    """Answer, and measure each head's attention on the audio."""
+def listen(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    task: Task,
+    request: Request,
+    say: Callable[[str], object],
+) -> Listened:
+    """Answer, and measure each head's attention on the audio; `say` is told what goes on."""
     say("reading the heads")
     attention = audio_attention(model, prompt)[0].cpu()
     heads = top_heads(audio_mass(attention), request.top)
