@@ -1,13 +1,27 @@
 """lens_audio: is this audio-language model listening, and where inside?"""
 
-from lens_audio import hooks, testbed
-from lens_audio.inputs import AudioPrompt
-from lens_audio.model import (
-    HookedAudioEncoder,
-    HookedAudioTransformer,
-    HookedTransformer,
-    KeyValueCache,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lens_audio import analysis, hooks, plots, testbed
+    from lens_audio.inputs import AudioPrompt
+    from lens_audio.model import (
+        HookedAudioEncoder,
+        HookedAudioTransformer,
+        HookedTransformer,
+        KeyValueCache,
+    )
+
+# Where each public name lives. It is imported on first use, so that `lens-audio --help` is quick.
+_HOMES = {
+    "AudioPrompt": "lens_audio.inputs",
+    "HookedAudioEncoder": "lens_audio.model",
+    "HookedAudioTransformer": "lens_audio.model",
+    "HookedTransformer": "lens_audio.model",
+    "KeyValueCache": "lens_audio.model",
+}
+_ROOMS = ("analysis", "hooks", "plots", "testbed")
 
 __all__ = [
     "AudioPrompt",
@@ -15,6 +29,20 @@ __all__ = [
     "HookedAudioTransformer",
     "HookedTransformer",
     "KeyValueCache",
+    "analysis",
     "hooks",
+    "plots",
     "testbed",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"lens_audio.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'lens_audio' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

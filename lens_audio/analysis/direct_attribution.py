@@ -1,0 +1,69 @@
+"""Direct logit attribution by source: what each head wrote toward an answer from audio, and from text."""
+
+from typing import Any
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+
+
+@torch.no_grad()
+def head_attribution_by_source(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    direction: Float[Tensor, "*batch d_model"],
+    position: int = -1,
+) -> dict[str, Float[Tensor, "batch layer head"]]:
+    """How far each head's write at one position goes along a direction, split by what it read.
+
+    A head's write is the sum over the keys j of pattern[T, j] · v[j] W_O, so it splits exactly by key:
+    "audio" over the audio positions and "text" over the rest. Both are divided by the scale of the
+    final norm and weighted by it, so that with a logit difference's direction
+    (`model.tokens_to_residual_directions`) the sum over heads, of audio and text together, is the
+    heads' part of that logit difference. Source: Elhage et al., A Mathematical Framework for
+    Transformer Circuits (the OV circuit); the split by source is ours.
+
+    Args:
+        direction: [d_model], or one a row.
+        position: the position whose prediction is attributed.
+
+    Raises:
+        ValueError: for a position out of range, or a direction of another width.
+    """
+    length = prompt.tokens.shape[1]
+    if not -length <= position < length:
+        raise ValueError(f"position {position} is outside the {length} positions")
+    if direction.shape[-1] != model.cfg.d_model:
+        raise ValueError(f"a direction of width {direction.shape[-1]}; d_model is {model.cfg.d_model}")
+    position %= length
+    is_audio = prompt.audio_mask.to(model.device)
+    weighted = direction.to(model.device).float() * model.ln_final.w.float()  # [*batch, d_model]
+    toward: dict[str, list[Tensor]] = {"audio": [], "text": []}
+    kept: dict[str, Tensor] = {}
+
+    def keep_v(v: Float[Tensor, "batch pos kv_head d_head"], hook: Any) -> None:
+        kept["v"] = v
+
+    def split(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
+        attn = model.blocks[hook.layer()].attn
+        v = kept["v"].repeat_interleave(model.cfg.n_heads // kept["v"].shape[2], dim=2).float()
+        per_key = pattern[:, :, position].float()
+        readout = einsum(
+            attn.W_O.float(), torch.atleast_2d(weighted), "head d_head m, batch m -> batch head d_head"
+        )
+        value = einsum(v, readout.expand(len(v), -1, -1), "b key h d, b h d -> b h key")
+        for source, mask in (("audio", is_audio), ("text", ~is_audio)):
+            toward[source].append((per_key * value * mask[:, None]).sum(-1))
+
+    hooks = []
+    for layer in range(model.cfg.n_layers):
+        hooks += [(f"blocks.{layer}.attn.hook_v", keep_v)]
+        hooks += [(f"blocks.{layer}.attn.hook_pattern", split)]
+    with model.hooks(fwd_hooks=hooks):
+        resid = model(prompt, stop_at_layer=model.cfg.n_layers)[:, position].float()
+    scale = (resid.pow(2).mean(-1) + model.cfg.eps).sqrt()[:, None, None]
+    return {source: torch.stack(parts, dim=1) / scale for source, parts in toward.items()}

@@ -1,0 +1,99 @@
+"""Predictions read from the middle of the model: the logit lens and the encoder lens."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+
+Indices = Sequence[int] | Int[Tensor, " n"] | None
+
+
+@torch.no_grad()
+def logit_lens(
+    model: HookedAudioTransformer, prompt: AudioPrompt, tokens: Indices = None, positions: Indices = None
+) -> Float[Tensor, "batch layer pos token"]:
+    """Log-probabilities read from the residual stream before each layer, and after the last.
+
+    `ln_final` and the unembedding are applied to `resid_pre` of every layer and to `resid_post` of
+    the last, so that layer has n_layers + 1 entries and the last is the model's own prediction.
+    Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
+
+    Args:
+        tokens: vocabulary entries; all by default (156,032 a position for Qwen2-Audio-7B).
+        positions: all by default; negative ones count from the end.
+
+    Raises:
+        ValueError: for tokens or positions that do not exist.
+    """
+    places = as_indices(positions, prompt.tokens.shape[1], "position")
+    wanted = as_indices(tokens, model.cfg.d_vocab, "token")
+    read: list[Tensor] = []
+
+    def keep(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+        logits = model.unembed.lm_head(model.ln_final(resid[:, places]))
+        read.append(logits.float().log_softmax(-1)[..., wanted])
+
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
+    hooks = [(name, keep) for name in (*names, "blocks.-1.hook_resid_post")]
+    model.run_with_hooks(prompt, fwd_hooks=hooks, stop_at_layer=model.cfg.n_layers)
+    return torch.stack(read, dim=1)
+
+
+@torch.no_grad()
+def encoder_lens(
+    model: HookedAudioTransformer, prompt: AudioPrompt, tokens: Indices = None
+) -> Float[Tensor, "batch layer token"]:
+    """Log-probabilities at the last position with the encoder's blocks from layer k on skipped.
+
+    Entry k goes from the encoder's residual stream before layer k to its pool and last LayerNorm,
+    then through projector and decoder; the last of the n_layers + 1 entries skips nothing.
+    Source: Langedijk et al., "DecoderLens", arXiv 2310.03686.
+
+    Raises:
+        ValueError: for a prompt without audio, or tokens that do not exist.
+    """
+    if prompt.mel is None or prompt.mel_lengths is None:
+        raise ValueError("the encoder lens needs a prompt with audio")
+    wanted = as_indices(tokens, model.cfg.d_vocab, "token")
+    encoder, lengths = model.audio_encoder, prompt.mel_lengths.to(model.device)
+    before: list[Tensor] = []  # the residual stream before each block, and after the last
+
+    names = [f"audio_encoder.blocks.{layer}.hook_resid_pre" for layer in range(encoder.cfg.n_layers)]
+    names.append("audio_encoder.blocks.-1.hook_resid_post")
+    hooks = [(name, lambda resid, hook: before.append(resid.clone())) for name in names]
+    with model.hooks(fwd_hooks=hooks):
+        encoder(prompt.mel, lengths)
+    read = []
+    for resid in before:
+        encoded = encoder.from_layer(encoder.cfg.n_layers, resid, lengths)
+        logits = model.run_with_hooks(
+            prompt, fwd_hooks=[("audio_encoder.hook_out", _replace_by(encoded))], logits_to_keep=1
+        )
+        read.append(logits[:, -1].float().log_softmax(-1)[:, wanted])
+    return torch.stack(read, dim=1)
+
+
+def as_indices(chosen: Indices, n: int, what: str) -> Any:
+    """Indices checked against their range; a slice of everything for None.
+
+    Raises:
+        ValueError: for an empty selection, or an index out of range.
+    """
+    if chosen is None:
+        return slice(None)
+    indices = torch.as_tensor(chosen).long().reshape(-1)
+    if len(indices) == 0:
+        raise ValueError(f"an empty selection of {what}s; leave it out to mean all")
+    outside = indices[(indices < -n) | (indices >= n)]
+    if len(outside):
+        raise ValueError(f"{what} {int(outside[0])} does not exist; there are {n}")
+    return indices
+
+
+def _replace_by(value: Tensor) -> Callable[[Tensor, Any], Tensor]:
+    return lambda activation, hook: value
