@@ -119,7 +119,9 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """The weight files that the index names, or the single one."""
+    """The single weight file, or those that the index names, or all there are."""
+    if (folder / "model.safetensors").is_file():  # transformers looks there first, too
+        return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(_read_json(index)["weight_map"].values()))
@@ -137,7 +139,9 @@ def find_shards(folder: Path) -> list[Path]:
 
 def is_tied(config: Qwen2AudioConfig, shards: list[Path]) -> bool:
     """Whether the head is the embedding: so says the config, and no head of its own is stored."""
-    says_so = getattr(config, "tie_word_embeddings", False) or config.text_config.tie_word_embeddings
+    says_so = (
+        getattr(config, "tie_word_embeddings", False) or config.text_config.tie_word_embeddings
+    )
     if not says_so:
         return False
     stored: list[str] = []
@@ -151,19 +155,27 @@ def match_tensors(model: nn.Module, shards: list[Path]) -> dict[str, str]:
     """Our name of every stored tensor, after checking names and shapes against the model."""
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     places: dict[str, str] = {}
-    unknown, misshapen = [], []
+    unknown, misshapen, twice, found_ours = [], [], [], set()
     for shard in shards:
         with _open(shard) as file:
             for stored in file.keys():
                 ours, shape = our_name(stored), tuple(file.get_slice(stored).get_shape())
                 if ours is None or ours not in expected:
                     unknown.append(stored)
-                elif shape != expected[ours]:
+                    continue
+                if shape != expected[ours]:
                     misshapen.append(f"{stored} is {shape}, config.json makes it {expected[ours]}")
-                else:
-                    places[stored] = ours
-    missing = sorted(set(expected) - set(places.values()))
-    problems = {"missing": missing, "unknown": unknown, "of the wrong shape": misshapen}
+                elif ours in found_ours:
+                    twice.append(stored)
+                found_ours.add(ours)
+                places[stored] = ours
+    missing = sorted(set(expected) - found_ours)
+    problems = {
+        "missing": missing,
+        "unknown": unknown,
+        "stored twice": twice,
+        "of the wrong shape": misshapen,
+    }
     found = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
     if found:
         raise ValueError(
