@@ -69,7 +69,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--no-bridge", action="store_true", help="it holds a second copy of the weights")
+    parser.add_argument(
+        "--no-bridge", action="store_true", help="it holds a second copy of the weights"
+    )
     args = parser.parse_args()
     shape, dtype = SHAPES[args.shape], getattr(torch, args.dtype)
 

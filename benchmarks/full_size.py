@@ -102,7 +102,9 @@ def main() -> None:
     touched = sum(float(p.sum()) for p in model.parameters())
     loaded = time.perf_counter() - start
     n_params = sum(p.numel() for p in model.parameters())
-    print(f"{n_params / 1e9:.2f} B parameters, {weights:.1f} GiB of weights, {loaded:.0f} s to load")
+    print(
+        f"{n_params / 1e9:.2f} B parameters, {weights:.1f} GiB of weights, {loaded:.0f} s to load"
+    )
     if args.device == "cpu":
         print(
             f"peak memory after loading {peak_gib():.1f} GiB, {peak_gib() / weights:.2f} x the weights"
@@ -116,7 +118,9 @@ def main() -> None:
     start = time.perf_counter()
     new = model.generate(prompt, args.new_tokens, stop_at_eos=False, return_type="tokens")
     took = time.perf_counter() - start
-    print(f"{prompt.tokens.shape[1]} tokens read, {new.shape[1]} generated: {new.tolist()}, {took:.0f} s")
+    print(
+        f"{prompt.tokens.shape[1]} tokens read, {new.shape[1]} generated: {new.tolist()}, {took:.0f} s"
+    )
     print(f"peak memory of the whole run {peak_gib():.1f} GiB")
     if not args.keep:
         shutil.rmtree(args.folder)

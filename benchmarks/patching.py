@@ -47,8 +47,18 @@ def sweeps(model: la.HookedAudioTransformer, prompt: la.AudioPrompt) -> list[Swe
     audio, _ = position_masks(windows, prompt, [], length)
     return [
         Sweep("heads at the last position", 200, z, make_grid(z, last, None, None, "each")),
-        Sweep(f"layers x {len(text)} text positions", 60, resid, make_grid(resid, text, axis, None, None)),
-        Sweep(f"layers x {len(audio)} audio windows", 3, resid, make_grid(resid, audio, axis, None, None)),
+        Sweep(
+            f"layers x {len(text)} text positions",
+            60,
+            resid,
+            make_grid(resid, text, axis, None, None),
+        ),
+        Sweep(
+            f"layers x {len(audio)} audio windows",
+            3,
+            resid,
+            make_grid(resid, audio, axis, None, None),
+        ),
     ]
 
 
@@ -64,8 +74,11 @@ def cell_flops(shape: Shape, cells: Any, n_positions: int, site: Site) -> tuple[
         frames * 2 * 12 * audio**2 + attention(frames, frames, audio)
     ) + 2 * (3000 * 3 * 128 * audio + frames * 3 * audio**2)
     unembed = 2 * shape.d_model * shape.d_vocab
-    whole = encoder + unembed + shape.n_layers * (
-        n_positions * per_token + attention(n_positions, n_positions / 2, shape.d_model)
+    whole = (
+        encoder
+        + unembed
+        + shape.n_layers
+        * (n_positions * per_token + attention(n_positions, n_positions / 2, shape.d_model))
     )
     fast = 0.0
     for cell in cells:
@@ -77,7 +90,9 @@ def cell_flops(shape: Shape, cells: Any, n_positions: int, site: Site) -> tuple[
     return whole * len(cells), fast
 
 
-def bridge_runner(bridge: Any, sweep: Sweep, base: la.AudioPrompt, source: la.AudioPrompt) -> Callable:
+def bridge_runner(
+    bridge: Any, sweep: Sweep, base: la.AudioPrompt, source: la.AudioPrompt
+) -> Callable:
     """A loop of `run_with_hooks`, one cell a forward."""
     names = {sweep.site.hook_name(cell.layer) for cell in sweep.grid.cells}
     inputs = hf_inputs(source)
@@ -91,7 +106,9 @@ def bridge_runner(bridge: Any, sweep: Sweep, base: la.AudioPrompt, source: la.Au
         for cell in cells:
             name = sweep.site.hook_name(cell.layer)
 
-            def patch(x: torch.Tensor, hook: Any, cell: Any = cell, name: str = name) -> torch.Tensor:
+            def patch(
+                x: torch.Tensor, hook: Any, cell: Any = cell, name: str = name
+            ) -> torch.Tensor:
                 x = x.clone()
                 where = cell.positions[0].to(x.device)
                 if cell.head is None:
@@ -135,9 +152,7 @@ def measure(model: Any, bridge: Any, shape: Shape, sweep: Sweep, prompts: tuple,
     times: dict[str, list[float]] = {"fast": [], "base": [], **{name: [] for name in slow}}
     for _ in range(args.rounds):
         times["fast"].append(seconds(lambda: exhaust(fast, cells)))
-        times["base"].append(
-            seconds(lambda: FastPatcher(model, sweep.site, base, source, cells))
-        )
+        times["base"].append(seconds(lambda: FastPatcher(model, sweep.site, base, source, cells)))
         for name, run_sample in slow.items():
             times[name].append(scale * seconds(run_sample))
     median = {name: statistics.median(values) for name, values in times.items()}

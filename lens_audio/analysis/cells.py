@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -12,7 +12,7 @@ from lens_audio.hooks.selection import HEAD_SITES, PATTERN_SITES, SITES
 
 # One selection of positions: a group, integers, a slice or a boolean mask.
 Selection = str | int | slice | Sequence[int] | Tensor
-Positions = Literal["each"] | Selection | Mapping[str, Selection]
+Positions = Selection | Mapping[str, Selection]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Site:
         name = "resid_pre" if name == "audio_embed" else name
         prefix, _, short = name.rpartition(".")
         if short not in SITES or prefix not in ("", "audio_encoder"):
-            raise ValueError(f"no site is called {name!r}; there are audio_embed, {', '.join(SITES)}")
+            raise ValueError(
+                f"no site is called {name!r}; there are audio_embed, {', '.join(SITES)}"
+            )
         in_encoder = prefix == "audio_encoder"
         cfg = model.cfg.audio if in_encoder else model.cfg
         last = SITES[short].rsplit(".", 1)[-1]
@@ -82,7 +84,7 @@ def make_grid(
     masks: dict[str, Bool[Tensor, "#example pos"]],
     position_axis: str | None,
     layers: Iterable[int] | None,
-    heads: Literal["each"] | int | Iterable[int] | None,
+    heads: str | int | Iterable[int] | None,
 ) -> Grid:
     """All combinations of layers, position selections and heads.
 
@@ -98,6 +100,8 @@ def make_grid(
         if site.n_heads is None:
             raise ValueError(f"{site.name!r} has no heads; leave out heads=")
         each = isinstance(heads, str)
+        if each and heads != "each":
+            raise ValueError(f"heads must be 'each', numbers or None, not {heads!r}")
         numbers = list(_in_range(None if each else heads, site.n_heads, "head"))
         axes["head"] = [str(head) for head in numbers]
     cells = []
@@ -145,7 +149,9 @@ def as_mask(selection: Selection, prompt: Any, length: int) -> Bool[Tensor, "#ex
             raise ValueError(f"position {int(outside[0])} is outside the {length} positions")
         mask[:, wanted.long()] = True
     if not bool(mask.any(1).all()):
-        raise ValueError("a selection of positions is empty in some row; each must select one or more")
+        raise ValueError(
+            "a selection of positions is empty in some row; each must select one or more"
+        )
     return mask
 
 

@@ -38,7 +38,9 @@ def head_attribution_by_source(
     if not -length <= position < length:
         raise ValueError(f"position {position} is outside the {length} positions")
     if direction.shape[-1] != model.cfg.d_model:
-        raise ValueError(f"a direction of width {direction.shape[-1]}; d_model is {model.cfg.d_model}")
+        raise ValueError(
+            f"a direction of width {direction.shape[-1]}; d_model is {model.cfg.d_model}"
+        )
     position %= length
     is_audio = prompt.audio_mask.to(model.device)
     weighted = direction.to(model.device).float() * model.ln_final.w.float()  # [*batch, d_model]
@@ -53,7 +55,9 @@ def head_attribution_by_source(
         v = kept["v"].repeat_interleave(model.cfg.n_heads // kept["v"].shape[2], dim=2).float()
         per_key = pattern[:, :, position].float()
         readout = einsum(
-            attn.W_O.float(), torch.atleast_2d(weighted), "head d_head m, batch m -> batch head d_head"
+            attn.W_O.float(),
+            torch.atleast_2d(weighted),
+            "head d_head m, batch m -> batch head d_head",
         )
         value = einsum(v, readout.expand(len(v), -1, -1), "b key h d, b h d -> b h key")
         for source, mask in (("audio", is_audio), ("text", ~is_audio)):

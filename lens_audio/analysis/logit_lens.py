@@ -15,7 +15,10 @@ Indices = Sequence[int] | Int[Tensor, " n"] | None
 
 @torch.no_grad()
 def logit_lens(
-    model: HookedAudioTransformer, prompt: AudioPrompt, tokens: Indices = None, positions: Indices = None
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    tokens: Indices = None,
+    positions: Indices = None,
 ) -> Float[Tensor, "batch layer pos token"]:
     """Log-probabilities read from the residual stream before each layer, and after the last.
 
@@ -63,7 +66,9 @@ def encoder_lens(
     encoder, lengths = model.audio_encoder, prompt.mel_lengths.to(model.device)
     before: list[Tensor] = []  # the residual stream before each block, and after the last
 
-    names = [f"audio_encoder.blocks.{layer}.hook_resid_pre" for layer in range(encoder.cfg.n_layers)]
+    names = [
+        f"audio_encoder.blocks.{layer}.hook_resid_pre" for layer in range(encoder.cfg.n_layers)
+    ]
     names.append("audio_encoder.blocks.-1.hook_resid_post")
     hooks = [(name, lambda resid, hook: before.append(resid.clone())) for name in names]
     with model.hooks(fwd_hooks=hooks):

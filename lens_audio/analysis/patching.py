@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -40,9 +40,9 @@ def sweep(
     *,
     positions: Positions = "each",
     layers: Iterable[int] | None = None,
-    heads: Literal["each"] | int | Iterable[int] | None = None,
-    direction: Literal["denoise", "noise"] = "denoise",
-    engine: Literal["fast", "naive"] = "fast",
+    heads: str | int | Iterable[int] | None = None,
+    direction: str = "denoise",
+    engine: str = "fast",
     batch_tokens: int | None = None,
     resume_from: str | os.PathLike[str] | None = None,
     verbose: bool = True,
@@ -103,7 +103,9 @@ def sweep(
         source=source_values,
         about=about,
     )
-    _fill(result, grid, patcher.run, evaluate, _Progress(resume_from, result, base, source), verbose)
+    _fill(
+        result, grid, patcher.run, evaluate, _Progress(resume_from, result, base, source), verbose
+    )
     n_undefined = int(result.values.isnan().sum())
     if n_undefined:
         warnings.warn(f"{n_undefined} values are NaN: the metric is undefined there", stacklevel=2)
@@ -259,7 +261,9 @@ def _masks(
             positions = {str(int(p)): [int(p)] for p in prompt.audio_positions(0)}
         labels = [str(i) for i in range(length)]
         masks, axis = position_masks(positions, prompt, labels, length)
-        if name == "audio_embed" and any(bool((m & ~prompt.audio_mask.cpu()).any()) for m in masks.values()):
+        if name == "audio_embed" and any(
+            bool((m & ~prompt.audio_mask.cpu()).any()) for m in masks.values()
+        ):
             raise ValueError("audio_embed is written at audio positions only; select among them")
         return masks, axis
     n_frames = (prompt.mel.shape[2] - 1) // 2 + 1
@@ -285,7 +289,9 @@ def _check_arguments(
         )
     for name in ("audio_mask", "attention_mask"):
         if not torch.equal(getattr(clean, name), getattr(corrupted, name)):
-            raise ValueError(f"clean and corrupted differ in their {name}; positions do not correspond")
+            raise ValueError(
+                f"clean and corrupted differ in their {name}; positions do not correspond"
+            )
     if not bool(clean.attention_mask[:, -1].all()):
         raise ValueError("the metric reads the last position; pad on the left")
     if any(point.has_hooks() for point in model.hook_points()):

@@ -49,7 +49,11 @@ class PatchingResult:
         return (self.mean(metric) - base) / gap
 
     def interval(
-        self, metric: str | None = None, confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
+        self,
+        metric: str | None = None,
+        confidence: float = 0.95,
+        n_resamples: int = 2000,
+        seed: int = 0,
     ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
         """Bootstrap percentile interval of the mean over examples, for every cell.
 
@@ -58,7 +62,9 @@ class PatchingResult:
         """
         values = self._one(self.values, metric)
         if values.shape[-1] < 2:
-            raise ValueError("an interval over examples needs at least two of them; this sweep has one")
+            raise ValueError(
+                "an interval over examples needs at least two of them; this sweep has one"
+            )
         interval = stats.bootstrap(
             (values.numpy(),),
             np.mean,

@@ -79,7 +79,10 @@ class AttentionContext:
 
 
 def position_ids(
-    attention_mask: Bool[Tensor, "batch total"] | None, n_past: int, n_new: int, device: torch.device
+    attention_mask: Bool[Tensor, "batch total"] | None,
+    n_past: int,
+    n_new: int,
+    device: torch.device,
 ) -> Int[Tensor, "batch new"]:
     """Positions of the new tokens, counted from each row's first real token."""
     if attention_mask is None:
@@ -179,7 +182,9 @@ class Attention(nn.Module):
         z = pattern.reshape(batch, kv_heads, -1, n_keys) @ v.transpose(1, 2)
         return z.view(batch, n_heads, n_queries, d_head).transpose(1, 2)
 
-    def _output(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
+    def _output(
+        self, z: Float[Tensor, "batch pos head d_head"]
+    ) -> Float[Tensor, "batch pos d_model"]:
         if not self.cfg.use_attn_result:
             return self.o_proj(z.flatten(2))
         result = self.hook_result(torch.einsum("bphd,hdm->bphm", z, self.W_O))

@@ -91,7 +91,9 @@ class HookedAudioTransformer(HookedTransformer):
 
         return from_hf(hf_model, processor)
 
-    def prompt(self, question: str | list[str] | None = None, audio: Any = None, **kwargs: Any) -> Any:
+    def prompt(
+        self, question: str | list[str] | None = None, audio: Any = None, **kwargs: Any
+    ) -> Any:
         """A question, or several, with audio, as an AudioPrompt; see `inputs.build_prompt`."""
         from lens_audio.inputs import build_prompt
 
@@ -135,9 +137,7 @@ class HookedAudioTransformer(HookedTransformer):
         is_first = past_kv_cache is None or past_kv_cache.length == 0
         if self._listening is not None and isinstance(input, Tensor) and is_first:
             return self._embed_listened(self._listening, input, attention_mask)
-        return super()._embed_input(
-            input, attention_mask, past_kv_cache, prepend_bos, padding_side
-        )
+        return super()._embed_input(input, attention_mask, past_kv_cache, prepend_bos, padding_side)
 
     def _embed_prompt(
         self, prompt: AudioInput, attention_mask: Tensor | None, audio_embed: Tensor | None

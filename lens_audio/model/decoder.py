@@ -95,7 +95,9 @@ class HookedTransformer(HookedModule, WeightViews, TextHelpers, Generation):
         if return_type not in RETURN_TYPES:
             raise ValueError(f"return_type must be one of {RETURN_TYPES}, not {return_type!r}")
         if start_at_layer is None:
-            start = self._embed_input(input, attention_mask, past_kv_cache, prepend_bos, padding_side)
+            start = self._embed_input(
+                input, attention_mask, past_kv_cache, prepend_bos, padding_side
+            )
         else:
             start = self._start_from(input, tokens, attention_mask)
         resid = self._run_blocks(start, start_at_layer, stop_at_layer, past_kv_cache)
@@ -135,7 +137,9 @@ class HookedTransformer(HookedModule, WeightViews, TextHelpers, Generation):
         if tokens is None:
             raise ValueError("the loss needs tokens: pass tokens= together with start_at_layer")
         losses = F.cross_entropy(
-            logits[:, :-1].transpose(1, 2).float(), tokens[:, 1:].to(logits.device), reduction="none"
+            logits[:, :-1].transpose(1, 2).float(),
+            tokens[:, 1:].to(logits.device),
+            reduction="none",
         )
         is_target = torch.ones_like(losses, dtype=torch.bool)
         if attention_mask is not None:
@@ -168,9 +172,13 @@ class HookedTransformer(HookedModule, WeightViews, TextHelpers, Generation):
         self, resid: Tensor, tokens: Tensor | None, attention_mask: Tensor | None
     ) -> Embedded:
         if not (isinstance(resid, Tensor) and resid.ndim == 3 and resid.is_floating_point()):
-            raise ValueError("start_at_layer needs a residual stream [batch, pos, d_model] as input")
+            raise ValueError(
+                "start_at_layer needs a residual stream [batch, pos, d_model] as input"
+            )
         if resid.shape[-1] != self.cfg.d_model:
-            raise ValueError(f"the residual stream has width {resid.shape[-1]}, not {self.cfg.d_model}")
+            raise ValueError(
+                f"the residual stream has width {resid.shape[-1]}, not {self.cfg.d_model}"
+            )
         mask = self._as_mask(attention_mask, resid, None)
         return Embedded(resid, tokens, mask)
 

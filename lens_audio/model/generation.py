@@ -239,7 +239,9 @@ class Rows:
         """What `generate` returns: a prompt's answer alone, else the input and its continuation."""
         return new if self.prompt is not None else torch.cat([self.tokens, new], dim=1)
 
-    def extended(self, tokens: Int[Tensor, "batch longer"]) -> tuple[Any, Bool[Tensor, "batch longer"]]:
+    def extended(
+        self, tokens: Int[Tensor, "batch longer"]
+    ) -> tuple[Any, Bool[Tensor, "batch longer"]]:
         """The input and mask of a run over the input and what has been generated so far."""
         n_new = tokens.shape[1] - self.tokens.shape[1]
         mask = F.pad(self.attention_mask, (0, n_new), value=True)

@@ -144,7 +144,9 @@ class HookedModule(HookedRootModule):
     def set_use_attn_in(self, use_attn_in: bool) -> None:
         """Give every head its own input (`hook_attn_in`); not with grouped keys."""
         if use_attn_in and self.cfg.n_key_value_heads is not None:
-            raise ValueError("use_attn_in needs as many key heads as query heads; use split_qkv_input")
+            raise ValueError(
+                "use_attn_in needs as many key heads as query heads; use split_qkv_input"
+            )
         self._refuse_both(use_attn_in, self.cfg.use_split_qkv_input)
         self.cfg.use_attn_in = use_attn_in
 
@@ -185,12 +187,12 @@ class HookedModule(HookedRootModule):
     def _nearest_names(self, name: str) -> str:
         layer = re.search(r"blocks\.(\d+)\.", name)
         if layer is not None:
-            same = [n for n in self.hook_dict if re.sub(r"\d+", "0", n) == re.sub(r"\d+", "0", name)]
+            same = [
+                n for n in self.hook_dict if re.sub(r"\d+", "0", n) == re.sub(r"\d+", "0", name)
+            ]
             if same:
                 return f"Layers run from 0 to {len(same) - 1}."
         near = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)
         if near:
             return "Did you mean " + ", ".join(near) + "?"
         return "model.hook_dict lists all of them."
-
-

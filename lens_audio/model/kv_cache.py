@@ -29,7 +29,9 @@ class KeyValueCacheEntry:
         return None if self._values is None else self._values[:, : self.length]
 
     def append(
-        self, keys: Float[Tensor, "batch new head d_head"], values: Float[Tensor, "batch new head d_head"]
+        self,
+        keys: Float[Tensor, "batch new head d_head"],
+        values: Float[Tensor, "batch new head d_head"],
     ) -> tuple[Float[Tensor, "batch total head d_head"], Float[Tensor, "batch total head d_head"]]:
         """All keys and values with the new ones last; they are kept unless the cache is frozen."""
         total = self.length + keys.shape[1]
@@ -73,7 +75,9 @@ class KeyValueCache:
         self.frozen = False
 
     @classmethod
-    def init_cache(cls, cfg: BlockConfig, device: object = None, batch_size: int = 1) -> "KeyValueCache":
+    def init_cache(
+        cls, cfg: BlockConfig, device: object = None, batch_size: int = 1
+    ) -> "KeyValueCache":
         """An empty cache; device and batch size follow the first keys, as in no other argument."""
         return cls(cfg.n_layers)
 

@@ -68,6 +68,4 @@ def bias_or_zeros(linear: nn.Linear) -> Float[Tensor, " out"]:
     """The bias, or the zeros that TransformerLens keeps where there is none."""
     if linear.bias is not None:
         return linear.bias
-    return torch.zeros(
-        linear.out_features, dtype=linear.weight.dtype, device=linear.weight.device
-    )
+    return torch.zeros(linear.out_features, dtype=linear.weight.dtype, device=linear.weight.device)

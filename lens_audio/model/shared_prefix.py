@@ -24,8 +24,12 @@ class SharedPrefix:
         self.keys, self.values = keys, values
 
     def append(
-        self, keys: Float[Tensor, "row new kv_head d_head"], values: Float[Tensor, "row new kv_head d_head"]
-    ) -> tuple[Float[Tensor, "row total kv_head d_head"], Float[Tensor, "row total kv_head d_head"]]:
+        self,
+        keys: Float[Tensor, "row new kv_head d_head"],
+        values: Float[Tensor, "row new kv_head d_head"],
+    ) -> tuple[
+        Float[Tensor, "row total kv_head d_head"], Float[Tensor, "row total kv_head d_head"]
+    ]:
         """The prefix, copied for every row, with the row's own keys and values behind it."""
         copies = keys.shape[0] // self.keys.shape[0]
         return (

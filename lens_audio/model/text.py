@@ -136,7 +136,9 @@ class TextHelpers:
         row = tokens.reshape(-1) if tokens.ndim < 2 or len(tokens) == 1 else None
         if row is None:
             raise ValueError(f"tokens of shape {tuple(tokens.shape)}; give one row")
-        token = self.to_single_token(single_token) if isinstance(single_token, str) else single_token
+        token = (
+            self.to_single_token(single_token) if isinstance(single_token, str) else single_token
+        )
         found = (row == token).nonzero().flatten()
         if len(found) == 0:
             raise ValueError(f"token {single_token!r} does not occur in the input")

@@ -125,7 +125,9 @@ def test_agrees_with_transformer_lens_patching(site, theirs, kwargs):
 
 def test_several_metrics_are_kept_apart_for_each_example():
     both = {"difference": LOGIT_DIFF, "probability": metrics.probability(5)}
-    result = sweep(hooked_model(), *pair(LEFT_PADDED), "resid_post", both, positions=token_groups_of())
+    result = sweep(
+        hooked_model(), *pair(LEFT_PADDED), "resid_post", both, positions=token_groups_of()
+    )
     assert result.axes["metric"] == ["difference", "probability"]
     assert result.values.shape == (2, 2, 3, 2)
 
