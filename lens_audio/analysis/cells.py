@@ -99,10 +99,10 @@ def make_grid(
     if heads is not None:
         if site.n_heads is None:
             raise ValueError(f"{site.name!r} has no heads; leave out heads=")
-        each = isinstance(heads, str)
-        if each and heads != "each":
+        if isinstance(heads, str) and heads != "each":
             raise ValueError(f"heads must be 'each', numbers or None, not {heads!r}")
-        numbers = list(_in_range(None if each else heads, site.n_heads, "head"))
+        some = None if isinstance(heads, str) else heads
+        numbers = list(_in_range(some, site.n_heads, "head"))
         axes["head"] = [str(head) for head in numbers]
     cells = []
     for i, layer in enumerate(chosen):

@@ -22,8 +22,8 @@ def head_attribution_by_source(
 
     A head's write is the sum over the keys j of pattern[T, j] · v[j] W_O, so it splits exactly by key:
     "audio" over the audio positions and "text" over the rest. Both are divided by the scale of the
-    final norm and weighted by it, so that with a logit difference's direction
-    (`model.tokens_to_residual_directions`) the sum over heads, of audio and text together, is the
+    final norm, so that with a logit difference's direction (from
+    `model.tokens_to_residual_directions`) the sum over heads, of audio and text together, is the
     heads' part of that logit difference. Source: Elhage et al., A Mathematical Framework for
     Transformer Circuits (the OV circuit); the split by source is ours.
 
@@ -43,7 +43,7 @@ def head_attribution_by_source(
         )
     position %= length
     is_audio = prompt.audio_mask.to(model.device)
-    weighted = direction.to(model.device).float() * model.ln_final.w.float()  # [*batch, d_model]
+    direction = direction.to(model.device).float()
     toward: dict[str, list[Tensor]] = {"audio": [], "text": []}
     kept: dict[str, Tensor] = {}
 
@@ -56,14 +56,14 @@ def head_attribution_by_source(
         per_key = pattern[:, :, position].float()
         readout = einsum(
             attn.W_O.float(),
-            torch.atleast_2d(weighted),
+            torch.atleast_2d(direction),
             "head d_head m, batch m -> batch head d_head",
         )
         value = einsum(v, readout.expand(len(v), -1, -1), "b key h d, b h d -> b h key")
         for source, mask in (("audio", is_audio), ("text", ~is_audio)):
             toward[source].append((per_key * value * mask[:, None]).sum(-1))
 
-    hooks = []
+    hooks: list[tuple[str, Any]] = []
     for layer in range(model.cfg.n_layers):
         hooks += [(f"blocks.{layer}.attn.hook_v", keep_v)]
         hooks += [(f"blocks.{layer}.attn.hook_pattern", split)]

@@ -81,8 +81,10 @@ class FastPatcher:
 
     def _positions(self, first: int) -> int:
         """Positions computed for a cell, the encoder's included."""
-        n_frames = self.base.mel.shape[2] // 2 if self.site.in_encoder else 0
-        return self.length - first + n_frames
+        if not self.site.in_encoder:
+            return self.length - first
+        assert self.base.mel is not None
+        return self.length - first + self.base.mel.shape[2] // 2
 
     def _first_position(self, cells: list[Cell]) -> int:
         """The first position of the decoder that a cell changes; the encoder attends both ways."""
@@ -95,13 +97,13 @@ class FastPatcher:
         store: dict[int, Tensor] = {}
         cut = 0 if self.site.in_encoder else self.first
         keep = keeping(store, self.site.position_axis, cut)
-        hooks = [(self.site.hook_name(layer), keep) for layer in self.layers]
+        hooks: list[Any] = [(self.site.hook_name(layer), keep) for layer in self.layers]
         return store, self.model.run_with_hooks(prompt, fwd_hooks=hooks, logits_to_keep=1)[:, -1]
 
     def _run_base(self) -> tuple[BaseRun, Tensor]:
         start = 0 if self.site.in_encoder else self.layers[0]
         run = BaseRun({}, {}, {}, {})
-        hooks: list[tuple[str, Any]] = []
+        hooks: list[Any] = []
         for layer in range(start, self.model.cfg.n_layers):
             hooks.append((f"blocks.{layer}.hook_resid_pre", keeping(run.resid_pre, 1, self.first)))
             hooks.append((f"blocks.{layer}.attn.hook_rot_k", keeping(run.keys)))
@@ -176,6 +178,7 @@ class FastPatcher:
 
     def _encoder_rows(self, first: int, cells: list[Cell]) -> Float[Tensor, "row pos d_model"]:
         """The decoder's residual streams over the audio of a patched encoder."""
+        assert self.base.mel_lengths is not None
         lengths = self.base.mel_lengths.to(self.model.device)
         rows = []
         for cell in cells:

@@ -42,7 +42,7 @@ def logit_lens(
         read.append(logits.float().log_softmax(-1)[..., wanted])
 
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
-    hooks = [(name, keep) for name in (*names, "blocks.-1.hook_resid_post")]
+    hooks: list[Any] = [(name, keep) for name in (*names, "blocks.-1.hook_resid_post")]
     model.run_with_hooks(prompt, fwd_hooks=hooks, stop_at_layer=model.cfg.n_layers)
     return torch.stack(read, dim=1)
 

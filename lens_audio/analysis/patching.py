@@ -243,7 +243,7 @@ def _fill(
     try:
         with bar:
             for n, (cell, logits) in enumerate(run(todo)):
-                result.values[(slice(None), *cell.index)] = evaluate(logits)
+                result.values[(slice(None), *cell.index)] = evaluate(logits)  # type: ignore[index]
                 bar.update()
                 if n % 256 == 255:
                     progress.write()
@@ -266,6 +266,8 @@ def _masks(
         ):
             raise ValueError("audio_embed is written at audio positions only; select among them")
         return masks, axis
+    if prompt.mel is None:
+        raise ValueError("the encoder's sites need prompts with audio")
     n_frames = (prompt.mel.shape[2] - 1) // 2 + 1
     labels = [f"{i * 2 * prompt.seconds_per_frame:.2f} s" for i in range(n_frames)]
     return position_masks(positions, None, labels, n_frames)
@@ -308,4 +310,4 @@ def _fingerprint(result: PatchingResult, base: AudioPrompt, source: AudioPrompt)
 
 
 def _name_of(metric: MetricFunction) -> str:
-    return getattr(metric, "name", None) or getattr(metric, "__name__", "metric")
+    return str(getattr(metric, "name", None) or getattr(metric, "__name__", "metric"))

@@ -10,7 +10,7 @@ from lens_audio.config import AudioModelConfig
 from lens_audio.model.audio_transformer import HookedAudioTransformer
 
 
-def from_hf(hf_model: nn.Module, processor: Any = None) -> HookedAudioTransformer:
+def from_hf(hf_model: Any, processor: Any = None) -> HookedAudioTransformer:
     """A HookedAudioTransformer over the weights of a `Qwen2AudioForConditionalGeneration`.
 
     Nothing is copied: a change to one model's weights is a change to the other's.

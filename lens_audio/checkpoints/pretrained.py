@@ -137,7 +137,7 @@ def find_shards(folder: Path) -> list[Path]:
     return shards
 
 
-def is_tied(config: Qwen2AudioConfig, shards: list[Path]) -> bool:
+def is_tied(config: Any, shards: list[Path]) -> bool:
     """Whether the head is the embedding: so says the config, and no head of its own is stored."""
     says_so = (
         getattr(config, "tie_word_embeddings", False) or config.text_config.tie_word_embeddings

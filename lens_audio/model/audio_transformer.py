@@ -144,8 +144,8 @@ class HookedAudioTransformer(HookedTransformer):
     ) -> Embedded:
         tokens = self.check_tokens(prompt.tokens)
         audio_mask = prompt.audio_mask.to(tokens.device)
-        mask = prompt.attention_mask if attention_mask is None else attention_mask
-        mask = self._as_mask(mask, tokens, None)
+        given = prompt.attention_mask if attention_mask is None else attention_mask
+        mask = self._as_mask(given, tokens, None)
         resid = self.embed(tokens)
         if prompt.mel is not None and prompt.mel_lengths is not None:
             if audio_embed is None:
@@ -177,9 +177,10 @@ class HookedAudioTransformer(HookedTransformer):
         prompt = listening.prompt
         tokens = self.check_tokens(tokens)
         spoken = _with_tokens(prompt, tokens, self.cfg.audio_token_id)
-        if self._front_end_hooked() or torch.is_grad_enabled() or prompt.mel is None:
+        if self._front_end_hooked() or torch.is_grad_enabled():
             return self._embed_prompt(spoken, attention_mask, None)
-        if listening.audio_embed is None:
+        if listening.audio_embed is None and prompt.mel is not None:
+            assert prompt.mel_lengths is not None
             listening.audio_embed = self.embed_audio(prompt.mel, prompt.mel_lengths)
         return self._embed_prompt(spoken, attention_mask, listening.audio_embed)
 

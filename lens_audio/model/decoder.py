@@ -14,11 +14,8 @@ from lens_audio.model.block import TransformerBlock
 from lens_audio.model.embed import Embed, Unembed
 from lens_audio.model.generation import Generation
 from lens_audio.model.hook_point import ForwardInfo, HookPoint
-from lens_audio.model.hooked_root import HookedModule
 from lens_audio.model.kv_cache import KeyValueCache
 from lens_audio.model.norm import make_norm
-from lens_audio.model.text import TextHelpers
-from lens_audio.model.weights import WeightViews
 
 RETURN_TYPES = ("logits", "loss", "both", None)
 
@@ -39,7 +36,7 @@ class Embedded(NamedTuple):
     audio_mask: Bool[Tensor, "batch pos"] | None = None
 
 
-class HookedTransformer(HookedModule, WeightViews, TextHelpers, Generation):
+class HookedTransformer(Generation):
     """A decoder with HookedTransformer's hook points, names, shapes and methods; runs alone on text."""
 
     cfg: DecoderConfig

@@ -13,8 +13,10 @@ from transformer_lens import ActivationCache
 from transformer_lens.utilities import sample_logits
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.model.hooked_root import NamesFilter
 from lens_audio.model.kv_cache import KeyValueCache
+from lens_audio.model.text import TextHelpers
 
 
 @dataclass(kw_only=True)
@@ -55,8 +57,11 @@ class Decoding:
         ).to(logits.device)
 
 
-class Generation:
+class Generation(TextHelpers):
     """`generate` and `generate_stream` of the decoder."""
+
+    forward_info: ForwardInfo
+    check_tokens: Any
 
     def generate(
         self,
@@ -151,11 +156,12 @@ class Generation:
         options: Decoding,
         use_past_kv_cache: bool,
         names_filter: NamesFilter,
-        caches: list[ActivationCache] | None,
+        caches: list[Any] | None,
     ) -> Iterator[Int[Tensor, " batch"]]:
         """One token a row and step; rows that have ended give the padding token."""
         past = KeyValueCache(self.cfg.n_layers) if use_past_kv_cache else None
         so_far = rows.tokens
+        mask: Tensor | None
         inputs, mask = rows.extended(so_far)
         ended = torch.zeros(len(so_far), dtype=torch.bool, device=so_far.device)
         eos = torch.tensor(options.eos_token_ids, dtype=torch.long, device=so_far.device)
@@ -179,7 +185,7 @@ class Generation:
         attention_mask: Tensor | None,
         past: KeyValueCache | None,
         names_filter: NamesFilter,
-        caches: list[ActivationCache] | None,
+        caches: list[Any] | None,
     ) -> Float[Tensor, "batch d_vocab"]:
         run: dict[str, Any] = {"attention_mask": attention_mask, "past_kv_cache": past}
         if caches is None:

@@ -7,12 +7,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lens_audio.config import DecoderConfig
+from lens_audio.model.weights import WeightViews
+
 TokensLike = Tensor | np.ndarray | list[int]
 
 
-class TextHelpers:
+class TextHelpers(WeightViews):
     """`to_tokens`, `to_string` and their kin. They need a tokenizer; nothing else does."""
 
+    cfg: DecoderConfig
     _tokenizer: Any = None
 
     @property
@@ -90,7 +94,7 @@ class TextHelpers:
         input: str | TokensLike | list[str],
         prepend_bos: bool | None = None,
         padding_side: str | None = None,
-    ) -> list[str] | list[list[str]]:
+    ) -> Any:
         """Each token as a string; a list of texts gives a list of such lists."""
         if isinstance(input, list) and input and not isinstance(input[0], int):
             return [self.to_str_tokens(item, prepend_bos, padding_side) for item in input]

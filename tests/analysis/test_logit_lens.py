@@ -46,7 +46,7 @@ def test_heads_from_audio_and_text_sum_to_their_direct_attribution():
     parts = head_attribution_by_source(model, prompt, right - wrong)
     _, cache = model.run_with_cache(prompt)
     stack = cache.stack_head_results(layer=-1, pos_slice=-1)
-    scaled = cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1) * model.ln_final.w
+    scaled = cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1)
     expected = (scaled @ (right - wrong)).unflatten(0, (model.cfg.n_layers, -1)).permute(2, 0, 1)
     torch.testing.assert_close(parts["audio"] + parts["text"], expected, atol=1e-5, rtol=1e-4)
 

@@ -13,12 +13,13 @@ from lens_audio.analysis.result import PatchingResult
 
 RESIDUAL_SITES = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post"]
 HEAD_SITES = ["q", "k", "v", "z", "rot_k", "pattern"]
+SIZES = Sizes()
 LOGIT_DIFF = metrics.logit_diff(5, 7)
 LEFT_PADDED = Layout(n_text=[6, 9], clips=[[31], [31]])
 ONE_ROW = Layout(n_text=[8], clips=[[31]])
 
 
-def pair(layout, sizes=Sizes(), seed=0):
+def pair(layout, sizes=SIZES, seed=0):
     """A clean and a corrupted prompt: the same texts, other audio."""
     clean = make_prompt(sizes, layout, seed)
     other = make_prompt(sizes, layout, seed + 1)
