@@ -1,0 +1,367 @@
+"""Specialist heads and the listening score.
+
+Glazer, Aharon, Fetaya, "Are Audio-Language Models Listening? Audio-Specialist Heads for Adaptive
+Audio Steering", arXiv 2603.06854. For item x, audio positions A(x) and last prompt position T:
+
+    m[l, h](x) = sum over j in A(x) of pattern[l, h, T, j]       (the mass)
+    y(x)       = 1 if the answer is right, else 0
+    r[l, h]    = Pearson correlation of m[l, h] and y over labelled items
+    S          = the k heads of highest r                        (the specialists)
+    score(x)   = mean of m[l, h](x) over S                       (the listening score)
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
+from torch import Tensor
+
+from lens_audio.analysis.attention import audio_attention, audio_mass
+from lens_audio.analysis.dataset import (
+    LabelledItem,
+    batches,
+    check_items,
+    chosen_answers,
+    labelled,
+    split_items,
+)
+from lens_audio.model import HookedAudioTransformer
+
+MIN_ITEMS = 4  # of a split: a correlation over fewer says nothing
+Match = Callable[[str, str, Sequence[str]], bool]  # (generated text, answer, choices) -> right?
+Head = tuple[int, int]
+
+
+class Interval(NamedTuple):
+    """A number with its 95 % interval; NaN with a reason where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+    undefined: str | None = None
+
+    def __str__(self) -> str:
+        if self.undefined is not None:
+            return f"undefined ({self.undefined})"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Measured(NamedTuple):
+    """Each item's audio mass at the last prompt position, and whether it was answered right."""
+
+    mass: Float[Tensor, "item layer head"]
+    correct: Bool[Tensor, " item"]
+
+
+class Correlation(NamedTuple):
+    """Pearson r of each head's mass with correctness, with one-sided permutation p-values.
+
+    `p_corrected` compares with the largest r of all heads in each permutation, so it holds for all
+    heads together (Westfall and Young's max statistic). NaN for a head whose mass never changes;
+    everything is NaN where `undefined` says why.
+    """
+
+    r: Float[Tensor, "layer head"]
+    p_value: Float[Tensor, "layer head"]
+    p_corrected: Float[Tensor, "layer head"]
+    undefined: str | None = None
+
+
+def measure(
+    model: HookedAudioTransformer,
+    items: Sequence[Any],
+    *,
+    match: Match | None = None,
+    batch_size: int = 16,
+    max_new_tokens: int = 32,
+    verbose: bool = True,
+) -> Measured:
+    """Mass and correctness of every item, streamed in batches.
+
+    Args:
+        items: labelled or testbed items.
+        match: judges generated text, as `evals.mmau.matches` does; without it the answer is the
+            choice of highest probability.
+
+    Raises:
+        ValueError: for no items, or two with the same id.
+    """
+    items = labelled(items)
+    check_items(items)
+    masses, correct = [], []
+    for batch, prompt in batches(model, items, batch_size, verbose, "listening"):
+        masses.append(audio_mass(audio_attention(model, prompt)).cpu())
+        if match is None:
+            answers = chosen_answers(model, batch, prompt)
+            correct += [item.answer == a for item, a in zip(batch, answers, strict=True)]
+        else:
+            texts = model.generate(prompt, max_new_tokens, return_type="str", verbose=False)
+            texts = [texts] if isinstance(texts, str) else texts
+            for item, text in zip(batch, texts, strict=True):
+                correct.append(match(text, item.answer, item.choices))
+    return Measured(torch.cat(masses), torch.tensor(correct, dtype=torch.bool))
+
+
+def correlate(
+    mass: Float[Tensor, "item layer head"],
+    correct: Bool[Tensor, " item"],
+    n_permutations: int = 2000,
+    seed: int = 0,
+) -> Correlation:
+    """Pearson correlation of every head's mass with correctness, all heads at once.
+
+    p = (1 + permutations with r at least as high) / (1 + permutations): correctness is shuffled
+    over the items, the same shuffles for all heads.
+
+    Raises:
+        ValueError: for fewer than 4 items, or no permutations.
+    """
+    n_items, *heads = mass.shape
+    if n_items < MIN_ITEMS:
+        raise ValueError(f"{n_items} items are too few for a correlation; give {MIN_ITEMS} or more")
+    if n_permutations < 1:
+        raise ValueError(f"n_permutations must be at least 1, not {n_permutations}")
+    x, y = _standardised(mass.double().flatten(1)), correct.double()
+    if y.min() == y.max():
+        said = "right" if y[0] else "wrong"
+        reason = f"all {n_items} answers are {said}, so no correlation with correctness exists"
+        warnings.warn(f"specialist heads are undefined: {reason}", stacklevel=2)
+        nan = torch.full(heads, torch.nan, dtype=torch.double)
+        return Correlation(nan, nan.clone(), nan.clone(), reason)
+    y = _standardised(y[:, None])[:, 0]
+    r = y @ x  # [head]
+    rng = np.random.default_rng(seed)
+    at_least = torch.zeros(2, len(r))
+    for start in range(0, n_permutations, 500):  # 500 x items numbers at a time
+        n = min(500, n_permutations - start)
+        shuffles = rng.permuted(np.tile(np.arange(n_items), (n, 1)), axis=1)
+        shuffled = y[torch.from_numpy(shuffles)] @ x  # [permutation, head]
+        largest = shuffled.nan_to_num(-torch.inf).amax(1, keepdim=True)
+        close = r - 1e-12  # equal but for rounding counts as equal
+        at_least += torch.stack([(shuffled >= close).sum(0), (largest >= close).sum(0)])
+    p = ((1 + at_least) / (1 + n_permutations)).double()
+    p[:, r.isnan()] = torch.nan
+    return Correlation(r.view(heads), p[0].view(heads), p[1].view(heads))
+
+
+def _standardised(x: Float[Tensor, "item column"]) -> Float[Tensor, "item column"]:
+    """Columns of mean 0 and length 1, NaN where a column is constant."""
+    centred = x - x.mean(0)
+    centred[:, (x == x[:1]).all(0)] = torch.nan
+    return centred / centred.norm(dim=0)
+
+
+def best_heads(r: Float[Tensor, "layer head"], k: int) -> list[Head]:
+    """The k heads of highest r, highest first; heads without an r are none of them.
+
+    Raises:
+        ValueError: if there are not k heads with an r.
+    """
+    defined = int((~r.isnan()).sum())
+    if not 1 <= k <= defined:
+        raise ValueError(f"cannot take {k} heads: {defined} of {r.numel()} have a correlation")
+    order = r.nan_to_num(-torch.inf).flatten().argsort(descending=True, stable=True)
+    return [divmod(int(i), r.shape[1]) for i in order[:k]]
+
+
+def listening_score(
+    mass: Float[Tensor, "*item layer head"], heads: Sequence[Head]
+) -> Float[Tensor, "*item"]:
+    """Mean mass over these heads: 0 (deaf) to 1.
+
+    Raises:
+        ValueError: for no heads, or heads that do not exist.
+    """
+    check_heads(heads, *mass.shape[-2:])
+    layers, numbers = zip(*heads, strict=True)
+    return mass[..., list(layers), list(numbers)].mean(-1)
+
+
+def check_heads(heads: Sequence[Head], n_layers: int, n_heads: int) -> None:
+    """Refuse an empty choice of (layer, head) pairs, and heads that the model does not have."""
+    if not heads:
+        raise ValueError("no heads; give at least one (layer, head) pair")
+    for layer, head in heads:
+        if not (0 <= layer < n_layers and 0 <= head < n_heads):
+            raise ValueError(
+                f"head ({layer}, {head}) does not exist: the model has {n_layers} layers x "
+                f"{n_heads} heads"
+            )
+    if len(set(heads)) < len(heads):
+        raise ValueError("a head is given twice")
+
+
+def auroc(
+    scores: Float[Tensor, " item"],
+    labels: Bool[Tensor, " item"],
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Probability that an item labelled true scores higher than one labelled false; ties are half.
+
+    The interval is a percentile bootstrap over items, resampled within each label. With one label
+    only it is undefined.
+    """
+    positive, negative = scores[labels].double().numpy(), scores[~labels].double().numpy()
+    reason = None
+    if bool(scores.isnan().any()):
+        reason = "some scores are undefined"
+    elif not len(positive) or not len(negative):
+        reason = f"all {len(labels)} items have the same label"
+    if reason is not None:
+        return Interval(float("nan"), float("nan"), float("nan"), reason)
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(n_resamples):
+        some = (rng.choice(positive, len(positive)), rng.choice(negative, len(negative)))
+        drawn.append(_auroc(*some))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(_auroc(positive, negative), float(low), float(high))
+
+
+def _auroc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """The Mann-Whitney statistic over the number of pairs."""
+    n, m = len(positive), len(negative)
+    ranks = rankdata(np.concatenate([positive, negative]))[:n]
+    return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
+
+
+@dataclass(frozen=True, eq=False)
+class Specialists:
+    """The heads whose listening predicts right answers, and how they do on items not used for it.
+
+    `calibration` and the heads come from `calibration_ids`; `test`, `test_scores` and
+    `test_correct` from `test_ids` alone.
+    """
+
+    heads: list[Head]  # highest r first; empty where the correlation is undefined
+    calibration: Correlation
+    test: Correlation
+    calibration_ids: list[str]
+    test_ids: list[str]
+    test_scores: Float[Tensor, " item"]  # listening score of the test items
+    test_correct: Bool[Tensor, " item"]
+    calibration_accuracy: float
+    seed: int
+
+    @property
+    def undefined(self) -> str | None:
+        """Why there are no specialists, if there are none."""
+        return self.calibration.undefined
+
+    @property
+    def auroc(self) -> Interval:
+        """Of the listening score for a right answer, on the test split."""
+        return auroc(self.test_scores, self.test_correct, seed=self.seed)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a head: r and p on either split, and its place among the specialists from 1."""
+        n_layers, n_heads = self.calibration.r.shape
+        index = pd.MultiIndex.from_product(
+            [range(n_layers), range(n_heads)], names=["layer", "head"]
+        )
+        columns = {
+            f"{name}_{split}": getattr(found, name).flatten().numpy()
+            for split, found in (("calibration", self.calibration), ("test", self.test))
+            for name in ("r", "p_value", "p_corrected")
+        }
+        table = pd.DataFrame(columns, index=index).reset_index()
+        places = {head: place for place, head in enumerate(self.heads, 1)}
+        table["specialist"] = [
+            places.get(h, 0) for h in zip(table["layer"], table["head"], strict=True)
+        ]
+        return table
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Heads, splits, seed and the table of all heads; NaN is null."""
+        facts = {
+            "heads": self.heads,
+            "undefined": self.undefined,
+            "seed": self.seed,
+            "calibration_ids": self.calibration_ids,
+            "test_ids": self.test_ids,
+            "calibration_accuracy": self.calibration_accuracy,
+            "table": json.loads(self.to_dataframe().to_json(orient="records")),
+        }
+        Path(path).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def find_specialists(
+    model: HookedAudioTransformer,
+    items: Sequence[Any],
+    k: int = 8,
+    *,
+    split: float = 0.5,
+    seed: int = 0,
+    n_permutations: int = 2000,
+    match: Match | None = None,
+    batch_size: int = 16,
+    verbose: bool = True,
+) -> Specialists:
+    """The k heads whose audio mass correlates most with right answers, on a held-out split.
+
+    Args:
+        items: labelled or testbed items; some must be answered wrong.
+        split: the share of each condition that calibrates; the heads never see the rest.
+        seed: of the split and the permutations.
+        match: as in `measure`.
+
+    Raises:
+        ValueError: for too few items, a share outside (0, 1), or more heads than there are.
+    """
+    items = labelled(items)
+    check_items(items, 2 * MIN_ITEMS)
+    n_all = model.cfg.n_layers * model.cfg.n_heads
+    if not 1 <= k <= n_all:
+        raise ValueError(f"cannot take {k} heads: this model has {n_all}")
+    chosen, held_out = split_items(items, split, seed)
+    measured = measure(
+        model, [*chosen, *held_out], match=match, batch_size=batch_size, verbose=verbose
+    )
+    n = len(chosen)
+    return specialists_of(
+        Measured(measured.mass[:n], measured.correct[:n]),
+        Measured(measured.mass[n:], measured.correct[n:]),
+        (chosen, held_out),
+        k=k,
+        seed=seed,
+        n_permutations=n_permutations,
+    )
+
+
+def specialists_of(
+    calibration: Measured,
+    test: Measured,
+    items: tuple[Sequence[LabelledItem], Sequence[LabelledItem]],
+    *,
+    k: int,
+    seed: int = 0,
+    n_permutations: int = 2000,
+) -> Specialists:
+    """`find_specialists` where both splits are measured already."""
+    found = correlate(*calibration, n_permutations, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the test split's reason is in its result
+        held_out = correlate(*test, n_permutations, seed + 1)
+    heads = [] if found.undefined else best_heads(found.r, k)
+    nan = torch.full((len(test.correct),), torch.nan)
+    return Specialists(
+        heads=heads,
+        calibration=found,
+        test=held_out,
+        calibration_ids=[item.id for item in items[0]],
+        test_ids=[item.id for item in items[1]],
+        test_scores=listening_score(test.mass, heads) if heads else nan,
+        test_correct=test.correct,
+        calibration_accuracy=float(calibration.correct.double().mean()),
+        seed=seed,
+    )

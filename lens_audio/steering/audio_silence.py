@@ -1,0 +1,300 @@
+"""Audio-silence steering.
+
+Glazer, Aharon, Fetaya, "Are Audio-Language Models Listening? Audio-Specialist Heads for Adaptive
+Audio Steering", arXiv 2603.06854. With L(S) the layers that hold specialist heads and T the last
+prompt position,
+
+    s(x)    = mean over l in L(S) of ( resid_post[l, T](x) - resid_post[l, T](x over silence) )
+    h_final <- h_final + beta · s(x)     at T and at every generated token, s from the prompt
+
+h_final, the final representation, is the last layer's `resid_post`, before the last norm: the
+same stream that s is measured in. Nothing attends to it any more, so only the logits of the
+positions it is added at change. Without audio s is 0 and nothing changes at all.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_audio.analysis.attention import audio_attention, audio_mass
+from lens_audio.analysis.listening import Head, Specialists, check_heads, listening_score
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+from lens_audio.steering.sides import Silences, both_sides, last_positions, set_aside_hooks
+from lens_audio.steering.storage import check_fits, load, model_facts, save, versions
+
+KIND = "AudioSilenceSteering"
+Adaptive = Literal["constant", "listening", "confidence"]
+
+
+@dataclass(frozen=True, eq=False)
+class AudioSilenceSteering:
+    """What to add, and how much of it.
+
+    Args:
+        heads: the specialists, as (layer, head) pairs; only their layers matter to s.
+        beta: how much of s is added; 0 changes nothing.
+        adaptive: "constant"; "listening", beta · (1 - listening score), so that a prompt the heads
+            already listen to is steered less; "confidence", beta · (1 - p), p the probability of
+            the likeliest next token before steering, so that a sure answer is steered less.
+        direction: a fixed direction [d_model] instead of each item's own s, such as the mean of s
+            over a calibration set. Prompts without audio stay unchanged under it too.
+        provenance: model, data, split, seed, versions; `model` is checked on attaching.
+    """
+
+    heads: tuple[Head, ...]
+    beta: float = 1.0
+    adaptive: Adaptive = "constant"
+    direction: Float[Tensor, " d_model"] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", tuple((int(l), int(h)) for l, h in self.heads))
+        if not self.heads:
+            raise ValueError("no specialist heads; give at least one (layer, head) pair")
+        if not torch.tensor(float(self.beta)).isfinite():
+            raise ValueError(f"beta must be a finite number, not {self.beta}")
+        if self.adaptive not in get_args(Adaptive):
+            raise ValueError(f"adaptive must be one of {get_args(Adaptive)}, not {self.adaptive!r}")
+        if self.direction is not None and not bool(self.direction.isfinite().all()):
+            raise ValueError("the direction has NaN or infinite entries")
+
+    @classmethod
+    def of(
+        cls, model: HookedAudioTransformer, specialists: Specialists, beta: float, **options: Any
+    ) -> "AudioSilenceSteering":
+        """Steering by found specialists, with their provenance.
+
+        Raises:
+            ValueError: where the specialists are undefined.
+        """
+        if specialists.undefined is not None:
+            raise ValueError(f"there are no specialist heads: {specialists.undefined}")
+        data = {"calibration_ids": specialists.calibration_ids, "seed": specialists.seed}
+        provenance = {"model": model_facts(model), "data": data, "versions": versions()}
+        return cls(tuple(specialists.heads), beta, provenance=provenance, **options)
+
+    @property
+    def layers(self) -> list[int]:
+        """L(S): the layers that hold specialists, ascending."""
+        return sorted({layer for layer, _ in self.heads})
+
+    def with_beta(self, beta: float) -> "AudioSilenceSteering":
+        """The same steering with another strength."""
+        return replace(self, beta=beta)
+
+    @torch.no_grad()
+    def directions(
+        self, model: HookedAudioTransformer, prompt: AudioPrompt, silences: Silences | None = None
+    ) -> Float[Tensor, "batch d_model"]:
+        """s(x) of each row (or the fixed direction); exactly 0 in rows without audio.
+
+        Args:
+            silences: what was computed of silence before, to be used again.
+        """
+        has_audio = prompt.audio_mask.any(1, keepdim=True).to(model.device)
+        if self.direction is not None:
+            s = self.direction.to(model.embed.W_E).expand(len(prompt), -1)
+        elif not bool(has_audio.any()):
+            s = model.embed.W_E.new_zeros(len(prompt), model.cfg.d_model)
+        else:
+            sides = both_sides(model, prompt, self.layers, silences or Silences())
+            s = (sides.with_audio - sides.silent).mean(1)
+        return torch.where(has_audio, s, torch.zeros_like(s))
+
+    @contextmanager
+    def attach(self, model: HookedAudioTransformer) -> Iterator[HookedAudioTransformer]:
+        """Inside, `generate`, `run_with_cache` and plain calls are steered.
+
+        s is computed for every new prompt, by a run of the model as it is without any hooks; it is
+        a constant to gradients. Steered are each row's last real position and what follows it over
+        the same key-value cache. Bare tokens are text, so unchanged, unless inside `listening_to`.
+
+        Raises:
+            ValueError: for a model that does not fit, or while attached, for a residual stream as
+                input (`start_at_layer`), which does not tell its audio.
+        """
+        self.check(model)
+        steering = _Attached(self, model)
+        steering.start()
+        try:
+            name = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+            with model.hooks(fwd_hooks=[(name, steering.add)]):
+                yield model
+        finally:
+            steering.stop()
+
+    def attach_to_hf(self, hf_model: Any) -> AbstractContextManager[Any]:
+        """The same steering on a plain transformers model; see `steering.hf.attached`."""
+        from lens_audio.steering.hf import attached
+
+        return attached(self, hf_model)
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that this steering does not fit.
+
+        Raises:
+            ValueError: for other sizes than it was made on, or heads that do not exist.
+        """
+        self.check_sizes(model_facts(model))
+
+    def check_sizes(self, sizes: dict[str, Any]) -> None:
+        """`check` against `n_layers`, `n_heads` and `d_model` alone."""
+        check_fits(self.provenance.get("model") or {}, sizes, "this steering")
+        check_heads(self.heads, sizes["n_layers"], sizes["n_heads"])
+        if self.direction is not None and len(self.direction) != sizes["d_model"]:
+            raise ValueError(
+                f"the direction has width {len(self.direction)}, this model {sizes['d_model']}"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file; all but the fixed direction is in its metadata."""
+        facts = asdict(replace(self, direction=None))
+        del facts["direction"]
+        tensors = {} if self.direction is None else {"direction": self.direction}
+        save(path, KIND, tensors, facts)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], model: HookedAudioTransformer | None = None
+    ) -> "AudioSilenceSteering":
+        """Read a file that `save` wrote, checked against `model` where one is given.
+
+        Raises:
+            ValueError: for another file, or a model that the steering does not fit.
+        """
+        tensors, facts = load(path, KIND)
+        facts["heads"] = tuple(tuple(head) for head in facts["heads"])
+        steering = cls(**facts, direction=tensors.get("direction"))
+        if model is not None:
+            steering.check(model)
+        return steering
+
+
+def steps(
+    steering: AudioSilenceSteering,
+    s: Float[Tensor, "batch d_model"],
+    score: Float[Tensor, " batch"] | None,
+    logits: Callable[[], Float[Tensor, "batch d_vocab"]],
+) -> Float[Tensor, "batch d_model"]:
+    """beta · s, adapted to each row by its listening score or its unsteered next-token logits."""
+    factor = torch.ones(len(s), device=s.device)
+    if steering.adaptive == "listening":
+        assert score is not None
+        factor = 1 - score
+    elif steering.adaptive == "confidence":
+        factor = 1 - confidence(logits())
+    return steering.beta * factor[:, None].to(s) * s
+
+
+def confidence(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes"]:
+    """The probability of the likeliest next token."""
+    return logits.float().softmax(-1).amax(-1)
+
+
+def added(
+    after: Float[Tensor, "batch pos d_model"],
+    step: Float[Tensor, "batch d_model"],
+    positions: Bool[Tensor, "#batch pos"],
+) -> Float[Tensor, "batch pos d_model"]:
+    """The final representation with beta · s added at these positions."""
+    if len(step) != len(after):
+        raise ValueError(
+            f"steering knows {len(step)} prompts, but {len(after)} rows continue them; continue "
+            "the batch that was read last"
+        )
+    return torch.where(positions[..., None], after + step[:, None].to(after), after)
+
+
+class _Attached:
+    """Steering while attached to one of our models: it sees every input, and adds."""
+
+    def __init__(self, steering: AudioSilenceSteering, model: HookedAudioTransformer) -> None:
+        self.steering, self.model = steering, model
+        self.silences = Silences()
+        self.prompt: AudioPrompt | None = None  # whose s is in use; None while text is read
+        self.s: Tensor | None = None
+        self.score: Tensor | None = None
+        self.step: Tensor | None = None  # its strength · s, known once the prompt has been read
+
+    def start(self) -> None:
+        """See every input: `run_with_hooks` calls `forward` itself, past any torch pre-hook."""
+        own = vars(self.model)
+        if "forward" in own:
+            raise ValueError("this model is steered already; leave that steering first")
+        unsteered = self.model.forward
+
+        @functools.wraps(unsteered)
+        def forward(input: Any, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("start_at_layer") is not None:
+                raise ValueError(
+                    "start_at_layer gives no prompt, so steering does not know its audio; leave the "
+                    "steering, or pass the prompt"
+                )
+            if self._is_new(input, kwargs.get("past_kv_cache")):
+                del own["forward"]  # the runs that compute s are not steered
+                try:
+                    self._read(input, kwargs.get("stop_at_layer"))
+                finally:
+                    own["forward"] = forward
+            return unsteered(input, *args, **kwargs)
+
+        own["forward"] = forward
+
+    def stop(self) -> None:
+        """The model as it was."""
+        del vars(self.model)["forward"]
+
+    def _is_new(self, input: Any, past: Any) -> bool:
+        """Whether a sequence begins: not so over a cache, nor where `generate` reads it all again."""
+        if past is not None and past.length:
+            return False
+        n_prompt = self.model.forward_info.n_prompt
+        tokens = getattr(input, "tokens", input)
+        length = tokens.shape[-1] if isinstance(tokens, Tensor) else 0
+        return n_prompt is None or length <= n_prompt
+
+    @torch.no_grad()
+    def _read(self, input: Any, stop_at_layer: int | None) -> None:
+        """Compute s, and the listening score if it is needed, of a new input."""
+        listening = self.model._listening
+        if isinstance(input, Tensor) and listening is not None:
+            tokens = input[None] if input.ndim == 1 else input
+            input = replace(listening.prompt, tokens=tokens)
+        self.prompt = self.s = self.score = self.step = None
+        reaches_the_end = len(range(self.model.cfg.n_layers)[:stop_at_layer]) == len(
+            self.model.blocks
+        )
+        if getattr(input, "mel", None) is None or not reaches_the_end or self.steering.beta == 0:
+            return
+        s = self.steering.directions(self.model, input, self.silences)
+        if self.steering.adaptive == "listening":
+            with set_aside_hooks(self.model):
+                mass = audio_mass(audio_attention(self.model, input))
+            self.score = listening_score(mass, self.steering.heads)
+        self.prompt, self.s = input, s
+
+    def add(self, after: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor | None:
+        """The hook at the final representation."""
+        if self.prompt is None or self.s is None:
+            return None
+        mask = self.prompt.attention_mask.to(after.device)
+        last, n_past = last_positions(mask), hook.forward_info.n_past
+        if self.step is None:
+            self.step = steps(self.steering, self.s, self.score, lambda: self._logits(after, last))
+        places = torch.arange(n_past, n_past + after.shape[1], device=after.device)[None]
+        return added(after, self.step, (places == last[:, None]) | (places >= mask.shape[1]))
+
+    @torch.no_grad()
+    def _logits(self, after: Tensor, last: Tensor) -> Float[Tensor, "batch d_vocab"]:
+        """The unsteered next-token logits."""
+        with set_aside_hooks(self.model):
+            at_last = after[torch.arange(len(after), device=after.device), last][:, None]
+            return self.model.unembed(self.model.ln_final(at_last))[:, 0]

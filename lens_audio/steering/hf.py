@@ -1,0 +1,258 @@
+"""Audio-silence steering of a plain transformers Qwen2-Audio, by torch forward hooks alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn as nn
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from lens_audio.analysis.attention import _pattern_rows as pattern_rows
+from lens_audio.inputs import n_audio_tokens
+from lens_audio.steering.sides import last_positions
+
+if TYPE_CHECKING:
+    from lens_audio.steering.audio_silence import AudioSilenceSteering
+
+# Whisper's log-mel of digital silence: log10 of its floor 1e-10, then (x + 4) / 4.
+SILENT_LOG_MEL = -1.5
+
+
+@contextmanager
+def attached(steering: "AudioSilenceSteering", hf_model: nn.Module) -> Iterator[nn.Module]:
+    """Inside, `hf_model(...)` and `hf_model.generate(...)` are steered; s comes from hf_model itself.
+
+    Args:
+        hf_model: a transformers `Qwen2AudioForConditionalGeneration`.
+
+    Raises:
+        ValueError: for another model, one that the steering does not fit, and while attached, for
+            prompts that hold one audio token a clip.
+    """
+    decoder = getattr(getattr(hf_model, "model", None), "language_model", None)
+    if decoder is None or not hasattr(hf_model.model, "audio_tower"):
+        raise ValueError(f"expected a transformers Qwen2-Audio, not a {type(hf_model).__name__}")
+    sizes = hf_model.config.text_config
+    steering.check_sizes(
+        {
+            "n_layers": sizes.num_hidden_layers,
+            "n_heads": sizes.num_attention_heads,
+            "d_model": sizes.hidden_size,
+        }
+    )
+    state = _AttachedToHf(steering, hf_model)
+    handles = [
+        hf_model.register_forward_pre_hook(state.see, with_kwargs=True),
+        decoder.layers[-1].register_forward_hook(state.add),
+    ]
+    try:
+        yield hf_model
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Enough(Exception):  # noqa: N818 - no error: a run has shown what was wanted of it
+    """Ends a run of the model early."""
+
+
+class _AttachedToHf:
+    """Steering while attached to a transformers model."""
+
+    def __init__(self, steering: "AudioSilenceSteering", hf_model: Any) -> None:
+        self.steering, self.hf_model = steering, hf_model
+        self.decoder = hf_model.model.language_model
+        self.silences: dict[int, Tensor] = {}  # by length in mel frames
+        self.is_computing = self.continues = False
+        self.seen: tuple[Tensor, Tensor] | None = None  # the prompt whose s is in use
+        self.s: Tensor | None = None
+        self.score: Tensor | None = None
+        self.step: Tensor | None = None
+        self.mask: Tensor | None = None
+
+    @torch.no_grad()
+    def see(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Before each forward: compute s of a new prompt."""
+        past = kwargs.get("past_key_values")
+        self.continues = past is not None and past.get_seq_length() > 0
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        features = kwargs.get("input_features", args[1] if len(args) > 1 else None)
+        if self.continues or self._is_read_again(ids, features):
+            return
+        self.seen = self.s = self.score = self.step = None
+        if features is None or self.steering.beta == 0:
+            return
+        self.is_computing = True
+        try:
+            self._compute({**kwargs, "input_ids": ids, "input_features": features})
+        finally:
+            self.is_computing = False
+        self.seen = ids, features
+
+    def add(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        """After the last layer: add beta · s."""
+        from lens_audio.steering.audio_silence import added, steps
+
+        if self.is_computing or self.s is None or self.mask is None:
+            return None
+        after = output[0] if isinstance(output, tuple) else output
+        last = last_positions(self.mask).to(after.device)
+        if self.step is None:
+            at_last = after[torch.arange(len(after), device=after.device), last]
+            self.step = steps(self.steering, self.s, self.score, lambda: self._logits(at_last))
+        places = torch.arange(after.shape[1], device=after.device)[None]
+        if self.continues:
+            places = places + self.mask.shape[1]
+        after = added(after, self.step, (places == last[:, None]) | (places >= self.mask.shape[1]))
+        return (after, *output[1:]) if isinstance(output, tuple) else after
+
+    def _is_read_again(self, ids: Tensor | None, features: Tensor | None) -> bool:
+        """Generation without a cache reads the prompt again, with what was generated after it."""
+        if self.seen is None or ids is None or features is None:
+            return False
+        before, heard = self.seen
+        n = before.shape[1]
+        return ids.shape[1] > n and torch.equal(ids[:, :n], before) and torch.equal(features, heard)
+
+    def _compute(self, inputs: dict[str, Any]) -> None:
+        """s of a prompt, from one run over both of its sides as far as the last specialist layer."""
+        ids, frame_mask = inputs["input_ids"], inputs["feature_attention_mask"]
+        frames = frame_mask.sum(-1)
+        is_audio = ids == self.hf_model.config.audio_token_id
+        if int(is_audio.sum()) != int(n_audio_tokens(frames).sum()):
+            raise ValueError(
+                "steering needs one audio token for every 40 ms in the prompt; make it with the "
+                "processor, which expands <|AUDIO|>"
+            )
+        mask = inputs.get("attention_mask")
+        self.mask = torch.ones_like(ids) if mask is None else mask
+        has_audio = is_audio.any(1, keepdim=True)
+        if self.steering.direction is not None:
+            s = self.steering.direction.to(self.decoder.embed_tokens.weight).expand(len(ids), -1)
+        if self.steering.direction is None or self.steering.adaptive == "listening":
+            heard, position_ids = self._decoder_input(inputs)
+            quiet = torch.cat([self._silence(int(n), inputs) for n in frames])
+            silent = heard.masked_scatter(is_audio[..., None].to(heard.device), quiet.to(heard))
+            after, score = self._run(torch.cat([heard, silent]), position_ids, is_audio)
+            self.score = score
+            if self.steering.direction is None:
+                s = (after[: len(ids)] - after[len(ids) :]).mean(1)
+        self.s = torch.where(has_audio.to(s.device), s, torch.zeros_like(s))
+
+    def _decoder_input(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Embeddings [batch, pos, d_model] as they enter the decoder, and position ids if given."""
+        found: dict[str, Any] = {}
+
+        def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            found.update(kwargs)
+            raise _Enough
+
+        names = ("input_ids", "input_features", "attention_mask", "feature_attention_mask")
+        given = {name: inputs.get(name) for name in (*names, "position_ids")}
+        with _hooked([self.decoder.register_forward_pre_hook(stop, with_kwargs=True)]):
+            self.hf_model.model(**given, use_cache=False)
+        return found["inputs_embeds"], found.get("position_ids")
+
+    def _silence(self, n_frames: int, inputs: dict[str, Any]) -> Float[Tensor, "token d_model"]:
+        """What silence of this length writes at its audio positions; computed once a length."""
+        if n_frames not in self.silences:
+            features, ids = inputs["input_features"], inputs["input_ids"]
+            n_tokens = n_audio_tokens(n_frames)
+            audio = self.hf_model.config.audio_token_id
+            mel = torch.full_like(features[:1], SILENT_LOG_MEL)
+            row = ids.new_tensor([[int(ids[0, -1]), *[audio] * n_tokens]])
+            embeds, _ = self._decoder_input(
+                {
+                    "input_ids": row,
+                    "input_features": mel,
+                    "attention_mask": torch.ones_like(row),
+                    "feature_attention_mask": (
+                        torch.arange(mel.shape[2], device=mel.device)[None] < n_frames
+                    ).long(),
+                }
+            )
+            self.silences[n_frames] = embeds[0, 1:]
+        return self.silences[n_frames]
+
+    def _run(
+        self, both: Tensor, position_ids: Tensor | None, is_audio: Tensor
+    ) -> tuple[Float[Tensor, "both layer d_model"], Float[Tensor, " batch"] | None]:
+        """The residual stream after each specialist layer at the last position; listening score."""
+        assert self.mask is not None
+        layers = self.steering.layers
+        n, last = len(both) // 2, last_positions(self.mask).repeat(2)
+        rows = torch.arange(len(both), device=both.device)
+        kept: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple, output: Any) -> None:
+                after = output[0] if isinstance(output, tuple) else output
+                kept[layer] = after[rows, last]
+                if layer == layers[-1]:
+                    raise _Enough
+
+            return hook
+
+        handles = [self.decoder.layers[l].register_forward_hook(keep(l)) for l in layers]
+        masses: dict[int, Tensor] = {}
+        if self.steering.adaptive == "listening":
+            readable = self.mask.bool(), is_audio
+            handles += [
+                _watch_mass(self.decoder.layers[l], l, masses, n, *readable) for l in layers
+            ]
+        if position_ids is not None and len(position_ids) > 1:
+            position_ids = position_ids.repeat(2, 1)
+        with _hooked(handles):
+            self.decoder(
+                inputs_embeds=both,
+                attention_mask=self.mask.repeat(2, 1),
+                position_ids=position_ids,
+                use_cache=False,
+            )
+        score = None
+        if masses:
+            score = torch.stack([masses[l][:, h] for l, h in self.steering.heads]).mean(0)
+        return torch.stack([kept[l] for l in layers], dim=1), score
+
+    @torch.no_grad()
+    def _logits(self, at_last: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_vocab"]:
+        return self.hf_model.lm_head(self.decoder.norm(at_last))
+
+
+@contextmanager
+def _hooked(handles: Sequence[Any]) -> Iterator[None]:
+    """Until the block ends or a hook has had enough; then the hooks are gone."""
+    try:
+        with suppress(_Enough):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watch_mass(
+    layer: Any,
+    number: int,
+    masses: dict[int, Tensor],
+    n: int,
+    mask: Bool[Tensor, "batch pos"],
+    is_audio: Bool[Tensor, "batch pos"],
+) -> Any:
+    """A hook that puts the audio mass of each head of the first n rows, [batch, head], in `masses`."""
+
+    def hook(attention: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        x = kwargs.get("hidden_states", args[0] if args else None)[:n]
+        shape = (*x.shape[:2], -1, attention.head_dim)
+        q, k = attention.q_proj(x).view(shape), attention.k_proj(x).view(shape)
+        cos, sin = (part[:n] for part in kwargs["position_embeddings"])
+        q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=2)
+        last = last_positions(mask)
+        may_read = mask & (torch.arange(mask.shape[1], device=mask.device) <= last[:, None])
+        at_last = q[torch.arange(n, device=q.device), last][:, None]
+        pattern = pattern_rows(at_last, k, may_read[:, None])[:, :, 0]  # [batch, head, key]
+        masses[number] = (pattern * is_audio[:, None]).sum(-1)
+
+    return layer.self_attn.register_forward_pre_hook(hook, with_kwargs=True)

@@ -1,0 +1,129 @@
+"""A prompt with its audio, and the same prompt over silence of equal length.
+
+Both sides share their text and go through the decoder in one batch. What the encoder makes of
+silence depends on its length alone, so it is computed once a length and kept.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lens_audio.inputs import AudioPrompt, n_audio_tokens
+from lens_audio.model import HookedAudioTransformer
+
+KEPT_LENGTHS = 64  # silences kept; 30 s of the 7B model in bfloat16 is 6 MB
+
+
+class Sides(NamedTuple):
+    """The residual stream after some layers at each row's last real position."""
+
+    with_audio: Float[Tensor, "batch layer d_model"]
+    silent: Float[Tensor, "batch layer d_model"]
+
+
+class Silences:
+    """The projected encoder output of silence, by length in mel frames; the oldest go first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, torch.dtype, str], Tensor] = OrderedDict()
+
+    def embeddings(
+        self, model: HookedAudioTransformer, prompt: AudioPrompt
+    ) -> Float[Tensor, "audio_token d_model"]:
+        """What silence writes at the prompt's audio positions, clip after clip.
+
+        Raises:
+            ValueError: for a prompt without a processor, which knows what silence looks like.
+        """
+        assert prompt.mel_lengths is not None
+        weight = model.embed.W_E
+        keys = [(int(n), weight.dtype, str(weight.device)) for n in prompt.mel_lengths]
+        missing = {key: clip for clip, key in enumerate(keys) if key not in self._kept}
+        found = {key: self._kept[key] for key in keys if key in self._kept}
+        if missing:
+            mel = prompt.silenced().mel
+            assert mel is not None
+            clips = list(missing.values())
+            lengths = prompt.mel_lengths[clips]
+            embedded = model.embed_audio(mel[clips], lengths)
+            for key, rows, n in zip(missing, embedded, n_audio_tokens(lengths), strict=True):
+                found[key] = self._kept[key] = rows[: int(n)].clone()
+        while len(self._kept) > KEPT_LENGTHS:
+            self._kept.popitem(last=False)
+        return torch.cat([found[key] for key in keys])
+
+
+@torch.no_grad()
+def both_sides(
+    model: HookedAudioTransformer, prompt: AudioPrompt, layers: Sequence[int], silences: Silences
+) -> Sides:
+    """The residual stream after each of these layers, with the audio and with silence.
+
+    Only layers up to the last of `layers` run. Hooks set on the model are set aside meanwhile.
+    """
+    with set_aside_hooks(model):
+        heard = model(prompt, stop_at_layer=0)
+        both = torch.cat([heard, silent_side(model, prompt, heard, silences)])
+        mask = prompt.attention_mask.to(both.device).repeat(2, 1)
+        after = last_residuals(model, both, mask, layers)
+    return Sides(*after.chunk(2))
+
+
+def silent_side(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    heard: Float[Tensor, "batch pos d_model"],
+    silences: Silences,
+) -> Float[Tensor, "batch pos d_model"]:
+    """The decoder's input `heard` with silence in the place of the audio."""
+    if prompt.mel is None:
+        return heard
+    place = prompt.audio_mask.to(heard.device)[..., None]
+    return heard.masked_scatter(place, silences.embeddings(model, prompt).to(heard))
+
+
+def last_residuals(
+    model: HookedAudioTransformer,
+    resid: Float[Tensor, "batch pos d_model"],
+    attention_mask: Bool[Tensor, "batch pos"],
+    layers: Sequence[int],
+) -> Float[Tensor, "batch layer d_model"]:
+    """Run the decoder from its input up to the last of `layers`; its output after each of them."""
+    kept: dict[int, Tensor] = {}
+    last = last_positions(attention_mask)
+
+    def keep(after: Tensor, hook: Any) -> None:
+        kept[hook.layer()] = after[torch.arange(len(after), device=after.device), last]
+
+    names = [(f"blocks.{layer}.hook_resid_post", keep) for layer in layers]
+    with model.hooks(fwd_hooks=names):
+        model(resid, start_at_layer=0, stop_at_layer=max(layers) + 1, attention_mask=attention_mask)
+    return torch.stack([kept[layer] for layer in layers], dim=1)
+
+
+def last_positions(attention_mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
+    """The last real position of each row, padded on either side."""
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    return (attention_mask * places).argmax(1)
+
+
+@contextmanager
+def set_aside_hooks(model: HookedAudioTransformer) -> Iterator[None]:
+    """Inside, the model runs as if no hook were set; afterwards all are back."""
+    points = [point for point in model.hook_points() if point.has_hooks()]
+    names = ("fwd_hooks", "bwd_hooks", "_forward_hooks", "_backward_hooks")
+    before = [{name: getattr(point, name) for name in names} for point in points]
+    for point in points:
+        for name in names:
+            setattr(point, name, type(getattr(point, name))())
+    try:
+        yield
+    finally:
+        for point, attributes in zip(points, before, strict=True):
+            for name, value in attributes.items():
+                setattr(point, name, value)

@@ -1,0 +1,80 @@
+"""Steering on disk: safetensors, with everything that is no tensor as JSON in the metadata."""
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {name: version(name) for name in ("lens_audio", "torch", "transformers")}
+
+
+def save(
+    path: str | os.PathLike[str], kind: str, tensors: dict[str, Tensor], facts: dict[str, Any]
+) -> Path:
+    """Write tensors and facts; `kind` says what they are when they are read again."""
+    path = Path(path).expanduser()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
+    metadata = {"lens_audio": kind, "facts": json.dumps(facts)}
+    # safetensors writes no file without a tensor.
+    tensors = tensors or {"none": torch.zeros(0)}
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
+    return path
+
+
+def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a file of this kind.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: for another file.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is no safetensors file: {error}") from error
+    found = metadata.get("lens_audio")
+    if found != kind:
+        raise ValueError(f"{path.name} holds {found or 'something else'}, not {kind}")
+    tensors.pop("none", None)
+    return tensors, json.loads(metadata["facts"])
+
+
+def model_facts(model: Any) -> dict[str, Any]:
+    """What steering must fit: sizes, and the checkpoint's name where it is known."""
+    cfg = model.cfg
+    name = getattr(cfg, "model_name", None)
+    name = (
+        Path(name).name if isinstance(name, str) else None
+    )  # a folder's place is nobody's business
+    sizes = {"n_layers": cfg.n_layers, "n_heads": cfg.n_heads, "d_model": cfg.d_model}
+    return {"name": name, **sizes}
+
+
+def check_fits(facts: dict[str, Any], sizes: dict[str, Any], what: str) -> None:
+    """Refuse steering made on a model of other sizes.
+
+    Raises:
+        ValueError: naming the sizes that differ.
+    """
+    wrong = [
+        f"{name} {facts[name]} (this model: {sizes[name]})"
+        for name in ("n_layers", "n_heads", "d_model")
+        if name in facts and facts[name] != sizes[name]
+    ]
+    if wrong:
+        raise ValueError(f"{what} was made on a model of {', '.join(wrong)}")

@@ -1,0 +1,220 @@
+"""Steering vectors: directions by layer at a site, with where they come from.
+
+`mean_difference` follows Rimsky et al., "Steering Llama 2 via Contrastive Activation Addition",
+arXiv 2312.06681; `pca_of_differences` follows Zou et al., "Representation Engineering",
+arXiv 2310.01405.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_audio import hooks
+from lens_audio.hooks.positions import Positions
+from lens_audio.hooks.selection import Hook
+from lens_audio.inputs import AudioPrompt
+from lens_audio.steering.sides import last_positions
+from lens_audio.steering.storage import check_fits, load, model_facts, save, versions
+
+KIND = "SteeringVector"
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """One direction a layer, [d_model], at one site."""
+
+    directions: dict[int, Float[Tensor, " d_model"]]
+    site: str = "resid_post"
+    provenance: dict[str, Any] = field(default_factory=dict)  # model, data, method, versions
+
+    def __post_init__(self) -> None:
+        if not self.directions:
+            raise ValueError("a steering vector needs a direction for at least one layer")
+        widths = {len(direction) for direction in self.directions.values()}
+        if len(widths) > 1:
+            raise ValueError(f"the directions have different widths: {sorted(widths)}")
+        if not all(bool(d.isfinite().all()) for d in self.directions.values()):
+            raise ValueError("a direction has NaN or infinite entries")
+        if min(self.directions) < 0:
+            raise ValueError("layers of a steering vector count from 0")
+
+    @classmethod
+    def supplied(
+        cls,
+        direction: Float[Tensor, " d_model"],
+        layer: int,
+        site: str = "resid_post",
+        **provenance: Any,
+    ) -> "SteeringVector":
+        """A direction made elsewhere."""
+        return cls({layer: direction}, site, {"method": "supplied", **provenance})
+
+    def hooks(
+        self,
+        coefficient: float | Float[Tensor, " batch"] = 1.0,
+        positions: Positions = "last",
+    ) -> list[Hook]:
+        """Hooks that add coefficient · direction in each layer, as `lens_audio.hooks.steer` does."""
+        pairs: list[Hook] = []
+        for layer, direction in self.directions.items():
+            pairs += hooks.steer(
+                direction,
+                site=self.site,
+                layer=layer,
+                positions=positions,
+                coefficient=coefficient,
+            )
+        return pairs
+
+    @contextmanager
+    def attach(
+        self, model: Any, coefficient: float = 1.0, positions: Positions = "last"
+    ) -> Iterator[Any]:
+        """Inside, every run of the model is steered, at every step of `generate` too.
+
+        Raises:
+            ValueError: for a model of another width, or without these layers.
+        """
+        self.check(model)
+        with model.hooks(fwd_hooks=self.hooks(coefficient, positions)):
+            yield model
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that these directions do not fit.
+
+        Raises:
+            ValueError: for another width, number of layers, or site.
+        """
+        sizes = model_facts(model)
+        check_fits(self.provenance.get("model") or {}, sizes, "the steering vector")
+        encoder = self.site.startswith("audio_encoder.")
+        cfg = model.cfg.audio if encoder else model.cfg
+        width = len(next(iter(self.directions.values())))
+        # Sites of other widths than the residual stream's are checked by the hook as it runs.
+        if "resid" in self.site and width != cfg.d_model:
+            raise ValueError(f"the direction has width {width}, this model {cfg.d_model}")
+        if max(self.directions) >= cfg.n_layers:
+            raise ValueError(
+                f"the vector has layer {max(self.directions)}, this model layers 0 to "
+                f"{cfg.n_layers - 1}"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file; the provenance is in its metadata."""
+        tensors = {str(layer): direction for layer, direction in self.directions.items()}
+        save(path, KIND, tensors, {"site": self.site, "provenance": self.provenance})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: Any = None) -> "SteeringVector":
+        """Read a file that `save` wrote; with `model`, on its device and checked against it.
+
+        Raises:
+            ValueError: for another file, or a model that the vector does not fit.
+        """
+        tensors, facts = load(path, KIND)
+        device = "cpu" if model is None else model.device
+        directions = {int(layer): tensors[layer].to(device) for layer in sorted(tensors, key=int)}
+        vector = cls(directions, facts["site"], facts["provenance"])
+        if model is not None:
+            vector.check(model)
+        return vector
+
+
+def mean_difference(
+    model: Any,
+    towards: Iterable[AudioPrompt],
+    away_from: Iterable[AudioPrompt],
+    *,
+    layers: Sequence[int],
+    site: str = "resid_post",
+    data: str | None = None,
+) -> SteeringVector:
+    """Mean activation over one set of prompts minus the mean over another, at the last position.
+
+    Args:
+        towards, away_from: prompts or batches of them; the sets need not have the same size.
+        layers: counted from 0.
+        data: what the prompts are, for the provenance.
+
+    Raises:
+        ValueError: for an empty set.
+    """
+    means = [
+        activations(model, prompts, layers, site).double().mean(0)
+        for prompts in (towards, away_from)
+    ]
+    found = (means[0] - means[1]).float()
+    return _vector(model, found, layers, site, "mean difference", data)
+
+
+def pca_of_differences(
+    model: Any,
+    towards: Iterable[AudioPrompt],
+    away_from: Iterable[AudioPrompt],
+    *,
+    layers: Sequence[int],
+    site: str = "resid_post",
+    data: str | None = None,
+) -> SteeringVector:
+    """First principal axis of the pairwise differences, about zero, at the last position.
+
+    It has length 1 and points the way of the mean difference.
+
+    Raises:
+        ValueError: for sets of different size, or an empty one.
+    """
+    first, second = (activations(model, p, layers, site).double() for p in (towards, away_from))
+    if len(first) != len(second):
+        raise ValueError(f"differences need pairs: {len(first)} and {len(second)} prompts")
+    differences = first - second
+    axes = [torch.linalg.svd(d, full_matrices=False).Vh[0] for d in differences.unbind(1)]
+    found = torch.stack(axes)
+    along = (found * differences.mean(0)).sum(1, keepdim=True)
+    found = torch.where(along < 0, -found, found).float()
+    return _vector(model, found, layers, site, "PCA of differences", data)
+
+
+@torch.no_grad()
+def activations(
+    model: Any, prompts: Iterable[AudioPrompt], layers: Sequence[int], site: str
+) -> Float[Tensor, "prompt layer d_model"]:
+    """A site's activations at each prompt's last position, on the CPU.
+
+    Raises:
+        ValueError: for no prompts, no layers, or a site with heads.
+    """
+    prompts = [prompts] if isinstance(prompts, AudioPrompt) else list(prompts)
+    if not prompts or not layers:
+        raise ValueError("give at least one prompt and one layer")
+    names = [name for name in hooks.hook_names(site, list(layers)) if isinstance(name, str)]
+    rows = []
+    for prompt in prompts:
+        _, cache = model.run_with_cache(prompt, names_filter=names, return_type=None)
+        last = last_positions(prompt.attention_mask.to(model.device))
+        found = [cache[name] for name in names]
+        if found[0].ndim != 3:
+            raise ValueError(f"{site!r} is no [batch, pos, width] site; take one without heads")
+        at_last = [x[torch.arange(len(x), device=x.device), last] for x in found]
+        rows.append(torch.stack(at_last, 1).float().cpu())
+    return torch.cat(rows)
+
+
+def _vector(
+    model: Any,
+    found: Float[Tensor, "layer d_model"],
+    layers: Sequence[int],
+    site: str,
+    method: str,
+    data: str | None,
+) -> SteeringVector:
+    provenance = {
+        "model": model_facts(model), "method": method, "data": data, "versions": versions()
+    }  # fmt: skip
+    directions = {int(l): d.to(model.device) for l, d in zip(layers, found, strict=True)}
+    return SteeringVector(directions, site, provenance)
