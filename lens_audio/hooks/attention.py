@@ -7,18 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio.hooks.edits import select_entries
-from lens_audio.hooks.selection import (
-    Heads,
-    Hook,
-    Layers,
+from lens_audio.hooks.positions import (
     Positions,
+    along,
     check_positions,
-    hook_names,
-    one_of,
+    select_entries,
     select_positions,
-    split_by_layer,
 )
+from lens_audio.hooks.selection import Heads, Hook, Layers, Site, one_of, split_by_layer
 
 
 def knock_out_attention(
@@ -37,6 +33,9 @@ def knock_out_attention(
     Args:
         keys, queries: positions of the sequence, as in `patch`; all queries by default.
         layer, layers, heads: as in `patch`.
+
+    Raises:
+        ValueError: as in `patch`.
     """
     return scale_attention(
         keys=keys, factor=0.0, queries=queries, layer=layer, layers=layers, heads=heads
@@ -56,12 +55,17 @@ def scale_attention(
 
     That is log(factor) added to the scores; rows still sum to one.
 
+    Args:
+        factor: 0 knocks out, 1 changes nothing, more than 1 turns up.
+        keys, queries, layer, layers, heads: as in `knock_out_attention`.
+
     Raises:
-        ValueError: for a factor that is negative, infinite or NaN.
+        ValueError: for a factor that is negative, infinite or NaN; otherwise as in `patch`.
     """
     if not (math.isfinite(factor) and factor >= 0):
         raise ValueError(f"factor must be a finite number of at least 0, not {factor}")
-    keys, queries = check_positions(keys), check_positions(queries)
+    site = Site.of("attn_scores")
+    keys, queries = check_positions(keys, site), check_positions(queries, site)
     shift = math.log(factor) if factor > 0 else -math.inf
     pairs: list[Hook] = []
     for some_layers, some_heads in split_by_layer(one_of(layer, layers), heads):
@@ -71,9 +75,9 @@ def scale_attention(
             hook: Any,
             heads: list[int] | None = some_heads,
         ) -> Float[Tensor, "batch head query key"]:
-            rows = select_entries(scores, hook, heads, queries)
-            columns = select_positions(keys, scores.shape[3], hook, scores.device, are_keys=True)
-            return torch.where(rows & columns[:, None, None, :], scores + shift, scores)
+            rows = select_entries(site, scores, hook, heads, queries)
+            columns = select_positions(keys, scores.shape[3], hook, scores.device)
+            return torch.where(rows & along(columns, 3, scores), scores + shift, scores)
 
-        pairs += [(name, function) for name in hook_names("attn_scores", some_layers)]
+        pairs += [(name, function) for name in site.names(some_layers)]
     return pairs

@@ -1,27 +1,17 @@
-"""Hook functions that read or replace activations: patch, ablate, steer, project_out, capture."""
+"""Hook functions that replace activations: patch, ablate, steer, project_out."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+from transformer_lens import ActivationCache
 
-from lens_audio.hooks.selection import (
-    HEAD_SITES,
-    PATTERN_SITES,
-    Heads,
-    Hook,
-    Layers,
-    Positions,
-    check_positions,
-    hook_names,
-    one_of,
-    select_positions,
-    split_by_layer,
-)
+from lens_audio.hooks.positions import Place, Positions, along, check_positions, select_entries
+from lens_audio.hooks.selection import Heads, Hook, Layers, Site, one_of, split_by_layer
 
-Source = Mapping[str, Tensor] | Tensor
+Source = Mapping[str, Tensor] | ActivationCache | Tensor
 # (activation, hook) -> values of the same shape; `edit` puts them where the selection says.
 NewValues = Callable[[Tensor, Any], Tensor]
 
@@ -37,23 +27,27 @@ def patch(
 ) -> list[Hook]:
     """Replace activations by those of another run (activation patching).
 
+    While generating, positions that the source does not reach stay as they are.
+
     Args:
         site: "resid_pre", "z", "audio_encoder.resid_post", …, or a hook name in full.
         source: that run's cache (an ActivationCache or a dictionary by hook name), or one tensor of
             the activation's shape; a batch of one serves every row.
         layer, layers: which; negative counts from the last; all by default.
         heads: head numbers, or (layer, head) pairs without layers; all by default.
-        positions: integers, slice, boolean mask, or "last", "audio", "text", "generated".
+        positions: integers, a slice or a boolean mask of positions of the prompt, or "last" (its
+            last position and every generated token), "audio", "text", "generated", "all".
 
     Raises:
         ValueError: when the hook runs, for heads or positions that do not exist, a source of
             another shape, or a cache without this activation.
     """
+    where = Site.of(site)
 
     def new_values(activation: Tensor, hook: Any) -> Tensor:
-        return _from_source(source, activation, hook)
+        return _in_place(_stored(source, where, hook), activation, where, hook)
 
-    return edit(site, new_values, one_of(layer, layers), heads, positions)
+    return edit(where, new_values, one_of(layer, layers), heads, positions)
 
 
 def ablate(
@@ -70,11 +64,15 @@ def ablate(
     """Remove what activations say: set them to zero, to a mean, or to those of other examples.
 
     Args:
-        how: "zero"; "mean", over the batch and positions of `source` (without it, of this batch
-            at the same position); "resample", the values of another row of `source`, drawn by `seed`.
-        source: a cache or tensor; its batch need not be this one. "resample" needs it.
+        how: "zero"; "mean", over the batch and positions of `source` (of patterns and scores, over
+            the batch), or without it over the rows of this batch that are real at the position;
+            "resample", the values of a row of `source` at the same position, drawn by `seed` and
+            the same in every layer.
+        source: a cache or tensor; its batch need not be this one, and all its positions count, so
+            it is best without padding. "resample" needs it.
         layer, layers, heads, positions: as in `patch`.
     """
+    where = Site.of(site)
     if how not in ("zero", "mean", "resample"):
         raise ValueError(f"how must be 'zero', 'mean' or 'resample', not {how!r}")
     if how == "resample" and source is None:
@@ -83,15 +81,21 @@ def ablate(
     def new_values(activation: Tensor, hook: Any) -> Tensor:
         if how == "zero":
             return torch.zeros_like(activation)
-        given = activation if source is None else _stored(source, hook).to(activation)
+        if source is None:
+            return _mean_of_rows(activation, where, hook)
+        given = _stored(source, where, hook)
+        if how == "mean" and not where.is_pattern:
+            mean = given.to(activation).mean((0, 1))
+            if mean.shape != activation.shape[2:]:
+                raise _other_shape(given, activation, hook)
+            return mean.expand_as(activation)
         if how == "mean":
-            axes = 0 if source is None else (0, 1)
-            return given.mean(axes, keepdim=True).expand_as(activation)
-        rows = torch.Generator().manual_seed(seed)
-        drawn = given[torch.randint(len(given), (len(activation),), generator=rows)]
-        return _from_source(drawn, activation, hook)
+            return _in_place(given.mean(0, keepdim=True), activation, where, hook)
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randint(len(given), (len(activation),), generator=generator)
+        return _in_place(given[rows.to(given.device)], activation, where, hook)
 
-    return edit(site, new_values, one_of(layer, layers), heads, positions)
+    return edit(where, new_values, one_of(layer, layers), heads, positions)
 
 
 def steer(
@@ -109,24 +113,22 @@ def steer(
     Args:
         direction: [d_model] (or [d_head] at a site with heads), or one a row, [batch, d_model].
         coefficient: a number, or one a row.
-        positions: "last" by default, so the last prompt position and every generated token.
+        positions: "last" by default: the last prompt position and every generated token.
+
+    Raises:
+        ValueError: for NaN or infinite entries; when the hook runs, for another width or batch.
     """
-    direction = torch.as_tensor(direction)
-    if not bool(direction.isfinite().all()):
-        raise ValueError("the direction has NaN or infinite entries")
+    where, direction = Site.of(site), _directions(direction)
+    strength = torch.as_tensor(coefficient)[..., None]
+    if strength.ndim > 2 or not bool(strength.isfinite().all()):
+        raise ValueError("the coefficient must be one finite number, or one a row")
 
     def new_values(activation: Tensor, hook: Any) -> Tensor:
-        along = direction.to(activation)
-        if along.shape[-1] != activation.shape[-1]:
-            raise ValueError(
-                f"a direction of width {along.shape[-1]} at {hook.name}, whose width is "
-                f"{activation.shape[-1]}"
-            )
-        strength = torch.as_tensor(coefficient, device=along.device, dtype=along.dtype)
-        step = along * (strength[..., None] if strength.ndim else strength)
-        return activation + _per_row(step, activation)
+        _check_width(direction, activation, hook)
+        step = _per_row(direction, activation, hook) * _per_row(strength, activation, hook)
+        return activation + step
 
-    return edit(site, new_values, one_of(layer, layers), heads, positions)
+    return edit(where, new_values, one_of(layer, layers), heads, positions)
 
 
 def project_out(
@@ -138,148 +140,139 @@ def project_out(
     heads: Heads = None,
     positions: Positions = None,
 ) -> list[Hook]:
-    """Remove the part of the activations that lies in the span of `directions`, [n, d_model] or one."""
-    basis = torch.linalg.qr(torch.atleast_2d(directions).float().T).Q  # [d_model, n]
+    """Remove the part of the activations that lies in the span of `directions`.
+
+    Args:
+        directions: [d_model], or several, [n, d_model]; they need not be independent.
+
+    Raises:
+        ValueError: for NaN or infinite entries, or directions that are all zero; when the hook
+            runs, for another width.
+    """
+    where = Site.of(site)
+    given = torch.atleast_2d(_directions(directions)).detach().float()
+    _, strengths, axes = torch.linalg.svd(given, full_matrices=False)
+    # Directions may depend on each other: only axes that they really reach are removed.
+    basis = axes[strengths > strengths.max() * max(given.shape) * torch.finfo(torch.float32).eps]
+    if len(basis) == 0:
+        raise ValueError("the directions are all zero, so they span nothing to project out")
 
     def new_values(activation: Tensor, hook: Any) -> Tensor:
-        axes = basis.to(activation)
-        return activation - activation @ axes @ axes.T
+        _check_width(basis, activation, hook)
+        x = activation.float() if activation.dtype.itemsize < 4 else activation
+        axes = basis.to(x)
+        return (x - x @ axes.T @ axes).to(activation)
 
-    return edit(site, new_values, one_of(layer, layers), heads, positions)
-
-
-def capture(
-    store: dict[str, Tensor],
-    site: str,
-    *,
-    layer: Layers = None,
-    layers: Layers = None,
-    positions: Positions = None,
-) -> list[Hook]:
-    """Put activations into `store` under their hook names, joined along the positions of later steps.
-
-    With `positions` only those are kept, in order: [batch, n_selected, …].
-    """
-    positions = check_positions(positions)
-
-    def function(activation: Tensor, hook: Any) -> None:
-        kept = activation.detach()
-        if positions is not None:
-            selected = select_positions(positions, kept.shape[1], hook, kept.device)
-            selected = selected.expand(len(kept), -1)
-            if len(set(selected.sum(1).tolist())) > 1:
-                raise ValueError("the rows select different numbers of positions; capture them all")
-            kept = kept[selected].unflatten(0, (len(kept), -1))
-        info = getattr(hook, "forward_info", None)
-        if info is not None and info.n_past and hook.name in store:
-            kept = torch.cat([store[hook.name], kept], dim=1)
-        store[hook.name] = kept
-
-    return [(name, function) for name in hook_names(site, one_of(layer, layers))]
+    return edit(where, new_values, one_of(layer, layers), heads, positions)
 
 
 def edit(
-    site: str, new_values: NewValues, layers: Layers, heads: Heads, positions: Positions
+    site: Site, new_values: NewValues, layers: Layers, heads: Heads, positions: Positions
 ) -> list[Hook]:
-    """Hooks that replace the selected part of a site by `new_values`, leaving their input as it was."""
-    positions = check_positions(positions)
+    """Hooks that replace the selected part of a site by `new_values`, in a copy."""
+    positions = check_positions(positions, site)
     pairs: list[Hook] = []
     for some_layers, some_heads in split_by_layer(layers, heads):
 
         def function(activation: Tensor, hook: Any, heads: list[int] | None = some_heads) -> Tensor:
-            selected = select_entries(activation, hook, heads, positions)
+            selected = select_entries(site, activation, hook, heads, positions)
             return torch.where(selected, new_values(activation, hook), activation)
 
-        pairs += [(name, function) for name in hook_names(site, some_layers)]
+        pairs += [(name, function) for name in site.names(some_layers)]
     return pairs
 
 
-def select_entries(
-    activation: Float[Tensor, "batch ..."], hook: Any, heads: list[int] | None, positions: Positions
-) -> Bool[Tensor, "#batch ..."]:
-    """The selection, broadcastable to the activation; in patterns the positions are the queries'.
-
-    Raises:
-        ValueError: for heads at a site without heads, or heads that do not exist.
-    """
-    site = hook.name.rsplit(".", 1)[-1]
-    is_pattern = site in PATTERN_SITES
-    position_axis, head_axis = (2, 1) if is_pattern else (1, 2)
-    selected = select_positions(
-        positions, activation.shape[position_axis], hook, activation.device
-    )
-    if selected.shape[0] not in (1, activation.shape[0]):
-        raise ValueError(
-            f"positions for {selected.shape[0]} rows, but {hook.name} has {activation.shape[0]}"
-        )
-    shape = [1] * activation.ndim
-    shape[0], shape[position_axis] = selected.shape
-    selected = selected.reshape(shape)
-    if heads is None:
-        return selected
-    if not (is_pattern or site in HEAD_SITES):
-        raise ValueError(f"{hook.name} has no heads; leave out heads=")
-    shape = [1] * activation.ndim
-    shape[head_axis] = activation.shape[head_axis]
-    return selected & head_mask(heads, activation.shape[head_axis], hook).reshape(shape).to(
-        activation.device
-    )
-
-
-def head_mask(heads: list[int], n_heads: int, hook: Any) -> Bool[Tensor, " head"]:
-    """True at the chosen heads."""
-    mask = torch.zeros(n_heads, dtype=torch.bool)
-    for head in heads:
-        if not -n_heads <= head < n_heads:
-            raise ValueError(f"head {head} does not exist: {hook.name} has heads 0 to {n_heads - 1}")
-        mask[head] = True
-    return mask
-
-
-def _stored(source: Source, hook: Any) -> Tensor:
+def _stored(source: Source, site: Site, hook: Any) -> Tensor:
     if isinstance(source, Tensor):
         return source
-    try:
-        return source[hook.name]
-    except KeyError:
-        raise ValueError(
-            f"the source has no {hook.name!r}; include it in names_filter when caching"
-        ) from None
+    name = site.name_at(hook)
+    if name not in set(source):
+        raise ValueError(f"the source has no {name!r}; include it in names_filter when caching")
+    return source[name]
 
 
-def _from_source(source: Source, activation: Tensor, hook: Any) -> Tensor:
-    """The source's values at the activation's positions; during generation it may end before them."""
-    values = _stored(source, hook).to(activation)
+def _in_place(values: Tensor, activation: Tensor, site: Site, hook: Any) -> Tensor:
+    """A source's values at the activation's positions, and the activation where it has none.
+
+    Raises:
+        ValueError: for a source of another shape or length; while generating it may be longer or
+            shorter than what has been generated, but not shorter than the prompt.
+    """
     if values.ndim == activation.ndim - 1:
         values = values[None]
-    info = getattr(hook, "forward_info", None)
-    n_past = 0 if info is None else info.n_past
-    axis = 2 if hook.name.endswith(PATTERN_SITES) else 1
-    if n_past:
-        values = values.narrow(axis, n_past, values.shape[axis] - n_past) if (
-            values.shape[axis] > n_past
-        ) else activation
-    length = activation.shape[axis]
-    if info is not None and info.n_prompt is not None and values.shape[axis] > length:
-        values = values.narrow(axis, 0, length)
-    if values.shape[1:] != activation.shape[1:] or len(values) not in (1, len(activation)):
-        raise ValueError(
-            f"the source has shape {tuple(values.shape)} at {hook.name}, the run "
-            f"{tuple(activation.shape)}; clean and corrupted inputs must have the same length "
-            "(pad or cut the shorter audio)"
+    axis, length = site.position_axis, activation.shape[site.position_axis]
+    place = Place.of(hook, length)
+    if values.ndim != activation.ndim or len(values) not in (1, len(activation)):
+        raise _other_shape(values, activation, hook)
+    n_given = values.shape[axis]
+    start = place.total - length
+    if n_given == length and (place.info is None or not place.info.n_past):
+        start = (
+            0  # given as it is: of the last positions alone, where the unembedding sees only those
         )
-    return values.expand_as(activation)
+    elif n_given != place.total and not (place.generating and n_given >= place.n_prompt):
+        raise _other_shape(values, activation, hook)
+    n_shared = max(0, min(length, n_given - start))
+    values = values.to(activation).narrow(axis, min(start, n_given), n_shared)
+    if values.shape[1:] == activation.shape[1:]:
+        return values.expand_as(activation)
+    new = activation.clone()
+    part = new.narrow(axis, 0, n_shared)
+    if site.is_pattern and place.generating:  # keys, like queries, may be more or fewer
+        n_keys = min(part.shape[-1], values.shape[-1])
+        part, values = part[..., :n_keys], values[..., :n_keys]
+    if part.shape[1:] != values.shape[1:]:
+        raise _other_shape(values, activation, hook)
+    part.copy_(values)
+    return new
 
 
-def _per_row(step: Float[Tensor, "*batch width"], activation: Tensor) -> Tensor:
+def _mean_of_rows(activation: Tensor, site: Site, hook: Any) -> Tensor:
+    """The mean over the rows at each position, without those that are padding there."""
+    info, axis = getattr(hook, "forward_info", None), site.position_axis
+    real = None if info is None else info.attention_mask
+    if real is None or len(activation) != len(real):
+        return activation.mean(0, keepdim=True).expand_as(activation)
+    real = along(real[:, real.shape[1] - activation.shape[axis] :], axis, activation)
+    total = activation.masked_fill(~real.to(activation.device), 0).sum(0, keepdim=True)
+    return (total / real.sum(0, keepdim=True).clamp(min=1).to(total)).expand_as(activation)
+
+
+def _directions(directions: Tensor) -> Tensor:
+    directions = torch.as_tensor(directions)
+    if directions.ndim not in (1, 2) or directions.numel() == 0:
+        raise ValueError(
+            f"a direction of shape {tuple(directions.shape)}; give [width] or [n, width]"
+        )
+    if not bool(directions.isfinite().all()):
+        raise ValueError("the direction has NaN or infinite entries")
+    return directions
+
+
+def _check_width(directions: Tensor, activation: Tensor, hook: Any) -> None:
+    if directions.shape[-1] != activation.shape[-1]:
+        raise ValueError(
+            f"a direction of width {directions.shape[-1]} at {hook.name}, whose width is "
+            f"{activation.shape[-1]}"
+        )
+
+
+def _per_row(x: Float[Tensor, "*batch width"], activation: Tensor, hook: Any) -> Tensor:
     """[width] as it is; [batch, width] with axes for what lies between batch and width."""
-    if step.ndim == 1:
-        return step
-    if step.ndim != 2 or len(step) not in (1, len(activation)):
+    x = x.to(activation)
+    if x.ndim == 1:
+        return x
+    if len(x) not in (1, len(activation)):
         raise ValueError(
-            f"a direction of shape {tuple(step.shape)} for {len(activation)} rows; give one vector, "
-            "or one a row"
+            f"directions or coefficients for {len(x)} rows, but {hook.name} has {len(activation)}; "
+            "give one for all, or one a row"
         )
-    return step.reshape(len(step), *[1] * (activation.ndim - 2), step.shape[-1])
+    return x.reshape(len(x), *[1] * (activation.ndim - 2), x.shape[-1])
 
 
+def _other_shape(values: Tensor, activation: Tensor, hook: Any) -> ValueError:
+    return ValueError(
+        f"the source has shape {tuple(values.shape)} at {hook.name}, the run "
+        f"{tuple(activation.shape)}; clean and corrupted inputs must have the same length (pad or "
+        "cut the shorter audio)"
+    )

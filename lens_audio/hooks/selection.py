@@ -1,21 +1,20 @@
-"""Which activations a hook function touches: site, layers, heads, positions."""
+"""Where a hook function acts: sites, their hook names, layers and heads."""
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool
-from torch import Tensor
 
 from lens_audio.model.hooked_root import count_from_end
 
-Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
-Heads = int | Iterable[int] | Iterable[tuple[int, int]] | None
-Layers = int | Iterable[int] | None
-Positions = str | int | slice | Sequence[int] | Tensor | None
+HookName = str | Callable[[str], bool]
+Function = Callable[..., Any]  # (activation, hook) -> a new activation, or None
+Hook = tuple[HookName, Function]
+Layers = SupportsIndex | Iterable[SupportsIndex] | None
+Heads = SupportsIndex | Iterable[Any] | None  # numbers, or (layer, head) pairs
 
 # Short names of sites in a block; `audio_encoder.` in front means the encoder's.
 SITES = {
@@ -45,11 +44,86 @@ ROOT_SITES = {
     "audio_encoder.out": "audio_encoder.hook_out",
 }
 HEAD_SITES = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_z", "hook_result")
+INPUT_SITES = ("hook_q_input", "hook_k_input", "hook_v_input", "hook_attn_in")
 PATTERN_SITES = ("hook_attn_scores", "hook_pattern")
-GROUPS = ("all", "last", "audio", "text", "generated")
+BLOCK = re.compile(r"blocks\.-?\d+\.")
 
 
-def hook_names(site: str, layers: Layers = None) -> list[str | Callable[[str], bool]]:
+@dataclass(frozen=True)
+class Site:
+    """A kind of activation, by its hook name; `blocks.{}.` where the layer is left open."""
+
+    template: str
+
+    @classmethod
+    def of(cls, name: str) -> "Site":
+        """The site of a short name ("z", "audio_encoder.resid_post") or of a full hook name.
+
+        Raises:
+            ValueError: for a name that is neither.
+        """
+        if "hook_" in name:
+            return cls(name)
+        if name in ROOT_SITES:
+            return cls(ROOT_SITES[name])
+        prefix, _, short = name.rpartition(".")
+        if short not in SITES or prefix not in ("", "audio_encoder"):
+            known = [*SITES, *ROOT_SITES]
+            near = difflib.get_close_matches(name, known, n=3) or known
+            raise ValueError(f"no site is called {name!r}; there are {', '.join(near)}")
+        return cls(f"{prefix and prefix + '.'}blocks.{{}}.{SITES[short]}")
+
+    def names(self, layers: Layers = None) -> list[HookName]:
+        """Hook names in some layers; without layers, one function that selects them all.
+
+        Raises:
+            ValueError: for no layers, or layers for a site that is one hook point.
+        """
+        if "{}" not in self.template:
+            if layers is not None:
+                raise ValueError(f"{self.template!r} is one hook point, so it takes no layer")
+            return [self.template]
+        if layers is None:
+            pattern = re.compile(re.escape(self.template).replace(r"\{\}", r"\d+"))
+            return [lambda name: pattern.fullmatch(name) is not None]
+        chosen = _as_ints(layers, "layers")
+        if chosen.ndim != 1:
+            raise ValueError(f"layers must be numbers, not {layers!r}")
+        return [self.template.format(layer) for layer in chosen.tolist()]
+
+    def name_at(self, hook: Any) -> str:
+        """HookedTransformer's name of a hook point here; a TransformerBridge calls it otherwise."""
+        if "blocks." not in self.template:
+            return self.template
+        block = f"blocks.{hook.layer()}."
+        return BLOCK.sub(block, self.template.replace("blocks.{}.", block))
+
+    @property
+    def last_name(self) -> str:
+        return self.template.rsplit(".", 1)[-1]
+
+    @property
+    def is_audio(self) -> bool:
+        """Before the decoder, where rows are clips and positions are frames or audio tokens."""
+        return self.template.startswith(("audio_", "hook_audio_"))
+
+    @property
+    def is_pattern(self) -> bool:
+        return self.last_name in PATTERN_SITES
+
+    @property
+    def position_axis(self) -> int:
+        """In patterns the queries'."""
+        return 2 if self.is_pattern or self.last_name == "hook_mel" else 1
+
+    @property
+    def head_axis(self) -> int | None:
+        if self.is_pattern:
+            return 1
+        return 2 if self.last_name in (*HEAD_SITES, *INPUT_SITES) else None
+
+
+def hook_names(site: str, layers: Layers = None) -> list[HookName]:
     """The hook names of a site in some layers; without layers, one function that selects all.
 
     Args:
@@ -59,41 +133,60 @@ def hook_names(site: str, layers: Layers = None) -> list[str | Callable[[str], b
     Raises:
         ValueError: for an unknown site, no layers, or layers for a site outside the blocks.
     """
-    if site in ROOT_SITES or "hook_" in site:
-        if layers is not None:
-            raise ValueError(f"{site!r} is one hook point, so it takes no layer")
-        return [ROOT_SITES.get(site, site)]
-    prefix, _, short = site.rpartition(".")
-    if short not in SITES or prefix not in ("", "audio_encoder"):
-        near = difflib.get_close_matches(site, [*SITES, *ROOT_SITES], n=3)
-        raise ValueError(
-            f"no site is called {site!r}; "
-            + (f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(SITES)}")
-        )
-    prefix = prefix + "." if prefix else ""
-    if layers is None:
-        pattern = re.compile(re.escape(prefix) + r"blocks\.\d+\." + re.escape(SITES[short]))
-        return [lambda name: pattern.fullmatch(name) is not None]
-    chosen = [layers] if isinstance(layers, int) else list(layers)
-    if not chosen:
-        raise ValueError("an empty selection of layers; leave it out to mean all of them")
-    return [f"{prefix}blocks.{int(layer)}.{SITES[short]}" for layer in chosen]
+    return Site.of(site).names(layers)
 
 
 def on(model: Any, fwd_hooks: Iterable[Hook]) -> list[Hook]:
     """The hooks with layers counted from the end made definite for `model`, every name checked.
 
+    A TransformerBridge needs this. It does not tell hook functions where they are in a sequence:
+    there positions are those of each forward, "last" is its last position, "audio", "text" and
+    "generated" are refused, and padding on the right is not known. Its `hook_resid_mid` is only
+    what the MLP reads; a change there is added to the block's output too, as if to the stream.
+
     Raises:
         ValueError: for a hook name the model does not have.
     """
+    known = model.hook_dict
+    first: list[Hook] = []
     definite: list[Hook] = []
     for name, function in fwd_hooks:
         if isinstance(name, str):
-            name = count_from_end(name, model.hook_dict)
-            if name not in model.hook_dict:
-                raise ValueError(f"{type(model).__name__} has no hook point {name!r}")
-        definite.append((name, function))
-    return definite
+            name = count_from_end(name, known)
+            if name not in known:
+                raise ValueError(f"no hook point is called {name!r}. {_what_exists(name, known)}")
+            names = [name]
+        else:
+            names = list(filter(name, known))
+            if not names:
+                raise ValueError("a function of hook names selects none of the model's hook points")
+        aside = [n for n in names if n.endswith("hook_resid_mid") and known[n].name != n]
+        for mid in aside:
+            at_mid, at_post = _in_both_branches(function)
+            definite.append((mid, at_mid))
+            first.append((mid.replace("hook_resid_mid", "hook_resid_post"), at_post))
+        if not aside:
+            definite.append((name, function))
+    return first + definite
+
+
+def _in_both_branches(
+    function: Callable[..., Any],
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The function at the MLP's input, and the change it made once more at the block's output."""
+    changes: list[torch.Tensor] = []
+
+    def at_mid(activation: torch.Tensor, hook: Any) -> Any:
+        changes.clear()
+        new = function(activation, hook=hook)
+        if new is not None:
+            changes.append(new - activation)
+        return new
+
+    def at_post(activation: torch.Tensor, hook: Any) -> Any:
+        return activation + changes.pop() if changes else None
+
+    return at_mid, at_post
 
 
 def one_of(layer: Layers, layers: Layers) -> Layers:
@@ -111,117 +204,40 @@ def split_by_layer(layers: Layers, heads: Heads) -> list[tuple[Layers, list[int]
     """
     if heads is None:
         return [(layers, None)]
-    chosen = [heads] if isinstance(heads, int) else list(heads)
-    if not chosen:
-        raise ValueError("an empty selection of heads; leave it out to mean all of them")
-    if all(isinstance(head, int) for head in chosen):
-        return [(layers, chosen)]
+    chosen = _as_ints(heads, "heads")
+    if chosen.ndim == 1:
+        return [(layers, chosen.tolist())]
+    if chosen.shape[1] != 2:
+        raise ValueError(f"heads must be numbers or (layer, head) pairs, not {heads!r}")
     if layers is not None:
         raise ValueError("heads given as (layer, head) pairs bring their layers; leave out layers=")
     by_layer: dict[int, list[int]] = {}
-    for layer, head in chosen:
-        by_layer.setdefault(int(layer), []).append(int(head))
-    return list(by_layer.items())
+    for layer, head in chosen.tolist():
+        by_layer.setdefault(layer, []).append(head)
+    return [(layer, some) for layer, some in by_layer.items()]
 
 
-def check_positions(positions: Positions) -> Positions:
-    """Positions that can select something.
-
-    Raises:
-        ValueError: for an unknown group, or a selection of nothing.
-    """
-    if positions is None or isinstance(positions, int | slice):
-        return positions
-    if isinstance(positions, str):
-        if positions not in GROUPS:
-            raise ValueError(f"no token group is called {positions!r}; there are {', '.join(GROUPS)}")
-        return positions
-    tensor = torch.as_tensor(positions)
-    if tensor.numel() == 0 or (tensor.dtype == torch.bool and not bool(tensor.any())):
-        raise ValueError("an empty selection of positions; leave it out to mean all of them")
-    if tensor.dtype.is_floating_point:
-        raise ValueError(f"positions must be integers or a boolean mask, not {tensor.dtype}")
-    return tensor
+def _as_ints(chosen: Any, what: str) -> torch.Tensor:
+    """[n] or [n, 2] integers."""
+    try:
+        listed = chosen if hasattr(chosen, "__index__") else list(chosen)
+        numbers = torch.atleast_1d(torch.as_tensor(listed))
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be integers, not {chosen!r}") from None
+    if numbers.numel() == 0:
+        raise ValueError(f"an empty selection of {what}; leave it out to mean all of them")
+    if numbers.is_floating_point() or numbers.dtype == torch.bool or numbers.ndim > 2:
+        raise ValueError(f"{what} must be integers, not {chosen!r}")
+    return numbers
 
 
-def select_positions(
-    positions: Positions, length: int, hook: Any, device: torch.device, are_keys: bool = False
-) -> Bool[Tensor, "#batch pos"]:
-    """Which of an activation's `length` positions are selected.
-
-    Positions are those of the whole sequence, negative ones counting from its end. With a key-value
-    cache the activation holds only the new ones; our hook points tell how many came before.
-
-    Args:
-        are_keys: the axis holds the keys of an attention pattern, so every position so far.
-
-    Raises:
-        ValueError: for positions outside the sequence, or a group that this model cannot tell.
-    """
-    info = getattr(hook, "forward_info", None)
-    n_past = 0 if info is None or are_keys else info.n_past
-    total = n_past + length
-    if positions is None or isinstance(positions, str):
-        mask = _group_mask(positions or "all", total, info, device)
-    elif isinstance(positions, Tensor) and positions.dtype == torch.bool:
-        mask = _fitted(positions.to(device), total)
-    else:
-        mask = _index_mask(positions, total, info, device)
-    return mask[:, n_past:]
-
-
-def _fitted(mask: Bool[Tensor, "*batch some"], total: int) -> Bool[Tensor, "#batch total"]:
-    """A prompt's mask, its generated positions unselected."""
-    mask = mask[None] if mask.ndim == 1 else mask
-    if mask.shape[1] > total:
-        raise ValueError(
-            f"a mask of {mask.shape[1]} positions for a sequence of {total}; during generation with "
-            "a TransformerBridge, which does not tell where it stands, use positions='last'"
-        )
-    return F.pad(mask, (0, total - mask.shape[1]))
-
-
-def _index_mask(
-    positions: Any, total: int, info: Any, device: torch.device
-) -> Bool[Tensor, "1 total"]:
-    mask = torch.zeros(1, total, dtype=torch.bool, device=device)
-    if isinstance(positions, slice):
-        mask[:, positions] = True
-        return mask
-    wanted = torch.as_tensor(positions, device=device).reshape(-1)
-    inside = (-total <= wanted) & (wanted < total)
-    generating = info is not None and info.n_prompt is not None
-    if not generating and not bool(inside.all()):
-        raise ValueError(
-            f"position {int(wanted[~inside][0])} is outside the sequence of {total} positions"
-        )
-    mask[:, wanted[inside]] = True
-    return mask
-
-
-def _group_mask(
-    group: str, total: int, info: Any, device: torch.device
-) -> Bool[Tensor, "#batch total"]:
-    """ "all", "last" (real position of each row), "audio", "text" (of the prompt) or "generated"."""
-    places = torch.arange(total, device=device)[None]
-    if group == "all":
-        return places >= 0
-    real = info.attention_mask if info is not None else None
-    if group == "last":
-        if real is None or real.shape[1] != total:
-            return places == total - 1
-        return places == (real.to(device) * places).argmax(1, keepdim=True)
-    if info is None:
-        raise ValueError(
-            f"this model does not tell which tokens are {group!r}; pass prompt.audio_mask or its kin"
-        )
-    n_prompt = total if info.n_prompt is None else info.n_prompt
-    if group == "generated":
-        return places >= n_prompt
-    if info.audio_mask is None:
-        raise ValueError(f"positions={group!r}, but the input is no prompt with audio")
-    audio = F.pad(info.audio_mask.to(device), (0, total - info.audio_mask.shape[1]))
-    if group == "audio":
-        return audio
-    real = torch.ones_like(audio) if real is None else real.to(device)
-    return ~audio & real & (places < n_prompt)
+def _what_exists(name: str, known: Iterable[str]) -> str:
+    match = BLOCK.search(name)
+    if match is not None:
+        before, after = re.escape(name[: match.start()]), re.escape(name[match.end() :])
+        same = re.compile(rf"{before}blocks\.(\d+)\.{after}")
+        layers = [int(found[1]) for found in map(same.fullmatch, known) if found]
+        if layers:
+            return f"Layers run from 0 to {max(layers)}."
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"Did you mean {', '.join(near)}?" if near else "model.hook_dict lists all of them."

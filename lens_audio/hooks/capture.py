@@ -1,0 +1,63 @@
+"""The hook function that reads activations and leaves them as they are."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lens_audio.hooks.positions import Positions, check_positions, select_positions
+from lens_audio.hooks.selection import Hook, Layers, Site, one_of
+
+
+def capture(
+    store: dict[str, Tensor],
+    site: str,
+    *,
+    layer: Layers = None,
+    layers: Layers = None,
+    positions: Positions = None,
+) -> list[Hook]:
+    """Put activations into `store` under their hook names, later steps joined along the positions.
+
+    With `positions` only those are kept, in order: [batch, n_selected, …] (of patterns and scores,
+    those queries: [batch, head, n_selected, key]). They are detached. Where keys grow from step to
+    step, earlier patterns are filled up with zeros, scores with -inf.
+
+    Args:
+        store: filled as the model runs; a new sequence replaces the one before.
+        site, layer, layers, positions: as in `patch`.
+
+    Raises:
+        ValueError: as in `patch`; when the hook runs, for rows that select different counts.
+    """
+    where = Site.of(site)
+    positions = check_positions(positions, where)
+    axis = where.position_axis
+
+    def function(activation: Tensor, hook: Any) -> None:
+        kept = activation.detach()
+        if positions is not None:
+            selected = select_positions(positions, kept.shape[axis], hook, kept.device)
+            kept = _take(kept, selected, axis)
+        name, info = where.name_at(hook), getattr(hook, "forward_info", None)
+        if info is not None and info.n_past and name in store:
+            before = store[name]
+            if where.is_pattern:
+                fill = 0.0 if where.last_name == "hook_pattern" else -torch.inf
+                before = F.pad(before, (0, kept.shape[-1] - before.shape[-1]), value=fill)
+            kept = torch.cat([before, kept], dim=axis)
+        store[name] = kept
+
+    return [(name, function) for name in where.names(one_of(layer, layers))]
+
+
+def _take(x: Tensor, selected: Tensor, axis: int) -> Tensor:
+    """The selected positions of each row."""
+    counts = set(selected.sum(1).tolist())
+    if len(counts) > 1:
+        raise ValueError("the rows select different numbers of positions; capture them all")
+    if len(selected) == 1:
+        return x.index_select(axis, selected[0].nonzero().flatten())
+    rows = zip(x.split(1), selected, strict=True)
+    return torch.cat([row.index_select(axis, places.nonzero().flatten()) for row, places in rows])
