@@ -1,8 +1,22 @@
 """What is looked at: plotly figures, one function a figure, and self-contained HTML reports."""
 
 from lens_audio.plots.choices import choice_probabilities
-from lens_audio.plots.heads import head_map
+from lens_audio.plots.heads import attribution_by_source, head_map
+from lens_audio.plots.logit_lens import logit_lens_table
+from lens_audio.plots.patching import patching_heatmap
 from lens_audio.plots.report import write_page
+from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.sound import attention_over_time
+from lens_audio.plots.steering import steering_curve
 
-__all__ = ["attention_over_time", "choice_probabilities", "head_map", "write_page"]
+__all__ = [
+    "attention_over_time",
+    "attribution_by_source",
+    "choice_probabilities",
+    "head_map",
+    "logit_lens_table",
+    "patching_heatmap",
+    "score_distributions",
+    "steering_curve",
+    "write_page",
+]

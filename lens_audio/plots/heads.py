@@ -1,9 +1,10 @@
 """The map of all heads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 from jaxtyping import Float
+from plotly.subplots import make_subplots
 from torch import Tensor
 
 from lens_audio.plots.theme import INK, MAGNITUDE, SIGNED, styled, text
@@ -53,3 +54,50 @@ def head_map(
 def _step(n: int) -> int:
     """Every label up to 16 of them, else every fourth."""
     return 1 if n <= 16 else 4
+
+
+def attribution_by_source(
+    attribution: Mapping[str, Float[Tensor, "*example layer head"]],
+    quantity: str = "logit difference",
+) -> go.Figure:
+    """What each head wrote toward an answer from the audio, and from the text: one signed scale.
+
+    Args:
+        attribution: of `analysis.direct_attribution.head_attribution_by_source`, "audio" and
+            "text"; examples are averaged.
+        quantity: what it is attributed, with its unit if it has one.
+
+    Raises:
+        ValueError: unless there are an "audio" and a "text" of one shape.
+    """
+    if not {"audio", "text"} <= set(attribution):
+        raise ValueError(f"expected 'audio' and 'text', not {', '.join(attribution) or 'nothing'}")
+    panels = {
+        f"from the {source}": attribution[source].detach().float().cpu()
+        for source in ("audio", "text")
+    }
+    means = {name: x.reshape(-1, *x.shape[-2:]).mean(0).numpy() for name, x in panels.items()}
+    (n_layers, n_heads), other = (z.shape for z in means.values())
+    if other != (n_layers, n_heads):
+        raise ValueError(f"audio has {n_layers} x {n_heads} heads, text {other[0]} x {other[1]}")
+    figure = make_subplots(cols=2, shared_yaxes=True, subplot_titles=list(means),
+                           horizontal_spacing=0.04)  # fmt: skip
+    for column, (name, z) in enumerate(means.items(), 1):
+        hover = f"layer %{{y}}, head %{{x}}<br>{name}: %{{z:.4f}}<br>from both: %{{customdata:.4f}}"
+        both = sum(means.values())
+        heatmap = go.Heatmap(z=z, customdata=both, coloraxis="coloraxis", xgap=1, ygap=1,
+                             hovertemplate=hover + "<extra></extra>")  # fmt: skip
+        figure.add_trace(heatmap, row=1, col=column)
+    largest = max(float(abs(z).max()) for z in means.values()) or 1.0
+    axis = {"showgrid": False, "linecolor": INK, "tickmode": "linear", "tick0": 0}
+    figure.update_xaxes(title_text="head", dtick=_step(n_heads), **axis)
+    figure.update_yaxes(dtick=_step(n_layers), **axis)
+    figure.update_yaxes(title_text="layer", col=1)
+    scale = {
+        "colorscale": SIGNED,
+        "cmin": -largest,
+        "cmax": largest,
+        "colorbar": {"title": {"text": text(quantity, 24), "side": "right"}, "thickness": 12},
+    }
+    height = min(700, max(300, 150 + 44 * n_layers))
+    return styled(figure, height, coloraxis=scale, margin={"l": 70, "r": 20, "t": 44, "b": 50})

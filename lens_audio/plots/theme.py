@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 INK = "#808080"  # text and axes: legible on white and on black
 GRID = "rgba(128,128,128,0.22)"
 BLUE, ORANGE = "#2f86d1", "#e69f00"  # after Okabe and Ito, "Color Universal Design"
+COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#d55e00", "#7a7a7a")  # for up to six series
 MAGNITUDE = "Viridis"
 SIGNED = [[0, "#08519c"], [0.25, "#6baed6"], [0.5, "#f2f0ec"], [0.75, "#f5a04a"], [1, "#a63603"]]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -40,3 +41,13 @@ def text(label: object, width: int | None = None) -> str:
 def head_name(layer: int, head: int) -> str:
     """L3 H5: layer 3, head 5, both counted from 0."""
     return f"L{layer} H{head}"
+
+
+def clipped(label: str, width: int = 18) -> str:
+    """A label short enough for an axis."""
+    return label if len(label) <= width else label[: width - 1] + "…"
+
+
+def thinned(n: int, most: int = 64) -> list[int]:
+    """Which of n entries get a tick: all, or every k-th so that there are at most so many."""
+    return list(range(0, n, max(1, -(-n // most))))

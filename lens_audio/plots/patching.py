@@ -1,0 +1,345 @@
+"""What each patch of a sweep did: maps, bars and a slider over positions."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from lens_audio.analysis.result import PatchingResult
+from lens_audio.plots.theme import BLUE, GRID, INK, ORANGE, SIGNED, clipped, styled, text, thinned
+
+WINDOW = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?) s")  # "0.50-0.75 s"
+MOMENT = re.compile(r"(\d+(?:\.\d+)?) s")  # "0.52 s"
+MOST_COLUMNS = 24  # with more, values are not written into the cells
+UNDEFINED = "#9a9a9a"
+
+
+def patching_heatmap(
+    result: PatchingResult,
+    metric: str | None = None,
+    *,
+    recovery: bool = False,
+    labels: Sequence[str] | None = None,
+) -> go.Figure:
+    """What each patch did to one metric, averaged over the examples.
+
+    Layer x head, layer x position, …; times are an axis in seconds. Three swept axes get a slider
+    over positions, a single one gets bars; axes with one entry are only named in the hover text.
+
+    Args:
+        metric: one of `result.metrics`; the first by default.
+        recovery: 0 where a patch did nothing, 1 where it did as much as the whole source run;
+            by default the change from the base run, in the metric's own units.
+        labels: names of the positions, such as `prompt.str_tokens(0)`.
+
+    Raises:
+        ValueError: for no such metric, or another number of labels than positions.
+    """
+    sweep = _Sweep.of(result, metric, recovery, labels)
+    if len(sweep.axes) == 1:
+        return _bars(sweep)
+    if len(sweep.axes) == 2:
+        return _map(sweep)
+    return _slider(sweep)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    name: str  # "layer", "position", "group" or "head"
+    labels: list[str]
+
+    @property
+    def edges(self) -> list[float] | None:
+        """Where the entries begin and the last one ends, in seconds, if they follow in time."""
+        windows = [WINDOW.fullmatch(label) for label in self.labels]
+        if all(windows):
+            starts = [float(w[1]) for w in windows if w]
+            ends = [float(w[2]) for w in windows if w]
+            return [*starts, ends[-1]] if starts[1:] == ends[:-1] else None
+        moments = [MOMENT.fullmatch(label) for label in self.labels]
+        if len(moments) > 1 and all(moments):
+            times = [float(m[1]) for m in moments if m]
+            return [*times, 2 * times[-1] - times[-2]] if sorted(set(times)) == times else None
+        return None
+
+    @property
+    def title(self) -> str:
+        if self.edges is not None:
+            return "time (s)"
+        return {"group": "positions", "position": "position"}.get(self.name, self.name)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """Of a plotly axis."""
+        if self.edges is not None:
+            return {"title_text": self.title, "range": [self.edges[0], self.edges[-1]]}
+        places = thinned(len(self.labels))
+        return {
+            "title_text": self.title,
+            "tickvals": places,
+            "ticktext": [text(clipped(self.labels[i])) for i in places],
+            "range": [-0.5, len(self.labels) - 0.5],
+            "automargin": True,
+        }
+
+    def where(self, i: int) -> str:
+        label = text(self.labels[i])
+        return label if self.edges is not None else f"{self.name} {label}".removeprefix("group ")
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """One metric of a result: the axes that vary, and the numbers of every cell."""
+
+    axes: list[_Axis]
+    fixed: list[_Axis]  # those with one entry
+    shown: Float[np.ndarray, "..."]
+    patched: Float[np.ndarray, "..."]
+    recovered: Float[np.ndarray, "..."]
+    base: float
+    source: float
+    runs: tuple[str, str]  # which run is the base, which the source
+    metric: str
+    recovery: bool
+
+    @classmethod
+    def of(
+        cls,
+        result: PatchingResult,
+        metric: str | None,
+        recovery: bool,
+        labels: Sequence[str] | None,
+    ) -> "_Sweep":
+        patched = result.mean(metric).double().numpy()
+        recovered = result.recovery(metric).double().numpy()
+        metric = result.metrics[0] if metric is None else metric
+        number = result.metrics.index(metric)
+        base, source = (float(v[number].mean()) for v in (result.base, result.source))
+        names = {name: list(result.axes[name]) for name in result.axes}
+        every = [_Axis(name, names[name]) for name in names if name not in ("metric", "example")]
+        if labels is not None:
+            every = [_labelled(axis, labels) for axis in every]
+        axes = [axis for axis in every if len(axis.labels) > 1] or every[-1:]
+        shape = [len(axis.labels) for axis in axes]
+        runs = {"denoise": ("corrupted", "clean"), "noise": ("clean", "corrupted")}
+        return cls(
+            axes=axes,
+            fixed=[axis for axis in every if axis not in axes],
+            shown=(recovered if recovery else patched - base).reshape(shape),
+            patched=patched.reshape(shape),
+            recovered=recovered.reshape(shape),
+            base=base,
+            source=source,
+            runs=runs.get(str(result.about.get("direction")), ("", "")),
+            metric=metric,
+            recovery=recovery,
+        )
+
+    @property
+    def quantity(self) -> str:
+        return f"{'recovery' if self.recovery else 'change'} of {self.metric}"
+
+    @property
+    def limit(self) -> float:
+        """Of the colour scale, on either side of zero."""
+        sizes = np.abs(self.shown[np.isfinite(self.shown)])
+        largest = float(sizes.max()) if sizes.size else 0.0
+        return max(1.0, largest) if self.recovery else largest or 1.0
+
+    @property
+    def hover(self) -> str:
+        """After the name of the cell."""
+        base, source = (f" ({run} run)" if run else "" for run in self.runs)
+        name = text(self.metric)
+        return (
+            f"<br>{name}: %{{customdata[0]:.4g}}"
+            f"<br>base{base}: {self.base:.4g}<br>source{source}: {self.source:.4g}"
+            f"<br>change from base: %{{customdata[1]:.4g}}"
+            + ("<br>recovery: undefined (base = source)" if self.source == self.base else
+               "<br>recovery: %{customdata[2]:.3f}")
+            + "<extra></extra>"
+        )  # fmt: skip
+
+    @property
+    def numbers(self) -> Float[np.ndarray, "*cells 3"]:
+        """Patched value, change from the base run, recovery."""
+        stacked = np.stack([self.patched, self.patched - self.base, self.recovered], axis=-1)
+        return stacked.astype(np.float32)
+
+    def where(self, places: Sequence[tuple[_Axis, int]]) -> str:
+        """Layer, position and head of a cell, those that do not vary included."""
+        parts = {axis.name: axis.where(i) for axis, i in places}
+        parts |= {axis.name: axis.where(0) for axis in self.fixed}
+        order = ("layer", "position", "group", "head")
+        return ", ".join(parts[name] for name in order if name in parts)
+
+
+def _labelled(axis: _Axis, labels: Sequence[str]) -> _Axis:
+    if axis.name not in ("position", "group"):
+        return axis
+    if len(labels) != len(axis.labels):
+        raise ValueError(f"{len(labels)} labels for {len(axis.labels)} positions")
+    return _Axis(axis.name, list(labels))
+
+
+def _map(sweep: _Sweep) -> go.Figure:
+    """Two axes; positions run along x."""
+    y, x = sweep.axes
+    shown, numbers = sweep.shown, sweep.numbers
+    if x.name == "head" and y.name != "layer":
+        y, x, shown, numbers = x, y, shown.T, numbers.swapaxes(0, 1)
+    figure = go.Figure(_cells(sweep, y, x, shown, numbers, []))
+    return _arranged(figure, sweep, y, x)
+
+
+def _slider(sweep: _Sweep) -> go.Figure:
+    """Layer x head for one position at a time; it opens at the strongest."""
+    y, steps, x = sweep.axes
+    figure = go.Figure()
+    owner = []  # the position that each trace belongs to
+    for i in range(len(steps.labels)):
+        traces = _cells(sweep, y, x, sweep.shown[:, i], sweep.numbers[:, i], [(steps, i)])
+        figure.add_traces(traces)
+        owner += [i] * len(traces)
+    size = np.nan_to_num(np.abs(sweep.shown), nan=0.0).max(axis=(0, 2))
+    first = int(size.argmax())
+    for trace, i in zip(figure.data, owner, strict=True):
+        trace.visible = i == first
+    slider = {
+        "active": first,
+        "currentvalue": {"prefix": "" if steps.edges else f"{steps.title}: "},
+        "pad": {"t": 48, "b": 8},
+        "steps": [
+            {
+                "method": "restyle",
+                "label": text(label),
+                "args": [{"visible": [i == place for i in owner]}],
+            }
+            for place, label in enumerate(steps.labels)
+        ],
+    }
+    _arranged(figure, sweep, y, x)
+    return figure.update_layout(sliders=[slider], height=figure.layout.height + 110)
+
+
+def _cells(
+    sweep: _Sweep,
+    y: _Axis,
+    x: _Axis,
+    shown: Float[np.ndarray, "y x"],
+    numbers: Float[np.ndarray, "y x 3"],
+    places: list[tuple[_Axis, int]],
+) -> list[go.Heatmap]:
+    """The map itself and, where values are undefined, grey cells that say so."""
+    names = [
+        [sweep.where([*places, (y, i), (x, j)]) for j in range(len(x.labels))]
+        for i in range(len(y.labels))
+    ]
+    written = len(x.labels) <= MOST_COLUMNS and len(y.labels) <= 2 * MOST_COLUMNS
+    where: dict[str, Any] = {
+        "x": x.edges or list(range(len(x.labels))),
+        "y": y.edges or list(range(len(y.labels))),
+        "xgap": 1,
+        "ygap": 1,
+        "text": names,
+    }
+    values = go.Heatmap(
+        z=shown.astype(np.float32),
+        zmin=-sweep.limit,
+        zmax=sweep.limit,
+        colorscale=SIGNED,
+        customdata=numbers,
+        hovertemplate="%{text}" + sweep.hover,
+        hoverongaps=False,
+        texttemplate="%{z:.2f}" if written else None,
+        colorbar=_colorbar(sweep),
+        **where,
+    )
+    undefined = np.isnan(shown)
+    if not undefined.any():
+        return [values]
+    grey = go.Heatmap(
+        z=np.where(undefined, 0.0, np.nan),
+        colorscale=[[0, UNDEFINED], [1, UNDEFINED]],
+        showscale=False,
+        hovertemplate="%{text}<br>undefined: the metric has no value here<extra></extra>",
+        hoverongaps=False,
+        texttemplate="n/a" if written else None,
+        **where,
+    )
+    return [values, grey]
+
+
+def _colorbar(sweep: _Sweep) -> dict[str, Any]:
+    bar = {"title": {"text": text(sweep.quantity, 26), "side": "right"}, "thickness": 12}
+    if not sweep.recovery:
+        return bar
+    outer = [-sweep.limit, sweep.limit] if sweep.limit > 1.25 else []
+    ticks = {-1: "−1", 0: "0: nothing", 1: "1: all of it"} | {v: f"{v:.1f}" for v in outer}
+    return bar | {"tickvals": list(ticks), "ticktext": list(ticks.values())}
+
+
+def _arranged(figure: go.Figure, sweep: _Sweep, y: _Axis, x: _Axis) -> go.Figure:
+    height = min(760, max(270, 130 + 34 * len(y.labels)))
+    styled(figure, height=height, margin={"l": 70, "r": 20, "t": 28, "b": 56})
+    figure.update_xaxes(showgrid=False, linecolor=INK, **x.layout)
+    figure.update_yaxes(showgrid=False, linecolor=INK, **y.layout)
+    if np.isnan(sweep.shown).any():
+        _note(figure, "grey cells: undefined")
+    return figure
+
+
+def _bars(sweep: _Sweep) -> go.Figure:
+    """A single axis."""
+    (x,) = sweep.axes
+    places = list(range(len(x.labels)))
+    positions, widths = places, None
+    if x.edges is not None:
+        positions = list(np.add(x.edges[:-1], x.edges[1:]) / 2)
+        widths = np.diff(x.edges) * 0.94
+    bar = go.Bar(
+        x=positions,
+        y=sweep.shown,
+        width=widths,
+        marker_color=[BLUE if value < 0 else ORANGE for value in sweep.shown],
+        hovertext=[sweep.where([(x, i)]) for i in places],
+        customdata=sweep.numbers,
+        hovertemplate="%{hovertext}" + sweep.hover,
+    )
+    figure = go.Figure(bar)
+    styled(figure, height=330, bargap=0.2, margin={"l": 70, "r": 20, "t": 28, "b": 56})
+    figure.update_xaxes(showgrid=False, **x.layout)
+    top, bottom = (np.nanmax([0, *sweep.shown]), np.nanmin([0, *sweep.shown]))
+    top = max(top, 1.0) if sweep.recovery else top
+    room = 0.08 * ((top - bottom) or 1.0)
+    figure.update_yaxes(
+        title_text=text(sweep.quantity),
+        gridcolor=GRID,
+        zeroline=True,
+        zerolinecolor=INK,
+        range=[bottom - room if bottom < 0 else 0, top + room],
+    )
+    if sweep.recovery:
+        figure.add_hline(
+            y=1, line={"color": INK, "dash": "dash", "width": 1}, annotation_text="1: all of it",
+            annotation_position="top right",
+        )  # fmt: skip
+    for i in np.flatnonzero(np.isnan(sweep.shown)):
+        figure.add_annotation(
+            x=positions[i], y=0, text="n/a", showarrow=False, yshift=8, font={"size": 11}
+        )
+    if np.isnan(sweep.shown).any():
+        _note(figure, "n/a: undefined")
+    return figure
+
+
+def _note(figure: go.Figure, words: str) -> None:
+    """A line above the figure, on the left."""
+    figure.add_annotation(
+        text=words, xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom",
+        showarrow=False,
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""Listening scores of groups of items."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_audio.plots.theme import COLOURS, GRID, styled, text
+
+FEWEST = 5  # a curve over fewer points would invent a shape
+
+
+def score_distributions(
+    groups: Mapping[str, Sequence[float] | Float[Tensor, " item"]],
+    quantity: str = "listening score",
+) -> go.Figure:
+    """How the scores of each group are spread: every item a point, with median and quartiles.
+
+    Args:
+        groups: scores by the group's name, such as "answer from the audio". Undefined (NaN)
+            scores are counted beside the name, not drawn.
+        quantity: what the scores are, with their unit if they have one.
+
+    Raises:
+        ValueError: for no groups.
+    """
+    if not groups:
+        raise ValueError("no groups of scores were given")
+    figure = go.Figure()
+    names = []
+    for number, (name, values) in enumerate(groups.items()):
+        scores = np.asarray([float(value) for value in values])
+        defined = scores[~np.isnan(scores)]
+        names.append(_name(name, len(defined), len(scores) - len(defined)))
+        colour = COLOURS[number % len(COLOURS)]
+        figure.add_violin(
+            y=defined,
+            x0=number,
+            points="all",
+            jitter=0.5,
+            pointpos=0,
+            marker={"color": colour, "size": 4, "opacity": 0.55},
+            line={"color": colour if len(defined) >= FEWEST else "rgba(0,0,0,0)", "width": 1.5},
+            fillcolor="rgba(0,0,0,0)",
+            box_visible=len(defined) >= FEWEST,
+            meanline_visible=False,
+            spanmode="hard",
+            width=0.8,
+            showlegend=False,
+            hoveron="points+kde",
+            hovertemplate=f"{text(name)}<br>{text(quantity)} %{{y:.4f}}<extra></extra>",
+        )
+    figure.update_xaxes(
+        tickvals=list(range(len(names))),
+        ticktext=names,
+        range=[-0.6, len(names) - 0.4],
+        showgrid=False,
+    )
+    figure.update_yaxes(title_text=text(quantity), gridcolor=GRID)
+    return styled(figure, 420, margin={"l": 70, "r": 20, "t": 20, "b": 70})
+
+
+def _name(group: str, defined: int, undefined: int) -> str:
+    count = f"n = {defined}" + (f", {undefined} undefined" if undefined else "")
+    return f"{text(group, 26)}<br>{count}"

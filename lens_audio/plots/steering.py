@@ -1,0 +1,92 @@
+"""Accuracy against steering strength."""
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lens_audio.plots.theme import COLOURS, GRID, styled, text
+
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "solid")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+COLUMNS = ("method", "beta", "accuracy", "low", "high", "condition")
+
+
+def steering_curve(table: pd.DataFrame) -> go.Figure:
+    """Accuracy against beta: a panel for each condition, a line with its interval for each method.
+
+    Args:
+        table: columns method, beta, accuracy, low, high (the interval; NaN for none; all three
+            0 to 1) and condition. Methods and conditions keep the order of their first rows.
+
+    Raises:
+        ValueError: for a missing column, no rows, or more than 6 methods.
+    """
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise ValueError(f"the table has no column {', '.join(missing)}")
+    methods, conditions = list(table["method"].unique()), list(table["condition"].unique())
+    if not methods:
+        raise ValueError("the table has no rows")
+    if len(methods) > len(COLOURS):
+        raise ValueError(f"{len(methods)} methods are too many to tell apart; at most 6")
+    figure = make_subplots(
+        cols=len(conditions),
+        shared_yaxes=True,
+        subplot_titles=[text(name) for name in conditions],
+        horizontal_spacing=0.03,
+    )
+    for column, condition in enumerate(conditions, 1):
+        for number, method in enumerate(methods):
+            chosen = (table["method"] == method) & (table["condition"] == condition)
+            rows = table[chosen].sort_values("beta")
+            if len(rows):
+                figure.add_traces(_line(rows, number, column == 1), cols=column, rows=1)
+    seen = {trace.legendgroup for trace in figure.data if trace.showlegend}
+    for trace in figure.data:  # methods that the first condition lacks
+        if trace.mode and trace.legendgroup not in seen:
+            trace.showlegend = True
+            seen.add(trace.legendgroup)
+    figure.update_xaxes(title_text="steering strength β", gridcolor=GRID)
+    figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%", dtick=0.2, gridcolor=GRID)
+    figure.update_yaxes(title_text="accuracy", col=1)
+    legend = {"orientation": "h", "y": -0.26, "yanchor": "top", "x": 0}
+    return styled(figure, 440, legend=legend, margin={"l": 70, "r": 20, "t": 40, "b": 110})
+
+
+def _line(rows: pd.DataFrame, number: int, in_legend: bool) -> list[go.Scatter]:
+    """A method's interval as a band, where it has one, and its line over it."""
+    method = str(rows["method"].iloc[0])
+    name, colour = text(method), COLOURS[number]
+    known = rows.dropna(subset=["low", "high"])
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    band = go.Scatter(
+        x=[*known["beta"], *known["beta"][::-1]],
+        y=[*known["high"], *known["low"][::-1]],
+        fill="toself",
+        fillcolor=f"rgba({red},{green},{blue},0.16)",
+        line={"width": 0},
+        mode="none",
+        hoverinfo="skip",
+        legendgroup=method,
+        showlegend=False,
+    )
+    intervals = [
+        "" if pd.isna(low) or pd.isna(high) else f" [{low:.1%}, {high:.1%}]"
+        for low, high in zip(rows["low"], rows["high"], strict=True)
+    ]
+    line = go.Scatter(
+        x=rows["beta"],
+        y=rows["accuracy"],
+        name=name,
+        mode="lines+markers",
+        line={"color": colour, "dash": DASHES[number], "width": 2.2},
+        marker={"symbol": SYMBOLS[number], "size": 8},
+        customdata=intervals,
+        hovertemplate=(
+            f"{name}, {text(rows['condition'].iloc[0])}<br>β = %{{x:g}}<br>"
+            "accuracy %{y:.1%}%{customdata}<extra></extra>"
+        ),
+        legendgroup=method,
+        showlegend=in_legend,
+    )
+    return [band, line] if len(known) else [line]
