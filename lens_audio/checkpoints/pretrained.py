@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import AutoProcessor, AutoTokenizer, Qwen2AudioConfig
 
 from lens_audio.checkpoints.hf import assign
-from lens_audio.checkpoints.qwen2_audio import ARCHITECTURE, our_name
+from lens_audio.checkpoints.qwen2_audio import ARCHITECTURE, hub_names, our_name
 from lens_audio.config import AudioModelConfig
 from lens_audio.model.audio_transformer import HookedAudioTransformer
 
@@ -57,7 +57,7 @@ def load_pretrained(
     cfg.tie_word_embeddings = is_tied(hf_config, shards)
     with torch.device("meta"):
         model = HookedAudioTransformer(cfg)
-    places = match_tensors(model, shards)
+    places = match_tensors(model, shards, hf_config)
     stored = read_tensors(shards, places, target, verbose)
     for name, tensor in stored:
         dtype = dtype or tensor.dtype
@@ -151,7 +151,7 @@ def is_tied(config: Any, shards: list[Path]) -> bool:
     return "unembed.lm_head.weight" not in map(our_name, stored)
 
 
-def match_tensors(model: nn.Module, shards: list[Path]) -> dict[str, str]:
+def match_tensors(model: nn.Module, shards: list[Path], config: Any) -> dict[str, str]:
     """Our name of every stored tensor, after checking names and shapes against the model."""
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     places: dict[str, str] = {}
@@ -170,6 +170,9 @@ def match_tensors(model: nn.Module, shards: list[Path]) -> dict[str, str]:
                 found_ours.add(ours)
                 places[stored] = ours
     missing = sorted(set(expected) - found_ours)
+    if missing:
+        theirs = hub_names(config)
+        missing = [theirs[name] for name in missing]
     problems = {
         "missing": missing,
         "unknown": unknown,

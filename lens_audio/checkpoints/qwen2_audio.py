@@ -1,6 +1,10 @@
 """The Qwen2-Audio family (R1-AQA included): its tensors' names, theirs to ours."""
 
 import re
+from typing import Any
+
+import torch
+from transformers import Qwen2AudioForConditionalGeneration
 
 ARCHITECTURE = "Qwen2AudioForConditionalGeneration"
 
@@ -45,3 +49,15 @@ def our_name(name: str) -> str | None:
         if n:
             return renamed
     return None
+
+
+def hub_names(config: Any) -> dict[str, str]:
+    """Our names to the hub's, of a model of this transformers config (for messages)."""
+    with torch.device("meta"):
+        in_memory = Qwen2AudioForConditionalGeneration(config).state_dict()
+    names = {}
+    for name in in_memory:
+        hub = re.sub(r"^model\.language_model\.", "model.language_model.model.", name)
+        hub = re.sub(r"^lm_head\.", "language_model.lm_head.", hub)
+        names[str(our_name(name))] = hub.removeprefix("model.")
+    return names

@@ -107,10 +107,11 @@ class HookedAudioEncoder(HookedModule):
             raise ValueError(
                 f"the mel spectrogram has {mel.shape[1]} bins; this encoder reads {self.cfg.n_mels}"
             )
-        if mel.shape[2] > self.cfg.max_mel_frames:
+        if mel.shape[2] != self.cfg.max_mel_frames:
             raise ValueError(
-                f"the mel spectrogram has {mel.shape[2]} frames; this encoder reads at most "
-                f"{self.cfg.max_mel_frames} ({self.cfg.max_mel_frames / 100:g} s)"
+                f"the mel spectrogram has {mel.shape[2]} frames; this encoder reads exactly "
+                f"{self.cfg.max_mel_frames} ({self.cfg.max_mel_frames / 100:g} s). Pad a shorter clip "
+                "as the processor does, and give its length in mel_lengths"
             )
         if mel_lengths.shape != mel.shape[:1]:
             raise ValueError(f"{len(mel)} clips but {len(mel_lengths)} mel lengths")

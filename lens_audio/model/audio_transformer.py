@@ -133,6 +133,10 @@ class HookedAudioTransformer(HookedTransformer):
         padding_side: str | None,
     ) -> Embedded:
         if hasattr(input, "audio_mask"):
+            if past_kv_cache is not None and past_kv_cache.length:
+                raise ValueError(
+                    "a prompt starts a sequence, but the cache holds positions; pass tokens"
+                )
             return self._embed_prompt(input, attention_mask, None)
         is_first = past_kv_cache is None or past_kv_cache.length == 0
         if self._listening is not None and isinstance(input, Tensor) and is_first:

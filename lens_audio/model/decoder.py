@@ -96,7 +96,7 @@ class HookedTransformer(Generation):
                 input, attention_mask, past_kv_cache, prepend_bos, padding_side
             )
         else:
-            start = self._start_from(input, tokens, attention_mask)
+            start = self._start_from(input, tokens, attention_mask, past_kv_cache)
         resid = self._run_blocks(start, start_at_layer, stop_at_layer, past_kv_cache)
         if stop_at_layer is not None:
             return resid
@@ -166,7 +166,11 @@ class HookedTransformer(Generation):
         return Embedded(self.embed(tokens), tokens, mask)
 
     def _start_from(
-        self, resid: Tensor, tokens: Tensor | None, attention_mask: Tensor | None
+        self,
+        resid: Tensor,
+        tokens: Tensor | None,
+        attention_mask: Tensor | None,
+        past_kv_cache: KeyValueCache | None,
     ) -> Embedded:
         if not (isinstance(resid, Tensor) and resid.ndim == 3 and resid.is_floating_point()):
             raise ValueError(
@@ -176,7 +180,7 @@ class HookedTransformer(Generation):
             raise ValueError(
                 f"the residual stream has width {resid.shape[-1]}, not {self.cfg.d_model}"
             )
-        mask = self._as_mask(attention_mask, resid, None)
+        mask = self._as_mask(attention_mask, resid, past_kv_cache)
         return Embedded(resid, tokens, mask)
 
     def _run_blocks(
@@ -190,6 +194,8 @@ class HookedTransformer(Generation):
         for name, layer in (("start_at_layer", start_at_layer), ("stop_at_layer", stop_at_layer)):
             if layer is not None and not -n_layers <= layer <= n_layers:
                 raise ValueError(f"{name}={layer}; this model has {n_layers} layers")
+        if stop_at_layer is not None and past_kv_cache is not None and not past_kv_cache.frozen:
+            raise ValueError("stop_at_layer would fill only some layers of the cache; freeze() it")
         resid, mask = start.resid, start.attention_mask
         n_past = past_kv_cache.length if past_kv_cache is not None else 0
         if n_past + resid.shape[1] > self.cfg.n_ctx:
@@ -216,6 +222,15 @@ class HookedTransformer(Generation):
                 past_kv_cache.cut(n_past)
             raise
         return resid
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "HookedTransformer":
+        """What `.to`, `.half`, `.cuda` and their kin do, with the config told of it."""
+        super()._apply(*args, **kwargs)
+        weight = self.embed.W_E
+        for cfg in (self.cfg, getattr(self.cfg, "audio", None)):
+            if cfg is not None:
+                cfg.device, cfg.dtype = str(weight.device), weight.dtype
+        return self
 
     def check_tokens(self, tokens: Any) -> Int[Tensor, "batch pos"]:
         """Tokens on the model's device, [batch, pos]; a single row may come without its batch.

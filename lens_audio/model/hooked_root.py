@@ -4,11 +4,13 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities import Slice
 
 from lens_audio.config import BlockConfig
 
@@ -36,6 +38,13 @@ def count_from_end(name: str, hook_dict: Iterable[str]) -> str:
     layers = [int(found[1]) for found in map(pattern.fullmatch, hook_dict) if found]
     definite = 1 + max(layers, default=-1) + layer
     return name if definite < 0 else f"{prefix}blocks.{definite}.{rest}"
+
+
+def position_axis(name: str) -> int | None:
+    """The axis of the decoder's positions (of queries in a pattern); None in the audio front end."""
+    if name.startswith("audio_") or name == "hook_audio_embed":
+        return None
+    return 2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
 
 
 class HookedModule(HookedRootModule):
@@ -127,6 +136,38 @@ class HookedModule(HookedRootModule):
         if return_cache_object:
             cache = ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
         return out, cache
+
+    def get_caching_hooks(
+        self,
+        names_filter: NamesFilter = None,
+        incl_bwd: bool = False,
+        device: Any = None,
+        remove_batch_dim: bool = False,
+        cache: dict[str, torch.Tensor] | None = None,
+        pos_slice: Any = None,
+    ) -> tuple[dict[str, torch.Tensor], list, list]:
+        """TransformerLens's caching hooks, with `pos_slice` taken of the decoder's positions only.
+
+        TransformerLens slices the encoder's frames with it too, and the heads of `hook_rot_q`.
+        """
+        cache = {} if cache is None else cache
+        selected = self._names_selected(names_filter)
+        sliced = Slice.unwrap(pos_slice)
+
+        def save(tensor: torch.Tensor, hook: Any, suffix: str) -> None:
+            kept = tensor.detach().to(device)
+            axis = position_axis(hook.name)
+            if axis is not None and sliced.mode != "identity":
+                kept = sliced.apply(kept, dim=axis)
+            if remove_batch_dim and len(kept) == 1:
+                kept = kept[0]
+            cache[hook.name + suffix] = kept
+
+        names = [name for name in self.hook_dict if selected(name)]
+        fwd = [(name, partial(save, suffix="")) for name in names]
+        bwd = [(name, partial(save, suffix="_grad")) for name in names if incl_bwd]
+        self.is_caching = True
+        return cache, fwd, bwd
 
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Fire `attn.hook_result`: what each head writes, [batch, pos, head, d_model]. Costs memory."""

@@ -145,7 +145,7 @@ NAME = "language_model.model.layers.1.mlp.up_proj.weight"
 
 def test_missing_tensor_is_named(folder):
     spoil(folder, lambda tensors: tensors.pop(NAME))
-    with pytest.raises(ValueError, match=r"missing.*blocks\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(ValueError, match=r"missing.*layers\.1\.mlp\.up_proj\.weight"):
         load(folder)
 
 

@@ -70,7 +70,7 @@ def test_wrong_number_of_mel_bins():
 
 
 def test_spectrogram_longer_than_the_encoder_reads():
-    fails("60 frames; this encoder reads at most 40", bare(mel=torch.zeros(1, 8, 60)))
+    fails("60 frames; this encoder reads exactly 40", bare(mel=torch.zeros(1, 8, 60)))
 
 
 @pytest.mark.parametrize("token", [-1, SIZES.d_vocab])
@@ -272,3 +272,9 @@ def test_a_nan_is_not_hidden():
     with torch.no_grad():
         logits = MODEL(replace(PROMPT, mel=PROMPT.mel * torch.nan))
     assert logits.isnan().any()
+
+
+def test_spectrogram_shorter_than_the_encoder_reads():
+    with pytest.raises(ValueError, match="20 frames; this encoder reads exactly 40"):
+        encoder = MODEL.audio_encoder
+        encoder(torch.zeros(1, encoder.cfg.n_mels, 20), torch.tensor([20]))

@@ -1,0 +1,47 @@
+"""run_with_cache's options, and a config that follows the weights."""
+
+import pytest
+import torch
+from models import Layout, hooked_model, make_prompt
+
+from lens_audio import KeyValueCache
+
+PROMPT = make_prompt(layout=Layout(n_text=[7], clips=[[23]]))
+
+
+def test_pos_slice_keeps_one_position_of_the_decoder():
+    _, cache = hooked_model().run_with_cache(PROMPT, pos_slice=-1)
+    _, whole = hooked_model().run_with_cache(PROMPT)
+    assert torch.equal(cache["rot_q", 0], whole["rot_q", 0][:, -1])
+    assert torch.equal(cache["resid_post", 1], whole["resid_post", 1][:, -1])
+    assert torch.equal(cache["pattern", 1], whole["pattern", 1][:, :, -1])
+
+
+def test_pos_slice_leaves_the_encoder_whole():
+    name = "audio_encoder.blocks.0.hook_resid_post"
+    _, cache = hooked_model().run_with_cache(PROMPT, pos_slice=15)
+    _, whole = hooked_model().run_with_cache(PROMPT)
+    assert torch.equal(cache[name], whole[name])
+
+
+def test_remove_batch_dim_drops_the_batch():
+    _, cache = hooked_model().run_with_cache(PROMPT, remove_batch_dim=True)
+    assert cache["resid_pre", 0].shape == (PROMPT.tokens.shape[1], 32)
+
+
+def test_gradients_are_cached_on_request():
+    _, cache = hooked_model().run_with_cache(
+        PROMPT, return_type="loss", incl_bwd=True, names_filter="blocks.1.hook_resid_pre"
+    )
+    assert bool(cache["blocks.1.hook_resid_pre_grad"].any())
+
+
+def test_the_config_follows_the_weights_dtype():
+    model = hooked_model().to(torch.bfloat16)
+    assert model.cfg.dtype == model.cfg.audio.dtype == torch.bfloat16
+
+
+def test_stopping_early_may_not_fill_a_growing_cache():
+    model = hooked_model()
+    with pytest.raises(ValueError, match="freeze"):
+        model(PROMPT.tokens, stop_at_layer=1, past_kv_cache=KeyValueCache(2))
