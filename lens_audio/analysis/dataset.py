@@ -143,12 +143,11 @@ def first_tokens(
     return torch.tensor([row + [-1] * (width - len(row)) for row in rows], device=model.device)
 
 
-def best_choices(
-    logits: Float[Tensor, "*axes item d_vocab"], tokens: Int[Tensor, "item choice"]
-) -> Int[Tensor, "*axes item"]:
-    """The number of the choice whose first token (of `first_tokens`) has the highest logit."""
-    index = tokens.clamp(min=0).expand(*logits.shape[:-1], -1)
-    return logits.gather(-1, index).masked_fill(tokens < 0, -torch.inf).argmax(-1)
+def choice_logits(
+    logits: Float[Tensor, "item d_vocab"], tokens: Int[Tensor, "item choice"]
+) -> Float[Tensor, "item choice"]:
+    """The logit of each choice's first token (of `first_tokens`); -inf where there is no choice."""
+    return logits.gather(1, tokens.clamp(min=0)).masked_fill(tokens < 0, -torch.inf)
 
 
 def is_single_token(model: HookedAudioTransformer, items: Sequence[LabelledItem]) -> bool:
@@ -168,7 +167,7 @@ def chosen_answers(
     """
     if is_single_token(model, items):
         logits: Float[Tensor, "batch d_vocab"] = model(prompt, logits_to_keep=1)[:, -1]
-        best = best_choices(logits, first_tokens(model, items)).tolist()
+        best = choice_logits(logits, first_tokens(model, items)).argmax(-1).tolist()
         return [item.choices[i] for item, i in zip(items, best, strict=True)]
     answers = []
     for item in items:

@@ -250,6 +250,7 @@ class Specialists:
     test_ids: list[str]
     test_scores: Float[Tensor, " item"]  # listening score of the test items
     test_correct: Bool[Tensor, " item"]
+    mean_mass: Float[Tensor, "layer head"]  # over the calibration items
     calibration_accuracy: float
     seed: int
 
@@ -269,7 +270,7 @@ class Specialists:
         index = pd.MultiIndex.from_product(
             [range(n_layers), range(n_heads)], names=["layer", "head"]
         )
-        columns = {
+        columns = {"mean_mass_calibration": self.mean_mass.flatten().numpy()} | {
             f"{name}_{split}": getattr(found, name).flatten().numpy()
             for split, found in (("calibration", self.calibration), ("test", self.test))
             for name in ("r", "p_value", "p_corrected")
@@ -362,6 +363,7 @@ def specialists_of(
         test_ids=[item.id for item in items[1]],
         test_scores=listening_score(test.mass, heads) if heads else nan,
         test_correct=test.correct,
+        mean_mass=calibration.mass.mean(0),
         calibration_accuracy=float(calibration.correct.double().mean()),
         seed=seed,
     )

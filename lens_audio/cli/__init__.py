@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from lens_audio.cli.errors import clear_errors
+from lens_audio.cli.heads import heads
+from lens_audio.cli.steer import steer
 
 app = typer.Typer(
     name="lens-audio",
@@ -15,6 +17,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.command()(heads)
+app.command()(steer)
 
 
 class Dtype(StrEnum):

@@ -1,6 +1,19 @@
 """Steering: directions added to the residual stream, found, calibrated, applied and kept."""
 
 from lens_audio.steering.audio_silence import AudioSilenceSteering
+from lens_audio.steering.calibration import Calibration, SteeringReport, calibrate, report
+from lens_audio.steering.knockout import KnockOut, knock_out
 from lens_audio.steering.vectors import SteeringVector, mean_difference, pca_of_differences
 
-__all__ = ["AudioSilenceSteering", "SteeringVector", "mean_difference", "pca_of_differences"]
+__all__ = [
+    "AudioSilenceSteering",
+    "Calibration",
+    "KnockOut",
+    "SteeringReport",
+    "SteeringVector",
+    "calibrate",
+    "knock_out",
+    "mean_difference",
+    "pca_of_differences",
+    "report",
+]

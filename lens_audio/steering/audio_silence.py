@@ -14,10 +14,10 @@ positions it is added at change. Without audio s is 0 and nothing changes at all
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -235,8 +235,8 @@ class _Attached:
         def forward(input: Any, *args: Any, **kwargs: Any) -> Any:
             if kwargs.get("start_at_layer") is not None:
                 raise ValueError(
-                    "start_at_layer gives no prompt, so steering does not know its audio; leave the "
-                    "steering, or pass the prompt"
+                    "start_at_layer gives no prompt, so steering does not know its audio; leave "
+                    "the steering, or pass the prompt"
                 )
             if self._is_new(input, kwargs.get("past_kv_cache")):
                 del own["forward"]  # the runs that compute s are not steered
@@ -253,7 +253,7 @@ class _Attached:
         del vars(self.model)["forward"]
 
     def _is_new(self, input: Any, past: Any) -> bool:
-        """Whether a sequence begins: not so over a cache, nor where `generate` reads it all again."""
+        """Whether a sequence begins: not over a cache, nor where `generate` reads it all again."""
         if past is not None and past.length:
             return False
         n_prompt = self.model.forward_info.n_prompt
@@ -267,7 +267,7 @@ class _Attached:
         listening = self.model._listening
         if isinstance(input, Tensor) and listening is not None:
             tokens = input[None] if input.ndim == 1 else input
-            input = replace(listening.prompt, tokens=tokens)
+            input = replace(cast(AudioPrompt, listening.prompt), tokens=tokens)
         self.prompt = self.s = self.score = self.step = None
         reaches_the_end = len(range(self.model.cfg.n_layers)[:stop_at_layer]) == len(
             self.model.blocks

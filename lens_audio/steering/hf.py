@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn as nn
@@ -22,8 +22,8 @@ SILENT_LOG_MEL = -1.5
 
 
 @contextmanager
-def attached(steering: "AudioSilenceSteering", hf_model: nn.Module) -> Iterator[nn.Module]:
-    """Inside, `hf_model(...)` and `hf_model.generate(...)` are steered; s comes from hf_model itself.
+def attached(steering: "AudioSilenceSteering", hf_model: Any) -> Iterator[Any]:
+    """Inside, `hf_model(...)` and `hf_model.generate(...)` are steered, s computed by hf_model.
 
     Args:
         hf_model: a transformers `Qwen2AudioForConditionalGeneration`.
@@ -55,7 +55,7 @@ def attached(steering: "AudioSilenceSteering", hf_model: nn.Module) -> Iterator[
             handle.remove()
 
 
-class _Enough(Exception):  # noqa: N818 - no error: a run has shown what was wanted of it
+class _Enough(Exception):
     """Ends a run of the model early."""
 
 
@@ -90,7 +90,7 @@ class _AttachedToHf:
             self._compute({**kwargs, "input_ids": ids, "input_features": features})
         finally:
             self.is_computing = False
-        self.seen = ids, features
+        self.seen = cast(Tensor, ids), features
 
     def add(self, module: nn.Module, args: tuple, output: Any) -> Any:
         """After the last layer: add beta · s."""
@@ -118,7 +118,7 @@ class _AttachedToHf:
         return ids.shape[1] > n and torch.equal(ids[:, :n], before) and torch.equal(features, heard)
 
     def _compute(self, inputs: dict[str, Any]) -> None:
-        """s of a prompt, from one run over both of its sides as far as the last specialist layer."""
+        """s of a prompt: one run over both of its sides, as far as the last specialist layer."""
         ids, frame_mask = inputs["input_ids"], inputs["feature_attention_mask"]
         frames = frame_mask.sum(-1)
         is_audio = ids == self.hf_model.config.audio_token_id
@@ -241,10 +241,10 @@ def _watch_mass(
     mask: Bool[Tensor, "batch pos"],
     is_audio: Bool[Tensor, "batch pos"],
 ) -> Any:
-    """A hook that puts the audio mass of each head of the first n rows, [batch, head], in `masses`."""
+    """A hook that puts the audio mass of the first n rows' heads, [batch, head], in `masses`."""
 
     def hook(attention: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        x = kwargs.get("hidden_states", args[0] if args else None)[:n]
+        x: Tensor = (args[0] if args else kwargs["hidden_states"])[:n]
         shape = (*x.shape[:2], -1, attention.head_dim)
         q, k = attention.q_proj(x).view(shape), attention.k_proj(x).view(shape)
         cos, sin = (part[:n] for part in kwargs["position_embeddings"])

@@ -60,7 +60,7 @@ class SteeringVector:
         coefficient: float | Float[Tensor, " batch"] = 1.0,
         positions: Positions = "last",
     ) -> list[Hook]:
-        """Hooks that add coefficient · direction in each layer, as `lens_audio.hooks.steer` does."""
+        """Hooks that add coefficient · direction in each layer: `lens_audio.hooks.steer`."""
         pairs: list[Hook] = []
         for layer, direction in self.directions.items():
             pairs += hooks.steer(

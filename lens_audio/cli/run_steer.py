@@ -1,0 +1,203 @@
+"""What `lens-audio steer` does: the paper's protocol on held-out items."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lens_audio.analysis.listening import Interval
+from lens_audio.cli.listen import shown_name
+from lens_audio.cli.run_heads import check_outputs, held_out, load
+from lens_audio.cli.steer_page import steer_page
+from lens_audio.plots.report import check_writable, write_page
+from lens_audio.steering.audio_silence import Adaptive
+from lens_audio.steering.calibration import (
+    CONFLICT,
+    Calibration,
+    SteeringReport,
+    calibrate,
+    interval_facts,
+    report,
+)
+from lens_audio.steering.knockout import KnockOut, knock_out
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    reports: bool
+    n_calibration: int
+    n_test: int
+    seed: int
+    adaptive: str
+    draws: int
+    model: str | None
+    device: str | None
+    batch_size: int
+    out: Path
+    table: Path
+    save: Path | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number of the report: what it is, its value with interval, and the aim set beforehand."""
+
+    what: str
+    value: str
+    aim: str = ""
+    met: bool | None = None  # None without an aim
+
+    @property
+    def verdict(self) -> str:
+        """The aim, and whether it is reached."""
+        return self.aim if self.met is None else f"{self.aim}: {'yes' if self.met else 'no'}"
+
+
+def run(request: Request) -> None:
+    """Calibrate, report on other items, print, write the table and the page."""
+    check_outputs(request.out, request.table)
+    if request.save is not None:
+        check_writable(request.save)
+    console, model = Console(highlight=False), load(request.model, request.device)
+    common: dict[str, Any] = {"seed": request.seed, "batch_size": request.batch_size}
+    what = f"testbed, {request.n_calibration} items a caption, seed {request.seed}"
+    items = held_out(request.n_calibration, request.seed)
+    adaptive = cast(Adaptive, request.adaptive)
+    chosen = calibrate(model, items, adaptive=adaptive, data=what, **common)
+    if request.save is not None:
+        chosen.steering.save(request.save)
+    tested, knocked = None, None
+    if request.reports:
+        # The seed after the calibration's: other recordings, fixed before looking at any.
+        test = held_out(request.n_test, request.seed + 1)
+        tested = report(model, chosen, test, n_draws=request.draws, **common)
+        plain = [item for item in test if item.condition == "captionless"]
+        heads = chosen.steering.heads
+        knocked = knock_out(model, plain, heads, n_draws=request.draws, **common)
+    lines = numbers(chosen, tested, knocked)
+    write_table(request.table, chosen, tested, knocked, lines)
+    name, command = shown_name(request.model), shown_command(request)
+    write_page(request.out, steer_page(chosen, tested, lines, name, command))
+    show(lines, chosen, tested, console)
+    for label, path in (("Table", request.table), ("Page", request.out), ("Saved", request.save)):
+        if path is not None:
+            console.print(f"{label}: {escape(str(path))}", soft_wrap=True)
+
+
+def numbers(
+    chosen: Calibration, tested: SteeringReport | None, knocked: KnockOut | None
+) -> list[Line]:
+    """Every number the report is asked for, whatever it shows."""
+    steering = chosen.steering
+    heads = " ".join(f"L{layer}H{head}" for layer, head in steering.heads)
+    lines = [
+        Line("specialist heads (calibration items)", heads),
+        Line("beta (calibration items)", f"{steering.beta:g}, {steering.adaptive}"),
+    ]
+    if knocked is not None:
+        lines += [Line(f"captionless, {name}", str(i)) for name, i in knocked.accuracies.items()]
+        drop = knocked.drop_difference
+        lines += [
+            Line("drop by specialists minus drop by random heads", points(drop), "above 0",
+                 drop.low > 0),
+            Line("same, of the right answer's probability", points(knocked.prob_drop_difference)),
+        ]  # fmt: skip
+    if tested is not None:
+        lines += _steering_numbers(tested)
+    return lines
+
+
+def _steering_numbers(tested: SteeringReport) -> list[Line]:
+    score = tested.auroc_conflict
+    lines = [
+        Line("AUROC of the listening score, conflict items answered by the audio", str(score),
+             "at least 0.75", score.value >= 0.75),
+        Line("AUROC, all items, answers that silence would change", str(tested.auroc_all)),
+    ]  # fmt: skip
+    for condition in tested.table["condition"].unique():
+        change = interval(tested.row(condition), "change")
+        is_conflict = condition == CONFLICT
+        met = change.value >= 0.4 and change.low > 0 if is_conflict else change.value >= -0.03
+        aim = "at least +40" if is_conflict else "at least -3"
+        lines.append(Line(f"{condition}: change by steering, points", points(change), aim, met))
+    for method in ("random heads", "fixed direction"):
+        change = interval(tested.row(CONFLICT, method), "change")
+        lines.append(Line(f"{CONFLICT}: change by {method} (control)", points(change)))
+        lead = interval(tested.row(CONFLICT, method), "lead")
+        lines.append(Line(f"{CONFLICT}: steering ahead of {method} by", points(lead)))
+    changed = f"{tested.text_only_changed} of {tested.n_text_only}"
+    met = tested.text_only_changed == 0
+    return [*lines, Line("text-only prompts changed", changed, "none", met)]
+
+
+def interval(row: pd.Series, name: str) -> Interval:
+    """A quantity of the report's table with its interval."""
+    return Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]))
+
+
+def points(found: Interval) -> str:
+    """A difference of shares in percentage points."""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in found[:3]))
+
+
+def write_table(
+    path: Path,
+    chosen: Calibration,
+    tested: SteeringReport | None,
+    knocked: KnockOut | None,
+    lines: list[Line],
+) -> None:
+    """The report's table (without a report the calibration's) as CSV, or everything as JSON."""
+    if path.suffix == ".csv":
+        (chosen.table if tested is None else tested.table).to_csv(path, index=False)
+        return
+    facts: dict[str, Any] = {
+        "numbers": [vars(line) for line in lines],
+        "calibration": json.loads(chosen.table.to_json(orient="records")),
+        "calibration_ids": chosen.ids,
+        "r": chosen.correlation.r.tolist(),
+    }
+    if tested is not None:
+        facts["report"] = tested.to_dict()
+    if knocked is not None:
+        facts["knock_out"] = {
+            **{name: interval_facts(i) for name, i in knocked.accuracies.items()},
+            "drop_difference": interval_facts(knocked.drop_difference),
+            "draws": knocked.draws,
+        }
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def show(
+    lines: list[Line], chosen: Calibration, tested: SteeringReport | None, console: Console
+) -> None:
+    """Print the numbers, and the accuracy of every method in every condition."""
+    table = Table("number", "value [95 % interval]", "aim", title="audio-silence steering")
+    for line in lines:
+        table.add_row(escape(line.what), escape(line.value), escape(line.verdict))
+    console.print(table)
+    source = chosen.table[chosen.table["chosen"]] if tested is None else tested.table
+    accuracies = Table("condition", "method", "n", "accuracy", title="accuracy")
+    for row in source.to_dict("records"):
+        method = row.get("method", "audio-silence")
+        bounds = f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]" if tested else ""
+        accuracies.add_row(row["condition"], method, str(row["n"]), f"{row['accuracy']:.3f}"
+                           + escape(bounds))  # fmt: skip
+    console.print(accuracies)
+
+
+def shown_command(request: Request) -> str:
+    """The command that makes this report again."""
+    what = "--report" if request.reports else "--calibrate"
+    return (
+        f"lens-audio steer {what} --n-calibration {request.n_calibration} "
+        f"--n-test {request.n_test} --seed {request.seed} --adaptive {request.adaptive} "
+        f"--draws {request.draws}"
+    )

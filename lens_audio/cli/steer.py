@@ -1,0 +1,68 @@
+"""`lens-audio steer`: calibrate audio-silence steering, and report on it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_audio.cli.errors import clear_errors
+
+
+def steer(
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Only choose k and beta, and save the steering.")
+    ] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Calibrate and report on other items. This is the default."),
+    ] = False,
+    n_calibration: Annotated[
+        int, typer.Option(min=8, help="Calibration items for each kind of caption.")
+    ] = 200,
+    n_test: Annotated[int, typer.Option(min=8, help="Test items for each kind of caption.")] = 300,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Calibration items have this seed, test items the next.")
+    ] = 2001,
+    adaptive: Annotated[
+        str, typer.Option(help="What scales beta: constant, listening or confidence.")
+    ] = "constant",
+    draws: Annotated[int, typer.Option(min=2, help="Sets of random heads to compare with.")] = 10,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint folder or a hub id. Default: the embedded checkpoint."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, … Default: the GPU if there is one.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 16,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens-audio-steer.html"),
+    table: Annotated[
+        Path, typer.Option(help="The table to write: .csv, or .json with all results.")
+    ] = Path("lens-audio-steer.csv"),
+    save: Annotated[
+        Path | None, typer.Option(help="Write the calibrated steering to this .safetensors file.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Make the model listen more: calibrate on some items, report on others, with all controls."""
+    if calibrate and report:
+        raise typer.BadParameter("--report calibrates too; give one of the two")
+    with clear_errors(debug):
+        from lens_audio.cli.run_steer import Request, run
+
+        run(
+            Request(
+                reports=not calibrate,
+                n_calibration=n_calibration,
+                n_test=n_test,
+                seed=seed,
+                adaptive=adaptive,
+                draws=draws,
+                model=model,
+                device=device,
+                batch_size=batch_size,
+                out=out,
+                table=table,
+                save=save,
+            )
+        )

@@ -1,0 +1,329 @@
+"""Choosing k and beta on one split, and reporting on another with every control beside it."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_audio.analysis.dataset import LabelledItem, labelled
+from lens_audio.analysis.listening import (
+    Correlation,
+    Interval,
+    auroc,
+    best_heads,
+    correlate,
+    listening_score,
+)
+from lens_audio.model import HookedAudioTransformer
+from lens_audio.steering.audio_silence import Adaptive, AudioSilenceSteering
+from lens_audio.steering.knockout import random_heads
+from lens_audio.steering.readings import Readings, read
+from lens_audio.steering.statistics import over_draws, paired_difference, wilson
+from lens_audio.steering.storage import model_facts, versions
+
+KS = (2, 4, 8, 12)
+BETAS = (0.5, 1.0, 2.0, 4.0, 8.0)
+CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The chosen steering, and what it was chosen from. All of it is of the calibration split."""
+
+    steering: AudioSilenceSteering
+    fixed: AudioSilenceSteering  # the control: the mean s of this split instead of the item's own
+    correlation: Correlation
+    table: pd.DataFrame  # k, beta, condition, accuracy, change; `chosen` marks the choice
+    ids: list[str]
+
+
+@torch.no_grad()
+def calibrate(
+    model: HookedAudioTransformer,
+    items: Sequence[Any],
+    *,
+    ks: Sequence[int] = KS,
+    betas: Sequence[float] = BETAS,
+    adaptive: Adaptive = "constant",
+    max_cost: float = 0.02,
+    seed: int = 0,
+    n_permutations: int = 2000,
+    batch_size: int = 16,
+    verbose: bool = True,
+    data: str | None = None,
+) -> Calibration:
+    """Choose the number of specialists and the strength.
+
+    Chosen is the highest mean accuracy over the conditions, among settings where no condition
+    loses more than `max_cost` against beta 0; of equals the smallest beta, then the smallest k.
+    beta = 0 is always among them, so that doing nothing can win.
+
+    Args:
+        items: labelled or testbed items of the calibration split.
+        max_cost: of accuracy, 0.02 is two points.
+        data: what the items are, for the provenance.
+
+    Raises:
+        ValueError: for too few items, no ks or betas, more heads than there are, or a correlation
+            that is undefined as all answers are right, or all wrong.
+    """
+    if not ks or not betas:
+        raise ValueError("give at least one k and one beta to choose from")
+    readings = read(model, items, batch_size=batch_size, verbose=verbose, what="calibrating")
+    plain = readings.correct(model)
+    found = correlate(readings.mass.cpu(), plain, n_permutations, seed)
+    if found.undefined is not None:
+        raise ValueError(f"there are no specialist heads to steer by: {found.undefined}")
+    provenance = {
+        "model": model_facts(model),
+        "data": {"what": data, "n_items": len(plain), "seed": seed},
+        "versions": versions(),
+    }
+    tried: dict[tuple[int, float], AudioSilenceSteering] = {}
+    for k in sorted(set(ks)):
+        heads = tuple(best_heads(found.r, k))
+        for beta in sorted({0.0, *map(float, betas)}):
+            tried[k, beta] = AudioSilenceSteering(heads, beta, adaptive, provenance=provenance)
+    correct = {setting: readings.correct(model, s) for setting, s in tried.items()}
+    table = _table_of_settings(correct, plain, readings.conditions)
+    k, beta = _choose(table, max_cost)
+    table["chosen"] = (table["k"] == k) & (table["beta"] == beta)
+    steering = tried[k, beta]
+    fixed = replace(steering, direction=readings.mean_direction(steering.heads))
+    return Calibration(steering, fixed, found, table, readings.ids)
+
+
+def _table_of_settings(
+    correct: dict[tuple[int, float], Bool[Tensor, " item"]],
+    plain: Bool[Tensor, " item"],
+    conditions: dict[str, Bool[Tensor, " item"]],
+) -> pd.DataFrame:
+    rows = []
+    for (k, beta), right in correct.items():
+        for name, members in conditions.items():
+            accuracy = float(right[members].double().mean())
+            change = accuracy - float(plain[members].double().mean())
+            rows.append((k, beta, name, int(members.sum()), accuracy, change))
+    return pd.DataFrame(rows, columns=["k", "beta", "condition", "n", "accuracy", "change"])
+
+
+def _choose(table: pd.DataFrame, max_cost: float) -> tuple[int, float]:
+    """The setting of highest mean accuracy that costs no condition too much."""
+    settings = table.groupby(["k", "beta"], as_index=False).agg(
+        accuracy=("accuracy", "mean"), worst=("change", "min")
+    )
+    allowed = settings[settings["worst"] >= -max_cost - 1e-9].round({"accuracy": 9})
+    best = allowed.sort_values(["accuracy", "beta", "k"], ascending=[False, True, True]).iloc[0]
+    return int(best["k"]), float(best["beta"])
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringReport:
+    """Accuracy of each method in each condition of the test split, and the listening score.
+
+    `table` has one row a condition and method: `accuracy` with its interval (Wilson; for random
+    heads the range of 95 % of the draws), `change` against the unsteered model and `lead`, by how
+    much audio-silence steering is ahead of the method, both paired over items with bootstrap
+    intervals (random draws resampled too). `curves` has the accuracy of each method at every beta
+    of the grid, for figures: nothing was chosen by it.
+    """
+
+    steering: AudioSilenceSteering
+    table: pd.DataFrame
+    curves: pd.DataFrame  # method, condition, beta, accuracy, low, high
+    scores: Float[Tensor, " item"]  # listening score of the test items
+    by_audio: Bool[Tensor, " item"]  # answered right, which in conflict means: as the audio says
+    conflict: Bool[Tensor, " item"]  # which items have a caption against the audio
+    auroc_conflict: Interval  # of the score for `by_audio`, among conflict items
+    auroc_all: Interval  # of the score for "silence would have changed the answer", all items
+    text_only_changed: int  # text-only prompts whose logits steering changed by even one bit
+    n_text_only: int
+    test_ids: list[str]
+    random_draws: list[list[tuple[int, int]]]
+
+    def row(self, condition: str, method: str = "audio-silence") -> pd.Series:
+        """One row of the table."""
+        table = self.table
+        return table[(table["condition"] == condition) & (table["method"] == method)].iloc[0]
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """The table."""
+        self.table.to_csv(path, index=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, as JSON holds it; NaN is null."""
+        return {
+            "heads": [list(head) for head in self.steering.heads],
+            "beta": self.steering.beta,
+            "adaptive": self.steering.adaptive,
+            "provenance": self.steering.provenance,
+            "table": json.loads(self.table.to_json(orient="records")),
+            "auroc_conflict": interval_facts(self.auroc_conflict),
+            "auroc_all": interval_facts(self.auroc_all),
+            "text_only": {"changed": self.text_only_changed, "n": self.n_text_only},
+            "random_draws": self.random_draws,
+            "test_ids": self.test_ids,
+            "curves": json.loads(self.curves.to_json(orient="records")),
+        }
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """`to_dict` in a file."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def interval_facts(interval: Interval) -> dict[str, Any]:
+    """An interval as JSON holds it; NaN is null."""
+    facts = interval._asdict()
+    return {key: None if value != value else value for key, value in facts.items()}
+
+
+@torch.no_grad()
+def report(
+    model: HookedAudioTransformer,
+    calibration: Calibration,
+    items: Sequence[Any],
+    *,
+    n_draws: int = 20,
+    n_text_only: int = 32,
+    seed: int = 1,
+    batch_size: int = 16,
+    verbose: bool = True,
+) -> SteeringReport:
+    """Measure the calibrated steering on items it was not calibrated on, with all controls.
+
+    Args:
+        items: labelled or testbed items of the test split.
+        n_draws: how many sets of random heads, as many heads as there are specialists.
+        n_text_only: how many questions are asked without their audio, steered and not.
+
+    Raises:
+        ValueError: for items of the calibration split, no items, or too few heads to draw from.
+    """
+    items = labelled(items)
+    seen = sorted(set(calibration.ids).intersection(item.id for item in items))
+    if seen:
+        raise ValueError(f"{len(seen)} test items were calibrated on, such as {seen[0]!r}")
+    steering = calibration.steering
+    draws = random_heads(
+        model.cfg.n_layers, model.cfg.n_heads, len(steering.heads), n_draws, seed, steering.heads
+    )
+    readings = read(model, items, batch_size=batch_size, verbose=verbose, what="testing")
+    methods = {
+        "unsteered": [steering.with_beta(0)],
+        "audio-silence": [steering],
+        "fixed direction": [calibration.fixed],
+        "random heads": [replace(steering, heads=tuple(heads)) for heads in draws],
+    }
+    correct = {name: _correct(model, readings, some) for name, some in methods.items()}
+    betas = sorted({0.0, steering.beta, *calibration.table["beta"]})
+    scores = listening_score(readings.mass, steering.heads).cpu()
+    none = torch.zeros(len(items), dtype=torch.bool)
+    conflict = readings.conditions.get(CONFLICT, none)
+    silence_decides = readings.chosen(model) == readings.chosen_over_silence(model)
+    texts = [replace(item, audio=None) for item in items[:n_text_only]]
+    return SteeringReport(
+        steering=steering,
+        table=_table_of_methods(correct, readings.conditions, seed),
+        curves=_curves(model, readings, methods, betas),
+        scores=scores,
+        by_audio=correct["unsteered"],
+        conflict=conflict,
+        auroc_conflict=_auroc_conflict(scores, correct["unsteered"], conflict, seed),
+        auroc_all=auroc(scores, ~silence_decides.cpu(), seed=seed),
+        text_only_changed=count_changed(model, texts, (steering, calibration.fixed), batch_size),
+        n_text_only=len(texts),
+        test_ids=readings.ids,
+        random_draws=draws,
+    )
+
+
+def _correct(
+    model: HookedAudioTransformer, readings: Readings, steerings: Sequence[AudioSilenceSteering]
+) -> Bool[Tensor, "*draw item"]:
+    """Right answers under a method; one row a draw where it has several."""
+    right = [readings.correct(model, steering) for steering in steerings]
+    return right[0] if len(right) == 1 else torch.stack(right)
+
+
+def _share(right: Bool[Tensor, "*draw item"]) -> Interval:
+    return wilson(right) if right.ndim == 1 else over_draws(right)
+
+
+def _curves(
+    model: HookedAudioTransformer,
+    readings: Readings,
+    methods: dict[str, list[AudioSilenceSteering]],
+    betas: Sequence[float],
+) -> pd.DataFrame:
+    """Accuracy of each method at each beta, with its interval."""
+    rows = []
+    for name, steerings in methods.items():
+        for beta in betas if name != "unsteered" else ():
+            right = _correct(model, readings, [s.with_beta(beta) for s in steerings])
+            for condition, members in readings.conditions.items():
+                share = _share(right[..., members])
+                rows.append((name, condition, beta, share.value, share.low, share.high))
+    columns = ["method", "condition", "beta", "accuracy", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _table_of_methods(
+    correct: dict[str, Tensor], conditions: dict[str, Bool[Tensor, " item"]], seed: int
+) -> pd.DataFrame:
+    rows = []
+    for condition, members in conditions.items():
+        here = {method: right[..., members] for method, right in correct.items()}
+        for method, right in here.items():
+            row: dict[str, Any] = {"condition": condition, "method": method, "n": right.shape[-1]}
+            for name, interval in (
+                ("accuracy", _share(right)),
+                ("change", paired_difference(right, here["unsteered"], seed)),
+                ("lead", paired_difference(here["audio-silence"], right, seed)),
+            ):
+                row |= {
+                    name: interval.value,
+                    f"{name}_low": interval.low,
+                    f"{name}_high": interval.high,
+                }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _auroc_conflict(
+    scores: Float[Tensor, " item"],
+    by_audio: Bool[Tensor, " item"],
+    conflict: Bool[Tensor, " item"],
+    seed: int,
+) -> Interval:
+    """Of the listening score, for conflict items answered as the audio says."""
+    if not bool(conflict.any()):
+        nan = float("nan")
+        return Interval(nan, nan, nan, "the data set has no conflict items")
+    return auroc(scores[conflict], by_audio[conflict], seed=seed)
+
+
+def count_changed(
+    model: HookedAudioTransformer,
+    items: Sequence[LabelledItem],
+    steerings: Sequence[AudioSilenceSteering],
+    batch_size: int = 16,
+) -> int:
+    """How many items have logits that any of these steerings changes by even one bit."""
+    changed = 0
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        prompt = model.prompt([i.question for i in batch], audio=[i.audio for i in batch])
+        plain = model(prompt, logits_to_keep=1)
+        differs = torch.zeros(len(batch), dtype=torch.bool, device=plain.device)
+        for steering in steerings:
+            with steering.attach(model):
+                differs |= (model(prompt, logits_to_keep=1) != plain).any(-1).any(-1)
+        changed += int(differs.sum())
+    return changed

@@ -1,0 +1,137 @@
+"""What the specialists are for: answers without them, against as many random heads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lens_audio import hooks
+from lens_audio.analysis.dataset import batches, check_items, choice_logits, first_tokens, labelled
+from lens_audio.analysis.listening import Head, Interval, check_heads
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+from lens_audio.steering.statistics import over_draws, paired_difference, wilson
+
+
+@dataclass(frozen=True, eq=False)
+class KnockOut:
+    """Answers of the model as it is, without the specialists, and without random heads.
+
+    `probs` are the right answer's, among the choices: where accuracy is near its ceiling they show
+    what it hides. The first row is the model as it is, the second without the specialists, and
+    the others are the random draws.
+    """
+
+    heads: list[Head]
+    draws: list[list[Head]]
+    correct: Bool[Tensor, "cut item"]
+    probs: Float[Tensor, "cut item"]
+
+    @property
+    def accuracies(self) -> dict[str, Interval]:
+        """Each with a 95 % interval: Wilson, and for the random heads over the draws."""
+        return {
+            "all heads": wilson(self.correct[0]),
+            "specialists knocked out": wilson(self.correct[1]),
+            "random heads knocked out": over_draws(self.correct[2:]),
+        }
+
+    @property
+    def drop_difference(self) -> Interval:
+        """How much more accuracy the specialists' loss costs than the random heads'."""
+        return paired_difference(self.correct[2:], self.correct[1])
+
+    @property
+    def prob_drop_difference(self) -> Interval:
+        """The same of the right answer's probability among the choices."""
+        return paired_difference(self.probs[2:], self.probs[1])
+
+
+def random_heads(
+    n_layers: int, n_heads: int, k: int, n_draws: int, seed: int, but: Sequence[Head] = ()
+) -> list[list[Head]]:
+    """Draws of k different heads each, none of them in `but`.
+
+    Raises:
+        ValueError: if fewer than k are left, or no draws are asked for.
+    """
+    taken = set(but)
+    left = [(l, h) for l in range(n_layers) for h in range(n_heads) if (l, h) not in taken]
+    if not 1 <= k <= len(left):
+        raise ValueError(f"cannot draw {k} random heads: {len(left)} are left besides those chosen")
+    if n_draws < 1:
+        raise ValueError(f"n_draws must be at least 1, not {n_draws}")
+    rng = np.random.default_rng(seed)
+    return [
+        [left[i] for i in sorted(rng.choice(len(left), k, replace=False))] for _ in range(n_draws)
+    ]
+
+
+@torch.no_grad()
+def knock_out(
+    model: HookedAudioTransformer,
+    items: Sequence[Any],
+    heads: Sequence[Head],
+    *,
+    n_draws: int = 10,
+    seed: int = 0,
+    queries: Literal["text", "last"] = "text",
+    batch_size: int = 16,
+    verbose: bool = True,
+) -> KnockOut:
+    """Forbid heads to attend to the audio, and as many random heads, in several draws.
+
+    Choices are told apart by their first token.
+
+    Args:
+        queries: from where the audio is forbidden: from every text position, so that nothing these
+            heads read of the audio reaches the answer, or from the last prompt position alone,
+            where the mass is measured and which other positions may already have told of the audio.
+
+    Raises:
+        ValueError: for heads that do not exist, or too few other heads to draw from.
+    """
+    if queries not in ("text", "last"):
+        raise ValueError(f"queries must be 'text' or 'last', not {queries!r}")
+    items = labelled(items)
+    check_items(items, 2)
+    cfg = model.cfg
+    check_heads(heads, cfg.n_layers, cfg.n_heads)
+    draws = random_heads(cfg.n_layers, cfg.n_heads, len(heads), n_draws, seed, heads)
+    correct, probs = [], []
+    for batch, prompt in batches(model, items, batch_size, verbose, "knocking out"):
+        answers = torch.tensor([item.choices.index(item.answer) for item in batch])
+        tokens = first_tokens(model, batch)
+        found = _without(model, prompt, [[], list(heads), *draws], tokens, queries).cpu()
+        correct.append(found.argmax(-1) == answers)
+        probs.append(found.gather(-1, answers.expand(len(found), -1)[..., None])[..., 0])
+    return KnockOut(list(heads), draws, torch.cat(correct, dim=1), torch.cat(probs, dim=1))
+
+
+def _without(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    cuts: Sequence[list[Head]],
+    tokens: Int[Tensor, "batch choice"],
+    queries: str,
+) -> Float[Tensor, "cut batch choice"]:
+    """Each choice's probability among the choices without each set of heads; one encoder run."""
+    resid = model(prompt, stop_at_layer=0)
+    mask, audio = (m.to(resid.device) for m in (prompt.attention_mask, prompt.audio_mask))
+    readers = mask & ~audio
+    if queries == "last":
+        readers = torch.zeros_like(mask)
+        readers[:, -1] = True
+    chosen = []
+    for cut in cuts:
+        hook: list = []
+        if cut and bool(audio.any()):
+            hook = hooks.knock_out_attention(heads=cut, queries=readers, keys=audio)
+        with model.hooks(fwd_hooks=hook):
+            run = {"start_at_layer": 0, "attention_mask": mask, "logits_to_keep": 1}
+            chosen.append(choice_logits(model(resid, **run)[:, -1], tokens).float().softmax(-1))
+    return torch.stack(chosen)

@@ -1,0 +1,170 @@
+"""What calibration needs of every item, from one pass: then any heads and any beta are algebra.
+
+Steering adds to the final representation at the last prompt position, so the steered logits there
+are exactly unembed(ln_final(h_T + beta · s)). That settles the first answer token, which is the
+whole answer where every choice is one token; longer choices are told apart by their first token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lens_audio.analysis.attention import audio_attention, audio_mass
+from lens_audio.analysis.dataset import (
+    LabelledItem,
+    batches,
+    check_items,
+    choice_logits,
+    first_tokens,
+    labelled,
+)
+from lens_audio.analysis.listening import Head, listening_score
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+from lens_audio.steering.audio_silence import AudioSilenceSteering, confidence, steps
+from lens_audio.steering.sides import Silences, last_residuals, silent_side
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """A data set as steering sees it, on the model's device."""
+
+    items: list[LabelledItem]
+    mass: Float[Tensor, "item layer head"]  # audio mass at T
+    shift: Float[Tensor, "item layer d_model"]  # resid_post at T: with the audio minus silence
+    final: Float[Tensor, "item d_model"]  # h_T, the last layer's resid_post with the audio
+    confidence: Float[Tensor, " item"]  # of the unsteered next token
+    choices: Int[Tensor, "item choice"]  # first tokens; -1 fills up rows with fewer
+    answers: Int[Tensor, " item"]  # which choice is right
+    has_audio: Bool[Tensor, " item"]
+
+    @property
+    def ids(self) -> list[str]:
+        """The items' ids, in order."""
+        return [item.id for item in self.items]
+
+    @property
+    def conditions(self) -> dict[str, Bool[Tensor, " item"]]:
+        """Which items each condition has, in order of first appearance."""
+        names = dict.fromkeys(item.condition for item in self.items)
+        return {
+            name: torch.tensor([item.condition == name for item in self.items]) for name in names
+        }
+
+    def own_directions(self, heads: Sequence[Head]) -> Float[Tensor, "item d_model"]:
+        """s of each item for these specialists; exactly 0 without audio."""
+        s = self.shift[:, sorted({layer for layer, _ in heads})].mean(1)
+        return torch.where(self.has_audio[:, None], s, torch.zeros_like(s))
+
+    def mean_direction(self, heads: Sequence[Head]) -> Float[Tensor, " d_model"]:
+        """The mean of s over the items with audio."""
+        return self.own_directions(heads)[self.has_audio].mean(0)
+
+    def steps(self, steering: AudioSilenceSteering) -> Float[Tensor, "item d_model"]:
+        """What this steering adds to each item's final representation."""
+        s = self.own_directions(steering.heads)
+        if steering.direction is not None:
+            s = steering.direction.to(s) * self.has_audio[:, None]
+        if steering.adaptive == "confidence":
+            return steering.beta * (1 - self.confidence)[:, None].to(s) * s
+        return steps(steering, s, listening_score(self.mass, steering.heads), _never)
+
+    def chosen(
+        self, model: HookedAudioTransformer, added: Float[Tensor, "item d_model"] | float = 0.0
+    ) -> Int[Tensor, " item"]:
+        """The choice of highest probability after adding this to the final representation."""
+        return _best(model, self.final + added, self.choices)
+
+    def chosen_over_silence(self, model: HookedAudioTransformer) -> Int[Tensor, " item"]:
+        """The choice where silence of the same length takes the audio's place."""
+        return self.chosen(model, -self.shift[:, -1])
+
+    def correct(
+        self, model: HookedAudioTransformer, steering: AudioSilenceSteering | None = None
+    ) -> Bool[Tensor, " item"]:
+        """Which items are answered right, steered or not, on the CPU."""
+        added = 0.0 if steering is None or steering.beta == 0 else self.steps(steering)
+        return (self.chosen(model, added) == self.answers).cpu()
+
+
+def _never() -> Tensor:
+    raise AssertionError("confidence is known from the reading")
+
+
+@torch.no_grad()
+def read(
+    model: HookedAudioTransformer,
+    items: Sequence[Any],
+    *,
+    batch_size: int = 16,
+    verbose: bool = True,
+    what: str = "reading",
+) -> Readings:
+    """Read every item with its audio and over silence: two forwards of the decoder, one encoder.
+
+    Raises:
+        ValueError: for no items, an id given twice, or choices that begin with the same token.
+    """
+    items = labelled(items)
+    check_items(items)
+    silences = Silences()
+    parts = [
+        _read_batch(model, batch, prompt, silences)
+        for batch, prompt in batches(model, items, batch_size, verbose, what)
+    ]
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} | {
+        "choices": first_tokens(model, items)
+    }
+    answers = [item.choices.index(item.answer) for item in items]
+    return Readings(items, **tensors, answers=torch.tensor(answers, device=model.device))
+
+
+def _read_batch(
+    model: HookedAudioTransformer,
+    batch: Sequence[LabelledItem],
+    prompt: AudioPrompt,
+    silences: Silences,
+) -> dict[str, Tensor]:
+    """One batch's part of each tensor of `Readings`."""
+    layers = range(model.cfg.n_layers)
+    entered: list[Tensor] = []
+    after: list[Tensor] = []  # left-padded, so the last position is each row's own
+
+    def keep_input(resid: Tensor, hook: Any) -> None:
+        entered.append(resid)
+
+    def keep_last(resid: Tensor, hook: Any) -> None:
+        after.append(resid[:, -1])
+
+    hooks = [("blocks.0.hook_resid_pre", keep_input)]
+    hooks += [(f"blocks.{layer}.hook_resid_post", keep_last) for layer in layers]
+    with model.hooks(fwd_hooks=hooks):
+        mass = audio_mass(audio_attention(model, prompt))
+    heard = torch.stack(after, dim=1)
+    quiet = silent_side(model, prompt, entered[0], silences)
+    silent = last_residuals(model, quiet, prompt.attention_mask.to(quiet.device), layers)
+    logits = model.unembed(model.ln_final(heard[:, -1:]))[:, 0]
+    return {
+        "mass": mass,
+        "shift": heard - silent,
+        "final": heard[:, -1],
+        "confidence": confidence(logits),
+        "has_audio": prompt.audio_mask.any(1).to(mass.device),
+    }
+
+
+@torch.no_grad()
+def _best(
+    model: HookedAudioTransformer,
+    final: Float[Tensor, "item d_model"],
+    choices: Int[Tensor, "item choice"],
+    chunk: int = 256,
+) -> Int[Tensor, " item"]:
+    """The best choice of each item; a few at a time, as a row of logits is a whole vocabulary."""
+    rows = zip(final.split(chunk), choices.split(chunk), strict=True)
+    logits = [choice_logits(model.unembed(model.ln_final(h[:, None]))[:, 0], c) for h, c in rows]
+    return torch.cat([row.argmax(-1) for row in logits])
