@@ -8,6 +8,7 @@ import typer
 
 from lens_audio.cli.errors import clear_errors
 from lens_audio.cli.heads import heads
+from lens_audio.cli.patch import patch
 from lens_audio.cli.steer import steer
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 
 
 app.command()(heads)
+app.command()(patch)
 app.command()(steer)
 
 

@@ -18,7 +18,8 @@ h2 { font-size: 19px; margin: 0 0 6px; }
 section p { margin: 4px 0 10px; max-width: 80ch; overflow-wrap: anywhere; }
 .note { color: var(--soft); font-size: 14px; }
 .grid { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 6fr); gap: 8px 36px; }
-@media (max-width: 860px) { .grid { grid-template-columns: minmax(0, 1fr); } }
+.grid.even { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
+@media (max-width: 860px) { .grid, .grid.even { grid-template-columns: minmax(0, 1fr); } }
 .question { font-size: 17px; }
 .answer { font-size: 34px; font-weight: 650; line-height: 1.25; margin: 2px 0 6px;
   overflow-wrap: anywhere; }
@@ -34,18 +35,25 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .figure { position: relative; width: 100%; }
 .playhead { position: absolute; width: 2px; margin-left: -1px; background: #ff3d7f;
   pointer-events: none; display: none; z-index: 2; }
-.figure text { fill: var(--ink) !important; }
+.figure :not(.heatmap-label) > text { fill: var(--ink) !important; }
 .figure .hoverlayer text { fill: #ffffff !important; }
 footer { color: var(--soft); font-size: 13px; margin-top: 22px; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: 0.95em; }
 """
 
-# Every figure is drawn from the JSON beside it. On a figure over time a line follows the sound,
-# and a click moves the sound.
+# Every figure is drawn from the JSON beside it. On a figure over time a line follows the sound
+# (of several the one played last), and a click moves it.
 SCRIPT = """
 const config = {responsive: true, displaylogo: false,
   modeBarButtons: [["toImage", "resetScale2d"]]};
-const audio = document.querySelector("audio");
+const sounds = [...document.querySelectorAll("audio")];
+let audio = sounds[0];
+for (const sound of sounds) {
+  sound.addEventListener("play", () => {
+    audio = sound;
+    for (const other of sounds) { if (other !== sound) other.pause(); }
+  });
+}
 function followSound(figure) {
   const line = document.createElement("div");
   line.className = "playhead";
@@ -60,8 +68,10 @@ function followSound(figure) {
     line.style.height = size.h + "px";
   };
   const run = () => { place(); if (!audio.paused) requestAnimationFrame(run); };
-  for (const event of ["play", "pause", "seeking", "timeupdate"]) {
-    audio.addEventListener(event, run);
+  for (const sound of sounds) {
+    for (const event of ["play", "pause", "seeking", "timeupdate"]) {
+      sound.addEventListener(event, () => { if (sound === audio) run(); });
+    }
   }
   figure.on("plotly_afterplot", place);
   figure.on("plotly_click", (click) => {

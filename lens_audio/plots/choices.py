@@ -14,11 +14,13 @@ def choice_probabilities(
     *,
     answer: str | None = None,
     quantity: str = "probability among the choices",
+    names: tuple[str, str] = ("with the sound", "sound silenced"),
 ) -> go.Figure:
     """The probability (0 to 1) of each choice with the sound and with silence in its place.
 
     Args:
         answer: the right choice, marked with a tick.
+        names: of the two runs, where the second is something else than silence.
 
     Raises:
         ValueError: unless there is one probability for each choice.
@@ -31,8 +33,8 @@ def choice_probabilities(
     ticks = [("✓ " if choice == answer else "") + text(choice, 28) for choice in choices]
     figure = go.Figure()
     for name, probs, colour in (
-        ("with the sound", with_sound, BLUE),
-        ("sound silenced", without_sound, ORANGE),
+        (text(names[0]), with_sound, BLUE),
+        (text(names[1]), without_sound, ORANGE),
     ):
         figure.add_bar(
             y=list(range(len(choices))),

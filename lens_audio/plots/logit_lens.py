@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio.plots.theme import INK, MAGNITUDE, clipped, styled, text, thinned
+from lens_audio.plots.theme import INK, MAGNITUDE, clipped, styled, text, ticks
 
 MOST_COLUMNS = 20  # with more, the words are in the hover text only
 
@@ -56,23 +56,28 @@ def logit_lens_table(
         colorscale=MAGNITUDE,
         xgap=1,
         ygap=1,
-        text=[[text(clipped(w, 10)) for w in row] for row in words],
+        text=[[text(clipped(w, max(4, 96 // n_positions))) for w in row] for row in words],
         texttemplate="%{text}" if n_positions <= MOST_COLUMNS else None,
+        textfont={"size": 11},
         hovertext=hover,
         hovertemplate="%{hovertext}<extra></extra>",
         colorbar={"title": {"text": "probability", "side": "right"}, "thickness": 12},
     )
     figure = go.Figure(heatmap)
-    places = thinned(n_positions)
-    rows = thinned(n_layers, 36)
+    places = ticks(names)
     figure.update_xaxes(
         title_text="position",
         tickvals=places,
         ticktext=[text(clipped(names[i])) for i in places],
+        tickangle=90 if n_positions > MOST_COLUMNS else None,
+        tickfont_size=11,
     )
-    ticks = [*map(str, range(n_layers - 1)), "output"]
-    figure.update_yaxes(title_text="before layer", tickvals=rows, ticktext=[ticks[i] for i in rows])
-    axis = {"showgrid": False, "linecolor": INK, "automargin": True}
+    rows = [*map(str, range(n_layers - 1)), "output"]
+    places = ticks(rows, 36)
+    figure.update_yaxes(
+        title_text="before layer", tickvals=places, ticktext=[rows[i] for i in places]
+    )
+    axis = {"showgrid": False, "linecolor": INK, "automargin": True, "title_standoff": 10}
     return styled(figure, height=min(900, max(280, 140 + 32 * n_layers)), xaxis=axis, yaxis=axis)
 
 

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from lens_audio.analysis.result import PatchingResult
-from lens_audio.plots.theme import BLUE, GRID, INK, ORANGE, SIGNED, clipped, styled, text, thinned
+from lens_audio.plots.theme import BLUE, GRID, INK, ORANGE, SIGNED, clipped, styled, text, ticks
 
 WINDOW = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?) s")  # "0.50-0.75 s"
 MOMENT = re.compile(r"(\d+(?:\.\d+)?) s")  # "0.52 s"
@@ -77,12 +77,15 @@ class _Axis:
         """Of a plotly axis."""
         if self.edges is not None:
             return {"title_text": self.title, "range": [self.edges[0], self.edges[-1]]}
-        places = thinned(len(self.labels))
+        places = ticks(self.labels)
         return {
             "title_text": self.title,
             "tickvals": places,
             "ticktext": [text(clipped(self.labels[i])) for i in places],
             "range": [-0.5, len(self.labels) - 0.5],
+            "tickfont": {"size": 11 if len(self.labels) > 16 else 13},
+            "tickangle": 90 if max(map(len, self.labels)) > 3 and len(self.labels) > 16 else None,
+            "title_standoff": 10,
             "automargin": True,
         }
 
@@ -148,7 +151,16 @@ class _Sweep:
         """Of the colour scale, on either side of zero."""
         sizes = np.abs(self.shown[np.isfinite(self.shown)])
         largest = float(sizes.max()) if sizes.size else 0.0
-        return max(1.0, largest) if self.recovery else largest or 1.0
+        if self.recovery and largest >= 0.25:  # less would be pale on a scale to 1
+            return max(1.0, largest)
+        return largest or 1.0
+
+    def number(self, value: float) -> str:
+        """With three digits of the largest; nothing for NaN."""
+        if np.isnan(value):
+            return ""
+        decimals = max(0, 2 - int(np.floor(np.log10(self.limit))))
+        return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
     @property
     def hover(self) -> str:
@@ -243,9 +255,10 @@ def _cells(
     where: dict[str, Any] = {
         "x": x.edges or list(range(len(x.labels))),
         "y": y.edges or list(range(len(y.labels))),
-        "xgap": 1,
+        "xgap": int(len(x.labels) <= 64),  # narrower cells would be nothing but gap
         "ygap": 1,
-        "text": names,
+        "hovertext": names,
+        "texttemplate": "%{text}" if written else None,
     }
     values = go.Heatmap(
         z=shown.astype(np.float32),
@@ -253,9 +266,9 @@ def _cells(
         zmax=sweep.limit,
         colorscale=SIGNED,
         customdata=numbers,
-        hovertemplate="%{text}" + sweep.hover,
+        text=[[sweep.number(value) for value in row] for row in shown],
+        hovertemplate="%{hovertext}" + sweep.hover,
         hoverongaps=False,
-        texttemplate="%{z:.2f}" if written else None,
         colorbar=_colorbar(sweep),
         **where,
     )
@@ -266,20 +279,23 @@ def _cells(
         z=np.where(undefined, 0.0, np.nan),
         colorscale=[[0, UNDEFINED], [1, UNDEFINED]],
         showscale=False,
-        hovertemplate="%{text}<br>undefined: the metric has no value here<extra></extra>",
+        text=np.where(undefined, "n/a", "").tolist(),
+        hovertemplate="%{hovertext}<br>undefined: the metric has no value here<extra></extra>",
         hoverongaps=False,
-        texttemplate="n/a" if written else None,
         **where,
     )
     return [values, grey]
 
 
 def _colorbar(sweep: _Sweep) -> dict[str, Any]:
-    bar = {"title": {"text": text(sweep.quantity, 26), "side": "right"}, "thickness": 12}
+    bar = {"title": {"text": text(sweep.quantity, 17), "side": "right"}, "thickness": 12}
     if not sweep.recovery:
         return bar
-    outer = [-sweep.limit, sweep.limit] if sweep.limit > 1.25 else []
-    ticks = {-1: "−1", 0: "0: nothing", 1: "1: all of it"} | {v: f"{v:.1f}" for v in outer}
+    ticks = {0.0: "0: nothing"}
+    if sweep.limit >= 1:
+        ticks |= {-1.0: "−1", 1.0: "1: all of it"}
+    if not 1 <= sweep.limit < 1.25:
+        ticks |= {sign * sweep.limit: f"{sign * sweep.limit:.2g}" for sign in (-1, 1)}
     return bar | {"tickvals": list(ticks), "ticktext": list(ticks.values())}
 
 

@@ -53,7 +53,7 @@ def attention_over_time(
     figure = go.Figure(_attention_rows(attention[:, tokens], times[tokens], heads))
     figure.add_trace(_spectrogram(prompt, number))
     if prompt.waveforms is not None:
-        figure.add_traces(_waveform(prompt.waveforms[number], prompt.sampling_rate))
+        figure.add_traces(waveform_traces(prompt.waveforms[number], prompt.sampling_rate, "y3"))
     seconds = prompt.clip_seconds(number)
     return _arranged(figure, heads, prompt, seconds, span)
 
@@ -108,13 +108,13 @@ def _spectrogram(prompt: AudioPrompt, clip: int) -> go.Heatmap:
     )
 
 
-def _waveform(wave: Float[np.ndarray, " samples"], rate: int) -> list[go.Scatter]:
+def waveform_traces(wave: Float[np.ndarray, " samples"], rate: int, axis: str) -> list[go.Scatter]:
     """The lowest and the highest sample of each column, the space between them filled."""
     per_column = max(1, -(-len(wave) // MAX_COLUMNS))
     starts = np.arange(0, len(wave), per_column)
     low = np.minimum.reduceat(wave, starts)
     high = np.maximum.reduceat(wave, starts)
-    line: dict[str, Any] = {"mode": "lines", "line": {"color": BLUE, "width": 1}, "yaxis": "y3"}
+    line: dict[str, Any] = {"mode": "lines", "line": {"color": BLUE, "width": 1}, "yaxis": axis}
     hover = "%{x:.2f} s<br>amplitude %{customdata:.3f} to %{y:.3f}<extra></extra>"
     x = starts / rate
     return [

@@ -48,7 +48,7 @@ def steering_curve(table: pd.DataFrame) -> go.Figure:
             seen.add(trace.legendgroup)
     figure.update_xaxes(title_text="steering strength β", gridcolor=GRID)
     figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%", dtick=0.2, gridcolor=GRID)
-    figure.update_yaxes(title_text="accuracy", col=1)
+    figure.update_yaxes(title_text="accuracy, with its interval", col=1)
     legend = {"orientation": "h", "y": -0.26, "yanchor": "top", "x": 0}
     return styled(figure, 440, legend=legend, margin={"l": 70, "r": 20, "t": 40, "b": 110})
 

@@ -2,6 +2,7 @@
 
 import html
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -48,6 +49,11 @@ def clipped(label: str, width: int = 18) -> str:
     return label if len(label) <= width else label[: width - 1] + "…"
 
 
-def thinned(n: int, most: int = 64) -> list[int]:
-    """Which of n entries get a tick: all, or every k-th so that there are at most so many."""
-    return list(range(0, n, max(1, -(-n // most))))
+def ticks(labels: Sequence[str], most: int = 64) -> list[int]:
+    """Which entries get a tick: no two closer than room for `most`, one for a run of equals."""
+    places: list[int] = []
+    for i, label in enumerate(labels):
+        is_near = bool(places) and i - places[-1] < len(labels) / most
+        if not is_near and (i == 0 or label != labels[i - 1]):
+            places.append(i)
+    return places

@@ -1,0 +1,128 @@
+"""`lens-audio patch`: patch activations between two recordings."""
+
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_audio.cli.errors import clear_errors
+
+
+class By(StrEnum):
+    """What the cells of a sweep are, beside layers."""
+
+    window = "window"
+    head = "head"
+    position = "position"
+    group = "group"
+
+
+class Direction(StrEnum):
+    """denoise: clean activations into the corrupted run; noise: the reverse."""
+
+    denoise = "denoise"
+    noise = "noise"
+
+
+def patch(
+    clean: Annotated[
+        str | None,
+        typer.Argument(help="A wav, flac, mp3 or ogg file. Default: two bundled recordings."),
+    ] = None,
+    corrupted: Annotated[
+        str | None,
+        typer.Argument(
+            help="Another file, or what becomes of the first: silence (the default), noise:10 "
+            "(white noise at a signal-to-noise ratio of 10 dB), shuffle (its quarter seconds in "
+            "another order)."
+        ),
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="What to ask about both.")] = None,
+    choices: Annotated[
+        str | None,
+        typer.Option(
+            help="Answers to choose from, with commas between them: dog,siren,bell. A question "
+            "that does not name them all gets them appended."
+        ),
+    ] = None,
+    by: Annotated[
+        list[By] | None,
+        typer.Option(help="Patch by these; may be repeated. Default: window and head."),
+    ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            help="Where: resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, …, audio_embed or "
+            "audio_encoder.resid_pre, …. Default: resid_pre, and z by head."
+        ),
+    ] = None,
+    window: Annotated[float, typer.Option(help="Length of a time window in seconds.")] = 0.25,
+    direction: Annotated[
+        Direction,
+        typer.Option(help="denoise: clean activations into the corrupted run. noise: the reverse."),
+    ] = Direction.denoise,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            help="The metric is logit(this) - logit(--instead). Default: the model's "
+            "answer to CLEAN."
+        ),
+    ] = None,
+    instead: Annotated[
+        str | None, typer.Option(help="Default: the model's answer to CORRUPTED.")
+    ] = None,
+    cut: Annotated[
+        bool, typer.Option("--cut", help="Cut the longer recording to the shorter one's length.")
+    ] = False,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Keep only the first seconds of longer recordings.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint folder or a hub id. Default: the embedded checkpoint."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, … Default: the GPU if there is one.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens-audio-patch.html"),
+    table: Annotated[
+        Path, typer.Option(help="The table of all cells to write: .csv or .json.")
+    ] = Path("lens-audio-patch.csv"),
+    top: Annotated[int, typer.Option(min=1, help="How many of the strongest cells to show.")] = 5,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Ask one question about two recordings, and find what makes the answers differ."""
+    from lens_audio.cli import split_choices
+
+    options = split_choices(choices)
+    for name, value in (("question", question), ("answer", answer), ("instead", instead)):
+        if value is not None and not value.strip():
+            raise typer.BadParameter("it is empty", param_hint=f"--{name}")
+    if not (math.isfinite(window) and window > 0):
+        raise typer.BadParameter("give a length in seconds, above 0", param_hint="--window")
+    with clear_errors(debug):
+        from lens_audio.cli.run_patch import Request, run
+
+        run(
+            Request(
+                clean=clean,
+                corrupted=corrupted,
+                question=question,
+                choices=options,
+                by=None if by is None else [kind.value for kind in dict.fromkeys(by)],
+                site=site,
+                window=window,
+                direction=direction.value,
+                answer=answer,
+                instead=instead,
+                cut=cut,
+                max_seconds=max_seconds,
+                model=model,
+                device=device,
+                out=out,
+                table=table,
+                top=top,
+            )
+        )

@@ -1,0 +1,129 @@
+"""The sweeps of `lens-audio patch`: what is patched by window, head, position or group."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lens_audio import AudioPrompt, HookedAudioTransformer
+from lens_audio.analysis.cells import Positions, Site
+from lens_audio.analysis.metrics import Metric
+from lens_audio.analysis.patching import sweep, time_windows, token_groups
+from lens_audio.analysis.result import PatchingResult
+from lens_audio.plots.patch_page import Sweep
+from lens_audio.plots.theme import head_name
+
+AT_LAST = ("q", "rot_q", "z", "result", "pattern", "attn_scores")  # these act where they stand
+
+
+def kinds_of(
+    model: HookedAudioTransformer, by: Sequence[str] | None, site: str | None
+) -> list[tuple[str, str]]:
+    """The sweeps to make, each with its site.
+
+    Raises:
+        ValueError: for no such site, or one without heads by head.
+    """
+    has_heads = site is not None and Site.of(model, site).n_heads is not None
+    if by is None:
+        return [("window", site or "resid_pre"), ("head", site if site and has_heads else "z")]
+    if "head" in by and site is not None and not has_heads:
+        raise ValueError(f"{site!r} has no heads; by head there are z, q, k, v and pattern")
+    return [(kind, site or ("z" if kind == "head" else "resid_pre")) for kind in by]
+
+
+def sweep_by(
+    kind: str,
+    site: str,
+    model: HookedAudioTransformer,
+    prompts: tuple[AudioPrompt, AudioPrompt],
+    metric: Metric,
+    window: float,
+    direction: str,
+    top: int,
+) -> Sweep:
+    """One sweep over all layers, with a progress bar where it takes over a second.
+
+    Raises:
+        ValueError: for windows or groups that this site does not have.
+    """
+    positions, where = _cells(kind, site, prompts[0], window)
+    result = sweep(
+        model,
+        *prompts,
+        site,
+        metric,
+        positions=positions,
+        heads="each" if kind == "head" else None,
+        direction=direction,
+    )
+    labels = None
+    if kind == "position" and not site.startswith("audio_encoder."):
+        labels = [_label(prompts[0], int(p)) for p in position_names(result)]
+    return Sweep(kind, site, where, result, labels, strongest(result, labels, top))
+
+
+def position_names(result: PatchingResult) -> list[str]:
+    """The entries of the axis of positions or groups; none without one."""
+    return result.axes.get("position", result.axes.get("group", []))
+
+
+def _cells(kind: str, site: str, prompt: AudioPrompt, window: float) -> tuple[Positions, str]:
+    """What each cell patches, as positions and in words."""
+    in_encoder = site.startswith("audio_encoder.")
+    if kind == "window":
+        windows = time_windows(prompt, window)
+        if in_encoder:  # two frames of 20 ms for each audio token
+            first = int(prompt.audio_positions(0)[0])
+            windows = {
+                name: torch.stack([2 * (p - first), 2 * (p - first) + 1], dim=1).flatten()
+                for name, p in windows.items()
+            }
+        return windows, f"one layer and {window:g} s of the recording"
+    if kind == "position":
+        return "each", f"one layer and {'20 ms' if in_encoder else 'one position'}"
+    if kind == "group":
+        return token_groups(prompt), "one layer and group of positions"
+    if site in AT_LAST:
+        return "last", "one head at the last position"
+    return "all", "one head at all positions"
+
+
+def strongest(
+    result: PatchingResult, labels: Sequence[str] | None, top: int
+) -> list[tuple[str, ...]]:
+    """The cells that change the metric most: name, value, change from the base run, recovery."""
+    values, recovery = result.mean(), result.recovery()
+    change = values - result.base[0].mean()
+    sizes = change.abs().nan_to_num(-1.0).flatten()
+    axes = [(name, entries) for name, entries in result.axes.items()][1:-1]
+    names = dict(zip(position_names(result), labels or [], strict=False))
+    rows: list[tuple[str, ...]] = []
+    for flat in sizes.argsort(descending=True, stable=True)[:top]:
+        place = [int(i) for i in torch.unravel_index(flat, values.shape)]
+        cell = {name: entries[i] for (name, entries), i in zip(axes, place, strict=True)}
+        numbers = [float(x[tuple(place)]) for x in (values, change, recovery)]
+        rows.append(
+            (
+                _cell_name(cell, names),
+                f"{numbers[0]:.2f}",
+                f"{numbers[1]:+.2f}",
+                "undefined" if numbers[2] != numbers[2] else f"{numbers[2]:.1%}",
+            )
+        )
+    return rows
+
+
+def _cell_name(cell: dict[str, str], names: dict[str, str]) -> str:
+    if "head" in cell:
+        return head_name(int(cell["layer"]), int(cell["head"]))
+    position = cell.get("position", cell.get("group", ""))
+    if position in names:
+        position = f"position {position} ({names[position]})"
+    return f"layer {cell['layer']}, {position}" if position else f"layer {cell['layer']}"
+
+
+def _label(prompt: AudioPrompt, position: int) -> str:
+    """A token's text, or of an audio token its time."""
+    if bool(prompt.audio_mask[0, position]):
+        return f"{prompt.time_of(0, position)[0]:.2f} s"
+    return repr(prompt.str_tokens(0)[position])[1:-1]

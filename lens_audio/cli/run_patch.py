@@ -1,0 +1,277 @@
+"""What `lens-audio patch` does: load, ask about both recordings, sweep, print, write."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lens_audio import AudioPrompt, HookedAudioTransformer, testbed
+from lens_audio.analysis import choice_log_probs, choice_probs, next_token_probs
+from lens_audio.analysis.metrics import logit_diff
+from lens_audio.cli.listen import shown_name, versions
+from lens_audio.cli.patch_sweeps import kinds_of, position_names, sweep_by
+from lens_audio.cli.patch_task import Request, Task, shown_command
+from lens_audio.plots.patch_page import HEADINGS, STRONGEST, Patched, Run, Sweep, patch_page
+from lens_audio.plots.report import check_writable, write_page
+
+N_NEXT_TOKENS = 4
+
+
+def run(request: Request) -> None:
+    """Do all of it; nothing is written before everything is done."""
+    check_outputs(request.out, request.table)
+    task = Task.of(request)
+    progress = Console(stderr=True)
+    model = HookedAudioTransformer.from_pretrained(
+        testbed.checkpoint_dir() if request.model is None else request.model, device=request.device
+    )
+    kinds = kinds_of(model, request.by, request.site)
+    with progress.status("asking about both recordings"):
+        prompts, notes = load_prompts(model, task, request.max_seconds)
+        asked = ask(model, prompts, task.choices)
+        answers = compared(model, asked, task.choices, request.answer, request.instead)
+    metric = logit_diff(*(token for _, token in answers))
+    sweeps = [
+        sweep_by(kind, site, model, prompts, metric, request.window, request.direction, request.top)
+        for kind, site in kinds
+    ]
+    found = _found(request, task, prompts, asked, answers, sweeps, notes)
+    write_page(request.table, table_text(found, request.table.suffix))
+    write_page(request.out, patch_page(found))
+    console = Console(highlight=False)
+    show(found, console)
+    files = f"\nTable: {escape(str(request.table))}\nPage: {escape(str(request.out))}"
+    console.print(files, soft_wrap=True)
+
+
+def check_outputs(out: Path, table: Path) -> None:
+    """Refuse, before any work, files that cannot be written.
+
+    Raises:
+        OSError: saying what is in the way.
+        ValueError: for a table that is neither CSV nor JSON, or both files being one.
+    """
+    check_writable(out)
+    check_writable(table)
+    if table.suffix not in (".csv", ".json"):
+        raise ValueError(f"the table {table.name} must end in .csv or .json")
+    if out.resolve() == table.resolve():
+        raise ValueError(f"the page and the table are both {out.name}")
+
+
+def load_prompts(
+    model: HookedAudioTransformer, task: Task, max_seconds: float | None
+) -> tuple[tuple[AudioPrompt, AudioPrompt], list[str]]:
+    """The clean and the corrupted prompt, equally long, and what was done to make them so.
+
+    Raises:
+        ValueError: for recordings of unequal length that are not to be cut.
+    """
+    clean = model.prompt(task.question, audio=task.clean.audio, max_seconds=max_seconds)
+    if task.corrupted.corrupt is not None:
+        return (clean, task.corrupted.corrupt(clean)), []
+    other = model.prompt(task.question, audio=task.corrupted.audio, max_seconds=max_seconds)
+    waves = [prompt.waveforms[0] for prompt in (clean, other) if prompt.waveforms is not None]
+    n = min(map(len, waves))
+    if len(waves[0]) == len(waves[1]):
+        return (clean, other), []
+    seconds = [len(wave) / clean.sampling_rate for wave in waves]
+    lengths = f"CLEAN lasts {seconds[0]:.3f} s and CORRUPTED {seconds[1]:.3f} s"
+    if not task.cut:
+        raise ValueError(
+            f"{lengths}, so positions do not correspond; --cut keeps the first "
+            f"{min(seconds):.3f} s of both"
+        )
+    cut = [model.prompt(task.question, audio=(w[:n], clean.sampling_rate)) for w in waves]
+    return (cut[0], cut[1]), [f"{lengths}; the longer one was cut to {min(seconds):.2f} s."]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The answers to both recordings, and the probabilities of the candidates."""
+
+    candidates: list[str]
+    clean: list[float]
+    corrupted: list[float]
+    answers: tuple[str, str]
+    tokens: tuple[int, int]  # the first token of either answer
+
+
+def ask(
+    model: HookedAudioTransformer,
+    prompts: tuple[AudioPrompt, AudioPrompt],
+    choices: list[str] | None,
+) -> Asked:
+    """The likeliest choice for either recording, or without choices what the model says."""
+    if choices is not None:
+        clean, corrupted = (
+            choice_probs(choice_log_probs(model, prompt, choices))[0].tolist() for prompt in prompts
+        )
+        best = [choices[max(range(len(p)), key=p.__getitem__)] for p in (clean, corrupted)]
+        tokens = [first_token(model, answer) for answer in best]
+        return Asked(choices, clean, corrupted, (best[0], best[1]), (tokens[0], tokens[1]))
+    nexts = [next_token_probs(model, prompt)[0] for prompt in prompts]
+    tokens = [int(p.argmax()) for p in nexts]
+    likeliest = [int(token) for p in nexts for token in p.topk(N_NEXT_TOKENS).indices]
+    shown = sorted(set(likeliest), key=lambda t: -float(max(p[t] for p in nexts)))
+    words = [_visible(model, token) for token in shown]
+    says = [model.generate(p, return_type="str", verbose=False).strip() for p in prompts]
+    clean, corrupted = ([float(p[token]) for token in shown] for p in nexts)
+    return Asked(words, clean, corrupted, (says[0], says[1]), (tokens[0], tokens[1]))
+
+
+def compared(
+    model: HookedAudioTransformer,
+    asked: Asked,
+    choices: list[str] | None,
+    answer: str | None,
+    instead: str | None,
+) -> list[tuple[str, int]]:
+    """The two answers whose logits are compared, each with its first token.
+
+    Raises:
+        ValueError: for answers that their first tokens do not tell apart, or that are no choice.
+    """
+    pair = []
+    for named, given, token in zip((answer, instead), asked.answers, asked.tokens, strict=True):
+        if named is not None and choices is not None and named not in choices:
+            raise ValueError(f"{named!r} is none of the choices {', '.join(choices)}")
+        if named is not None:
+            pair.append((named, first_token(model, named)))
+        else:
+            pair.append((given if choices is not None else _visible(model, token), token))
+    (first, token), (second, other) = pair
+    if token != other:
+        return pair
+    if first != second:
+        raise ValueError(f"{first!r} and {second!r} begin with the same token; name other answers")
+    if answer is not None or instead is not None:
+        raise ValueError(
+            f"both answers to compare are {first!r}; name two with --answer, --instead"
+        )
+    raise ValueError(
+        f"the answer to both recordings begins with {first!r}, so there is nothing to compare; "
+        "name two answers with --answer and --instead"
+    )
+
+
+def first_token(model: HookedAudioTransformer, answer: str) -> int:
+    """The token that an answer begins with."""
+    return int(model.tokenizer.encode(answer, add_special_tokens=False)[0])
+
+
+def table_text(found: Patched, suffix: str) -> str:
+    """Every cell of every sweep, as CSV, or as JSON with the answers beside it."""
+    frames = [_frame(sweep) for sweep in found.sweeps]
+    cells = pd.concat(frames, ignore_index=True)
+    if suffix == ".csv":
+        return cells.to_csv(index=False)
+    facts = {
+        "question": found.question,
+        "clean": {"recording": found.clean.name, "answer": found.clean.answer},
+        "corrupted": {"recording": found.corrupted.name, "answer": found.corrupted.answer},
+        "metric": f"logit({found.answer}) - logit({found.instead})",
+        "direction": found.direction,
+        "model": found.model_name,
+        "versions": found.versions,
+        "cells": json.loads(cells.to_json(orient="records", double_precision=15)),
+    }
+    return json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+
+
+def show(found: Patched, console: Console) -> None:
+    """Print both answers and the strongest cells of each sweep."""
+    console.print(f"Question   {escape(found.question)}")
+    for run_ in (found.clean, found.corrupted):
+        facts = f"{run_.prompt.clip_seconds(0):.2f} s"
+        if run_.span is not None:
+            facts += f", the sound from {run_.span[0]:.2f} to {run_.span[1]:.2f} s"
+        answer = escape(run_.answer) or "(nothing)"
+        console.print(f"{run_.role.capitalize():<10} {escape(run_.name)} ({facts})")
+        console.print(f"           answer: [bold]{answer}[/]")
+    for note in found.notes:
+        console.print(f"Note       {escape(note)}")
+    base, source = found.runs
+    console.print(
+        f"Metric     logit({escape(found.answer)}) − logit({escape(found.instead)}): "
+        f"{base.role} {base.logit_difference:.2f}, {source.role} {source.logit_difference:.2f}"
+    )
+    for sweep in found.sweeps:
+        console.print(f"\n[bold]{HEADINGS[sweep.by]}[/]")
+        console.print(
+            f"{escape(sweep.site)} of {escape(sweep.where)}, {source.role} into {base.role}"
+        )
+        table = Table()
+        for number, name in enumerate(STRONGEST):
+            table.add_column(name, justify="right" if number else "left")
+        for row in sweep.strongest:
+            table.add_row(*map(escape, row))
+        console.print(table)
+
+
+def _found(
+    request: Request,
+    task: Task,
+    prompts: tuple[AudioPrompt, AudioPrompt],
+    asked: Asked,
+    answers: Sequence[tuple[str, int]],
+    sweeps: list[Sweep],
+    notes: list[str],
+) -> Patched:
+    base, source = (float(v[0, 0]) for v in (sweeps[0].result.base, sweeps[0].result.source))
+    values = (source, base) if request.direction == "denoise" else (base, source)
+    seconds = prompts[0].clip_seconds(0)
+    clean, corrupted = (
+        Run(role, recording.name, prompt.to("cpu"), answer, value, _within(recording.span, seconds))
+        for role, recording, prompt, answer, value in zip(
+            ("clean", "corrupted"), (task.clean, task.corrupted), prompts, asked.answers, values,
+            strict=True,
+        )
+    )  # fmt: skip
+    return Patched(
+        clean=clean,
+        corrupted=corrupted,
+        question=task.question,
+        answer=answers[0][0],
+        instead=answers[1][0],
+        candidates=asked.candidates,
+        quantity="next-token probability" if task.choices is None else "probability among choices",
+        clean_probs=asked.clean,
+        corrupted_probs=asked.corrupted,
+        direction=request.direction,
+        sweeps=sweeps,
+        notes=notes,
+        model_name=shown_name(request.model),
+        command=shown_command(request),
+        versions=versions(),
+    )
+
+
+def _frame(sweep: Sweep) -> pd.DataFrame:
+    """One row a cell: by, site, layer, position, head, value, base, source, change, recovery."""
+    frame = sweep.result.to_dataframe().rename(columns={"group": "position"})
+    frame["base"], frame["source"] = float(sweep.result.base[0]), float(sweep.result.source[0])
+    frame["change"] = frame["value"] - frame["base"]
+    frame["by"], frame["site"] = sweep.by, sweep.site
+    for name in {"position", "head"} - set(frame):
+        frame[name] = pd.NA
+    if sweep.labels is not None:
+        names = dict(zip(position_names(sweep.result), sweep.labels, strict=True))
+        frame["token"] = frame["position"].map(names)
+    frame["head"] = frame["head"].astype("Int64")
+    columns = ["by", "site", "layer", "position", "token", "head", "value", "base", "source"]
+    return frame[[c for c in (*columns, "change", "recovery") if c in frame]]
+
+
+def _visible(model: HookedAudioTransformer, token: int) -> str:
+    return repr(model.to_single_str_token(token))[1:-1]
+
+
+def _within(span: tuple[float, float] | None, seconds: float) -> tuple[float, float] | None:
+    """A span as far as the recording goes."""
+    return None if span is None or span[0] >= seconds else (span[0], min(span[1], seconds))
