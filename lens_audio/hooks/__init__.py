@@ -14,10 +14,11 @@ They work on any model with these hook names, a TransformerBridge included: pass
 from lens_audio.hooks.attention import knock_out_attention, scale_attention
 from lens_audio.hooks.capture import capture
 from lens_audio.hooks.edits import ablate, patch, project_out, steer
-from lens_audio.hooks.selection import SITES, hook_names, on
+from lens_audio.hooks.selection import SITES, Hook, hook_names, on
 
 __all__ = [
     "SITES",
+    "Hook",
     "ablate",
     "capture",
     "hook_names",

@@ -1,0 +1,292 @@
+"""Attribution patching: the effect of every patch at once, to first order.
+
+Patching the activation a of a base run by the value a' of a source run changes the metric M by
+about (a' - a) · dM/da. One backward gives dM/da everywhere: two forwards and a backward
+for all cells.
+
+Sources: Nanda, "Attribution Patching: Activation Patching At Industrial Scale" (2023); Syed, Rager,
+Conmy, arXiv 2310.10348; with integrated gradients, Hanna, Pezzelle, Belinkov, arXiv 2403.17806.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from lens_audio.analysis.metrics import metric_name, metric_values
+from lens_audio.analysis.result import PatchingResult
+from lens_audio.hooks.selection import SITES, Site
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+
+DEFAULT_SITES = ("resid_pre", "attn_out", "mlp_out", "z")
+NOT_DIFFERENTIABLE = ("attn_scores", "result")  # -inf at masked keys; off unless flagged
+
+
+def attribute(
+    model: HookedAudioTransformer,
+    clean: AudioPrompt,
+    corrupted: AudioPrompt,
+    metric: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]],
+    *,
+    sites: str | Iterable[str] = DEFAULT_SITES,
+    direction: str = "denoise",
+    steps: int = 1,
+    path: str = "activations",
+) -> dict[str, PatchingResult]:
+    """Estimate what patching every layer, position and head would do to the metric.
+
+    With `steps` > 1 the gradient is averaged along a straight line from base to source, at the
+    middles of `steps` equal parts (EAP-IG takes their ends), for nodes where EAP-IG scores edges:
+
+    - path "activations" (EAP-IG-activations): each layer's activations at a site move along the
+      line, the rest of the base run follows. As `steps` grows, the effects of a layer's positions
+      and heads add up to the exact effect of patching them all. `steps` runs a site and layer.
+    - path "inputs" (EAP-IG-inputs, what the paper calls EAP-IG): the embeddings that enter the
+      decoder move, sound included, and every activation follows. As `steps` grows, the effects at
+      the embeddings add up to the whole difference of the metric. `steps` runs in all. When an
+      encoder site is asked for, the embeddings are the text's and `audio_encoder.hook_embed`.
+
+    Works inside `torch.no_grad()`. Nothing is left on the model, its weights get no gradients.
+
+    Args:
+        clean, corrupted: prompts of the same shape with their audio at the same positions.
+        metric: a differentiable function of the last position's logits, one number a row.
+        sites: of a block ("resid_mid", "z", "k", "mlp_post", "pattern", …), the same with
+            "audio_encoder." in front (positions are then encoder frames), or "audio_embed".
+        direction: "denoise" patches clean activations into the corrupted run, "noise" the reverse.
+        steps: 1 for the gradient at the base run.
+        path: where integrated gradients integrate, "activations" or "inputs".
+
+    Returns:
+        For each site a result as of `patching.sweep`, whose values are the estimated metric of the
+        patched run (its base value and the effect), with axes metric, layer, position (a pattern's:
+        query), head where there are heads, example.
+
+    Raises:
+        ValueError: for prompts whose positions do not correspond, an unknown site, direction or
+            path, no steps, a NaN metric, one without a gradient, hooks on the model, or inference
+            mode.
+    """
+    names = [sites] if isinstance(sites, str) else list(sites)
+    wanted = {name: _hook_names(model, name) for name in names}
+    _check(model, clean, corrupted, direction, wanted)
+    if steps < 1 or path not in ("activations", "inputs"):
+        raise ValueError(f"no steps={steps} of path={path!r}; there are 'activations' and 'inputs'")
+    base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+    points = {name for found in wanted.values() for name in found}
+    begin: dict[str, Tensor | None] = {"hook_embed": None}
+    if any(Site.of(name).is_audio for name in points):
+        begin["audio_encoder.hook_embed"] = None
+    with torch.no_grad():
+        far = _run(model, source, {*points, *begin}, {})
+        source_values = metric_values(metric, far.logits).float().cpu()
+    with torch.set_grad_enabled(steps == 1):
+        near = _run(model, base, {*points, *begin}, begin)
+        base_values = metric_values(metric, near.logits).detach().float().cpu()
+    with torch.enable_grad():
+        if steps == 1:
+            gradients = _mean_gradients([near], points, metric)
+        elif path == "inputs":
+            runs = _between(model, base, near, far, points, begin, steps)
+            gradients = _mean_gradients(runs, points, metric)
+        else:
+            gradients = {}
+            for name in points:
+                runs = _between(model, base, near, far, [name], [name], steps)
+                gradients |= _mean_gradients(runs, [name], metric)
+    with torch.no_grad():
+        effects = {
+            name: ((far.activations[name] - near.activations[name]) * gradients[name]).sum(-1)
+            for name in points
+        }
+    method = "attribution patching"
+    if steps > 1:
+        method = f"integrated gradients over {path}, {steps} steps"
+    about = {"direction": direction, "model": model.cfg.model_name, "method": method}
+    return {
+        site: _result(
+            site,
+            [effects[name] for name in found],
+            base,
+            {"metric": [metric_name(metric)]},
+            (base_values, source_values),
+            {"site": site, **about},
+        )
+        for site, found in wanted.items()
+    }
+
+
+def rank_correlation(estimated: PatchingResult, exact: PatchingResult) -> float:
+    """Spearman's correlation between two results over their cells, values averaged over examples.
+
+    Raises:
+        ValueError: for results whose cells are not the same.
+    """
+    axes = [{k: v for k, v in r.axes.items() if k != "metric"} for r in (estimated, exact)]
+    if axes[0] != axes[1]:
+        raise ValueError("the results have other axes, so their cells cannot be compared")
+    cells = [r.values[0].mean(-1).flatten().numpy() for r in (estimated, exact)]
+    return float(stats.spearmanr(*cells).statistic)
+
+
+@dataclass
+class Run:
+    """A forward with its graph."""
+
+    activations: dict[str, Tensor]
+    logits: Float[Tensor, "batch d_vocab"]
+
+
+def _run(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    keep: Iterable[str],
+    begin: Mapping[str, Tensor | None],
+) -> Run:
+    """Run with the graph beginning at some hook points, whose activations may be given."""
+    activations: dict[str, Tensor] = {}
+
+    def begin_here(activation: Tensor, hook: Any) -> Tensor:
+        given = begin[hook.name]
+        leaf = (activation if given is None else given).detach().requires_grad_()
+        if hook.name == "hook_embed" and "audio_encoder.hook_embed" in begin:
+            # Sound comes from the encoder, whose graph it keeps.
+            return torch.where(prompt.audio_mask.to(leaf.device)[..., None], activation, leaf)
+        return leaf
+
+    def keep_it(activation: Tensor, hook: Any) -> None:
+        activations[hook.name] = activation
+
+    fwd_hooks: list[Any] = [(name, begin_here) for name in begin]
+    fwd_hooks += [(name, keep_it) for name in keep]
+    logits = model.run_with_hooks(prompt, fwd_hooks=fwd_hooks, logits_to_keep=1)[:, -1]
+    return Run(activations, logits)
+
+
+def _between(
+    model: HookedAudioTransformer,
+    base: AudioPrompt,
+    near: Run,
+    far: Run,
+    keep: Iterable[str],
+    begin: Iterable[str],
+    steps: int,
+) -> Iterator[Run]:
+    """Runs of the base with activations at the middles of equal parts of the way to the source."""
+    for step in range(steps):
+        at = (step + 0.5) / steps
+        ends = {name: (near.activations[name], far.activations[name]) for name in begin}
+        yield _run(model, base, keep, {name: torch.lerp(*ab, at) for name, ab in ends.items()})
+
+
+def _mean_gradients(
+    runs: Iterable[Run], names: Iterable[str], metric: Callable[..., Any]
+) -> dict[str, Tensor]:
+    """dM/da of activations, averaged over runs; rows do not mix, so one sum serves all."""
+    names = list(names)
+    gradients: list[Tensor] = []
+    n_runs = 0
+    for run in runs:
+        values = metric_values(metric, run.logits)
+        if not values.requires_grad:
+            raise ValueError(f"metric {metric_name(metric)!r} has no gradient to the logits")
+        activations = [run.activations[name] for name in names]
+        found = torch.autograd.grad(values.sum(), activations, materialize_grads=True)
+        gradients = (
+            [a + b for a, b in zip(gradients, found, strict=True)] if n_runs else list(found)
+        )
+        n_runs += 1
+    return {name: total / n_runs for name, total in zip(names, gradients, strict=True)}
+
+
+def _result(
+    site: str,
+    effects: list[Tensor],
+    prompt: AudioPrompt,
+    axes: dict[str, list[str]],
+    values: tuple[Tensor, Tensor],
+    about: dict[str, Any],
+) -> PatchingResult:
+    """Effects of the layers, [batch, pos] or with heads, as layer, position, head, example."""
+    where = Site.of(site)
+    stacked = torch.stack(effects).float().cpu()  # [layer, batch, pos] or [layer, batch, pos, head]
+    if where.is_pattern:  # [layer, batch, head, query]
+        stacked = stacked.transpose(2, 3)
+    places = range(stacked.shape[2])
+    labels = [str(place) for place in places]
+    if site == "audio_embed":
+        audio = prompt.audio_positions(0).cpu()
+        stacked, labels = stacked[:, :, audio], [str(int(place)) for place in audio]
+    elif where.is_audio:
+        labels = [f"{place * 2 * prompt.seconds_per_frame:.2f} s" for place in places]
+    axes = {**axes, "layer": [str(layer) for layer in range(len(stacked))], "position": labels}
+    if stacked.ndim == 4:
+        axes["head"] = [str(head) for head in range(stacked.shape[3])]
+    axes["example"] = [str(row) for row in range(stacked.shape[1])]
+    base, source = values
+    estimated = stacked.movedim(1, -1) + base
+    return PatchingResult(estimated[None], axes, base[None], source[None], about)
+
+
+def _hook_names(model: HookedAudioTransformer, site: str) -> list[str]:
+    """The hook points of a site, layer by layer."""
+    if site == "audio_embed":  # at audio positions, what enters the decoder
+        return ["blocks.0.hook_resid_pre"]
+    prefix, _, short = site.rpartition(".")
+    if short not in SITES or short in NOT_DIFFERENTIABLE or prefix not in ("", "audio_encoder"):
+        known = ", ".join(name for name in SITES if name not in NOT_DIFFERENTIABLE)
+        raise ValueError(f"cannot attribute to {site!r}; there are audio_embed, {known}")
+    cfg = model.cfg.audio if prefix else model.cfg
+    names = [str(name) for name in Site.of(site).names(range(cfg.n_layers))]
+    if names[0] not in model.hook_dict:
+        raise ValueError(f"this model has no {names[0]}")
+    return names
+
+
+def _check(
+    model: HookedAudioTransformer,
+    clean: AudioPrompt,
+    corrupted: AudioPrompt,
+    direction: str,
+    sites: Iterable[str],
+) -> None:
+    if direction not in ("denoise", "noise"):
+        raise ValueError(f"direction must be 'denoise' or 'noise', not {direction!r}")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("attribution needs gradients; leave torch.inference_mode()")
+    check_prompts(model, clean, corrupted)
+    for site in sites:
+        n_clips = 0 if clean.mel is None else len(clean.mel)
+        if site.startswith("audio_encoder.") and n_clips != len(clean.tokens):
+            raise ValueError(f"{site} has {n_clips} clips; it needs one in each of the rows")
+        same_places = bool((clean.audio_mask == clean.audio_mask[0]).all())
+        if site == "audio_embed" and not (same_places and bool(clean.audio_mask.any())):
+            raise ValueError("audio_embed needs audio, at the same positions in every row")
+
+
+def check_prompts(
+    model: HookedAudioTransformer, clean: AudioPrompt, corrupted: AudioPrompt
+) -> None:
+    """Refuse prompts whose positions do not correspond, or do not end in a real token.
+
+    Raises:
+        ValueError: that, or hooks on the model.
+    """
+    if clean.tokens.shape != corrupted.tokens.shape:
+        raise ValueError(
+            f"clean has shape {tuple(clean.tokens.shape)}, corrupted "
+            f"{tuple(corrupted.tokens.shape)}: positions do not correspond. Cut or pad the longer "
+            "audio, or write texts of one length"
+        )
+    for name in ("audio_mask", "attention_mask"):
+        if not torch.equal(getattr(clean, name), getattr(corrupted, name)):
+            raise ValueError(f"clean and corrupted differ in their {name}")
+    if not bool(clean.attention_mask[:, -1].all()):
+        raise ValueError("the metric reads the last position; pad on the left")
+    if any(point.has_hooks() for point in model.hook_points()):
+        raise ValueError("hooks are set on the model; call model.reset_hooks() first")
