@@ -107,8 +107,8 @@ def main() -> None:
     )
     if args.device == "cpu":
         print(
-            f"peak memory after loading {peak_gib():.1f} GiB, {peak_gib() / weights:.2f} x the weights"
-            f" ({before:.1f} GiB before; checksum {touched:.3g})"
+            f"peak memory after loading {peak_gib():.1f} GiB, "
+            f"{peak_gib() / weights:.2f} x the weights ({before:.1f} GiB before; checksum {touched:.3g})"
         )
     else:
         peak = torch.cuda.max_memory_allocated() / 2**30
@@ -119,7 +119,8 @@ def main() -> None:
     new = model.generate(prompt, args.new_tokens, stop_at_eos=False, return_type="tokens")
     took = time.perf_counter() - start
     print(
-        f"{prompt.tokens.shape[1]} tokens read, {new.shape[1]} generated: {new.tolist()}, {took:.0f} s"
+        f"{prompt.tokens.shape[1]} tokens read, {new.shape[1]} generated: {new.tolist()}, "
+        f"{took:.0f} s"
     )
     print(f"peak memory of the whole run {peak_gib():.1f} GiB")
     if not args.keep:

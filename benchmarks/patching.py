@@ -1,4 +1,4 @@
-"""Activation patching sweeps: our fast engine against our naive one and a loop of TransformerBridge.
+"""Activation patching sweeps: the fast engine against the naive one and a loop of TransformerBridge.
 
     python benchmarks/patching.py                          # 46 M parameters, 782 tokens, CPU
     python benchmarks/patching.py --shape 7B --device cuda --dtype bfloat16 --no-bridge
@@ -11,9 +11,12 @@ scaled to the whole sweep. "cells" leaves out the clean and corrupted runs that 
 import argparse
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,22 +168,42 @@ def measure(model: Any, bridge: Any, shape: Shape, sweep: Sweep, prompts: tuple,
     print(f"{line}   operations {flops[0] / flops[1]:.0f} x, aim {sweep.aim:g} x", flush=True)
 
 
-def peak_memory(model: Any, sweep: Sweep, prompts: tuple, device: str) -> str:
-    """Peak of the sweep, base runs included, over one forward that keeps the same activations."""
-    if not device.startswith("cuda"):
-        return f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
-
-    def peak(run: Callable[[], Any]) -> int:
+def peak_of(run: Callable[[], Any], device: str) -> int:
+    """Bytes by which the peak of memory grows while this runs; on a CPU, the first time only."""
+    if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
+    before = resident()
+    run()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
-    base, source = prompts
-    cells = sweep.grid.cells
-    one = peak(lambda: FastPatcher(model, sweep.site, base, source, cells))
-    whole = peak(lambda: exhaust(FastPatcher(model, sweep.site, base, source, cells), cells))
-    return f"{sweep.name}: peak memory {whole / one:.2f} x the base runs and their cache"
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def print_peak(model: Any, sweep: Sweep, prompts: tuple, device: str, whole: bool) -> None:
+    """The peak of the base runs and their cache alone, or with the sweep."""
+
+    def run() -> None:
+        patcher = FastPatcher(model, sweep.site, *prompts, sweep.grid.cells)
+        if whole:
+            exhaust(patcher, sweep.grid.cells)
+
+    print(peak_of(run, device))
+
+
+def peaks(n_sweeps: int, names: list[str]) -> None:
+    """A fresh process for every measurement: a peak cannot be reset on a CPU."""
+    for i in range(n_sweeps):
+        one, whole = (
+            int(subprocess.check_output([sys.executable, *sys.argv, "--peak", str(i), what]))
+            for what in ("base", "sweep")
+        )
+        print(f"{names[i]:30}peak memory {whole / one:.2f} x the base runs and their cache (aim 2)")
 
 
 def main() -> None:
@@ -191,14 +214,21 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=6, help="that the slow engines run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-bridge", action="store_true")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     shape, dtype = SHAPES[args.shape], getattr(torch, args.dtype)
     hf_model = build(shape, args.device, dtype)
     model = la.HookedAudioTransformer.from_hf(hf_model)
-    bridge = None if args.no_bridge else boot_bridge(hf_model, args.device, dtype)
+    bridge = None if args.no_bridge or args.peak else boot_bridge(hf_model, args.device, dtype)
     base = thirty_seconds(shape, args.device, dtype)
     other = torch.randn(base.mel.shape, generator=torch.Generator().manual_seed(2))
     source = replace(base, mel=other.to(base.mel))
+    if args.peak:
+        index, what = args.peak
+        with torch.no_grad():
+            sweep = sweeps(model, base)[int(index)]
+            print_peak(model, sweep, (base, source), args.device, what == "sweep")
+        return
     print(
         f"{args.shape} parameters, {base.tokens.shape[1]} tokens ({N_TEXT} text), {args.dtype} on "
         f"{args.device}, {torch.get_num_threads()} threads, {args.rounds} rounds, slow engines on "
@@ -207,8 +237,7 @@ def main() -> None:
     with torch.no_grad():
         for sweep in sweeps(model, base):
             measure(model, bridge, shape, sweep, (base, source), args)
-        for sweep in sweeps(model, base):
-            print(peak_memory(model, sweep, (base, source), args.device))
+    peaks(3, [sweep.name for sweep in sweeps(model, base)])
 
 
 if __name__ == "__main__":
