@@ -70,6 +70,7 @@ def position_names(result: PatchingResult) -> list[str]:
 def _cells(kind: str, site: str, prompt: AudioPrompt, window: float) -> tuple[Positions, str]:
     """What each cell patches, as positions and in words."""
     in_encoder = site.startswith("audio_encoder.")
+    layer = "" if site == "audio_embed" else "one layer and "
     if kind == "window":
         windows = time_windows(prompt, window)
         if in_encoder:  # two frames of 20 ms for each audio token
@@ -78,11 +79,11 @@ def _cells(kind: str, site: str, prompt: AudioPrompt, window: float) -> tuple[Po
                 name: torch.stack([2 * (p - first), 2 * (p - first) + 1], dim=1).flatten()
                 for name, p in windows.items()
             }
-        return windows, f"one layer and {window:g} s of the recording"
+        return windows, f"{layer}{window:g} s of the recording"
     if kind == "position":
-        return "each", f"one layer and {'20 ms' if in_encoder else 'one position'}"
+        return "each", f"{layer}{'20 ms' if in_encoder else 'one position'}"
     if kind == "group":
-        return token_groups(prompt), "one layer and group of positions"
+        return token_groups(prompt), f"{layer}one group of positions"
     if site in AT_LAST:
         return "last", "one head at the last position"
     return "all", "one head at all positions"
@@ -95,12 +96,14 @@ def strongest(
     values, recovery = result.mean(), result.recovery()
     change = values - result.base[0].mean()
     sizes = change.abs().nan_to_num(-1.0).flatten()
-    axes = [(name, entries) for name, entries in result.axes.items()][1:-1]
+    axes = list(result.axes.items())[1:-1]
     names = dict(zip(position_names(result), labels or [], strict=False))
     rows: list[tuple[str, ...]] = []
     for flat in sizes.argsort(descending=True, stable=True)[:top]:
         place = [int(i) for i in torch.unravel_index(flat, values.shape)]
         cell = {name: entries[i] for (name, entries), i in zip(axes, place, strict=True)}
+        if result.about["site"] == "audio_embed":  # before any layer
+            del cell["layer"]
         numbers = [float(x[tuple(place)]) for x in (values, change, recovery)]
         rows.append(
             (
@@ -119,7 +122,7 @@ def _cell_name(cell: dict[str, str], names: dict[str, str]) -> str:
     position = cell.get("position", cell.get("group", ""))
     if position in names:
         position = f"position {position} ({names[position]})"
-    return f"layer {cell['layer']}, {position}" if position else f"layer {cell['layer']}"
+    return f"layer {cell['layer']}, {position}" if "layer" in cell else position
 
 
 def _label(prompt: AudioPrompt, position: int) -> str:

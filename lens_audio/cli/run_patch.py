@@ -74,21 +74,24 @@ def load_prompts(
     """
     clean = model.prompt(task.question, audio=task.clean.audio, max_seconds=max_seconds)
     if task.corrupted.corrupt is not None:
-        return (clean, task.corrupted.corrupt(clean)), []
+        # Two rows, as corruptions of a single one are refused by `with_audio`.
+        both = model.prompt([task.question] * 2, [task.clean.audio] * 2, max_seconds=max_seconds)
+        wave = (task.corrupted.corrupt(both).waveforms or [])[0]
+        return (clean, model.prompt(task.question, (wave, clean.sampling_rate))), []
     other = model.prompt(task.question, audio=task.corrupted.audio, max_seconds=max_seconds)
     waves = [prompt.waveforms[0] for prompt in (clean, other) if prompt.waveforms is not None]
     n = min(map(len, waves))
     if len(waves[0]) == len(waves[1]):
         return (clean, other), []
     seconds = [len(wave) / clean.sampling_rate for wave in waves]
-    lengths = f"CLEAN lasts {seconds[0]:.3f} s and CORRUPTED {seconds[1]:.3f} s"
+    lengths = f"CLEAN lasts {seconds[0]:.3f} s, CORRUPTED {seconds[1]:.3f} s"
     if not task.cut:
         raise ValueError(
             f"{lengths}, so positions do not correspond; --cut keeps the first "
             f"{min(seconds):.3f} s of both"
         )
     cut = [model.prompt(task.question, audio=(w[:n], clean.sampling_rate)) for w in waves]
-    return (cut[0], cut[1]), [f"{lengths}; the longer one was cut to {min(seconds):.2f} s."]
+    return (cut[0], cut[1]), [f"{lengths}; both are cut to {min(seconds):.2f} s."]
 
 
 @dataclass(frozen=True)

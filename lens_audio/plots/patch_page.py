@@ -10,7 +10,7 @@ from lens_audio.plots.choices import choice_probabilities
 from lens_audio.plots.patching import patching_heatmap
 from lens_audio.plots.report import audio_html, escape, figure_html, page, table_html
 from lens_audio.plots.sound import waveform_traces
-from lens_audio.plots.theme import GRID
+from lens_audio.plots.theme import BLUE, GRID, ORANGE
 
 WAVE_HEIGHT, GAP = 78, 14  # pixels
 
@@ -152,8 +152,8 @@ def _sweep(found: Patched, sweep: Sweep, number: int) -> str:
 
 def _add_waveforms(figure: go.Figure, found: Patched) -> None:
     """Both recordings above the figure, over its time axis."""
-    runs = [(found.corrupted, "y2"), (found.clean, "y3")]
-    waves = [run.prompt.waveforms[0] for run, _ in runs if run.prompt.waveforms is not None]
+    runs = [(found.corrupted, "y2", ORANGE), (found.clean, "y3", BLUE)]  # as in their answers
+    waves = [run.prompt.waveforms[0] for run, *_ in runs if run.prompt.waveforms is not None]
     margin = figure.layout.margin
     own = figure.layout.height - margin.t - margin.b
     total = own + 2 * (WAVE_HEIGHT + GAP)
@@ -165,8 +165,8 @@ def _add_waveforms(figure: go.Figure, found: Patched) -> None:
         if annotation.yref == "paper":
             annotation.y = own / total
     bottom = own + GAP
-    for (run, axis), waveform in zip(runs, waves, strict=True):
-        figure.add_traces(waveform_traces(waveform, run.prompt.sampling_rate, axis))
+    for (run, axis, colour), waveform in zip(runs, waves, strict=True):
+        figure.add_traces(waveform_traces(waveform, run.prompt.sampling_rate, axis, colour))
         largest = float(abs(waveform).max()) or 1.0
         figure.layout["yaxis" + axis[1:]] = {
             "domain": [bottom / total, (bottom + WAVE_HEIGHT) / total],

@@ -301,6 +301,8 @@ def _colorbar(sweep: _Sweep) -> dict[str, Any]:
 
 def _arranged(figure: go.Figure, sweep: _Sweep, y: _Axis, x: _Axis) -> go.Figure:
     height = min(760, max(270, 130 + 34 * len(y.labels)))
+    if x.layout.get("tickangle"):  # the labels need room below
+        height += 60
     styled(figure, height=height, margin={"l": 70, "r": 20, "t": 28, "b": 56})
     figure.update_xaxes(showgrid=False, linecolor=INK, **x.layout)
     figure.update_yaxes(showgrid=False, linecolor=INK, **y.layout)

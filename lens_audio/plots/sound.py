@@ -108,19 +108,21 @@ def _spectrogram(prompt: AudioPrompt, clip: int) -> go.Heatmap:
     )
 
 
-def waveform_traces(wave: Float[np.ndarray, " samples"], rate: int, axis: str) -> list[go.Scatter]:
+def waveform_traces(
+    wave: Float[np.ndarray, " samples"], rate: int, axis: str, colour: str = BLUE
+) -> list[go.Scatter]:
     """The lowest and the highest sample of each column, the space between them filled."""
     per_column = max(1, -(-len(wave) // MAX_COLUMNS))
     starts = np.arange(0, len(wave), per_column)
     low = np.minimum.reduceat(wave, starts)
     high = np.maximum.reduceat(wave, starts)
-    line: dict[str, Any] = {"mode": "lines", "line": {"color": BLUE, "width": 1}, "yaxis": axis}
+    line: dict[str, Any] = {"mode": "lines", "line": {"color": colour, "width": 1}, "yaxis": axis}
     hover = "%{x:.2f} s<br>amplitude %{customdata:.3f} to %{y:.3f}<extra></extra>"
     x = starts / rate
     return [
         go.Scatter(x=x, y=low, hoverinfo="skip", showlegend=False, **line),
         go.Scatter(
-            x=x, y=high, customdata=low, hovertemplate=hover, fill="tonexty", fillcolor=BLUE,
+            x=x, y=high, customdata=low, hovertemplate=hover, fill="tonexty", fillcolor=colour,
             showlegend=False, **line,
         ),
     ]  # fmt: skip
