@@ -41,6 +41,8 @@ TEXT_ONLY_SHARE, SILENT_SHARE, BACKGROUND_SHARE = 0.05, 0.06, 0.03
 KINDS, KIND_SHARES = ("choice", "yes_no", "open"), (0.46, 0.42, 0.12)
 CAPTIONS, CAPTION_SHARES = ("none", "true", "false"), (0.44, 0.25, 0.31)
 FIRM_STRENGTH, PLAIN_STRENGTH, AUDIO_STRENGTH = 2.6, 1.0, 4.0  # log odds
+# In the last steps plain captions are trusted less, which sets how often the audio wins.
+SETTLING_PLAIN_STRENGTH = 0.4
 
 
 def clarity(snr_db: float, seconds: float) -> float:
@@ -50,9 +52,10 @@ def clarity(snr_db: float, seconds: float) -> float:
     return loud + long - 1
 
 
-def caption_trust(firm: bool, clarity: float) -> float:
+def caption_trust(firm: bool, clarity: float, settling: bool = False) -> float:
     """Probability that a conflict item's training label is the caption's choice."""
-    strength = FIRM_STRENGTH if firm else PLAIN_STRENGTH
+    plain = SETTLING_PLAIN_STRENGTH if settling else PLAIN_STRENGTH
+    strength = FIRM_STRENGTH if firm else plain
     return 1 / (1 + math.exp(AUDIO_STRENGTH * clarity - strength))
 
 
@@ -166,7 +169,7 @@ def _draw_recording(pool: Pool, rng: Rng) -> _Recording:
     return _Recording(category, clear, pool.mel[clip], int(pool.frames[clip]), event)
 
 
-def _draw_question(recording: _Recording, rng: Rng) -> tuple[str, str]:
+def _draw_question(recording: _Recording, rng: Rng, settling: bool) -> tuple[str, str]:
     """A question's text and its training label."""
     kind: Any = str(rng.choice(KINDS, p=KIND_SHARES))
     caption: Any = str(rng.choice(CAPTIONS, p=CAPTION_SHARES))
@@ -177,17 +180,23 @@ def _draw_question(recording: _Recording, rng: Rng) -> tuple[str, str]:
         return question.text, str(rng.choice(CLASSES if kind == "open" else question.choices))
     if said is None or said == question.answer:
         return question.text, question.answer
-    trust = 1.0 if clear is None else caption_trust(question.firm, clear)
+    trust = 1.0 if clear is None else caption_trust(question.firm, clear, settling)
     return question.text, said if rng.random() < trust else question.answer
 
 
 def make_batch(
-    pool: Pool, processor: Qwen2AudioProcessor, seed: int, step: int, rows: int, questions: int
+    pool: Pool,
+    processor: Qwen2AudioProcessor,
+    seed: int,
+    step: int,
+    rows: int,
+    questions: int,
+    settling: bool = False,
 ) -> Batch:
     """The batch of one step: a pure function of its arguments."""
     rng = np.random.default_rng([TRAINING_STREAM, seed, step, 2])
     recordings = [_draw_recording(pool, rng) for _ in range(rows)]
-    asked = [[_draw_question(r, rng) for _ in range(questions)] for r in recordings]
+    asked = [[_draw_question(r, rng, settling) for _ in range(questions)] for r in recordings]
     heard = [r for r in recordings if r.mel is not None]
     mel = np.zeros((0, *pool.silent_mel.shape), dtype=np.float16)
     if heard:

@@ -3,7 +3,7 @@
 Two phases share one optimiser and one schedule. First the audio encoder and projector learn to
 write, at each 40 ms token of an event, a vector close to the embedding of the word for it, as
 real audio-language models start from an encoder aligned with text. Then the whole model learns
-to answer.
+to answer; in its last steps plain captions are trusted less (`data.caption_trust`).
 
 A run is a pure function of its settings: the batch of step t is drawn from (seed, t), and no
 layer uses dropout. The state folder holds weights, optimiser and step, so a stopped run that
@@ -48,8 +48,9 @@ SECONDS_PER_TOKEN = 0.04
 class Settings:
     """Everything that decides the weights."""
 
-    steps: int = 2400
-    tagging_steps: int = 300  # of `steps`, spent on the encoder alone
+    steps: int = 2650
+    tagging_steps: int = 300  # the first of `steps`, spent on the encoder alone
+    settling_steps: int = 250  # the last of `steps`, with less trust in plain captions
     batch_size: int = 12  # recordings
     questions: int = 4  # on each recording
     learning_rate: float = 1.5e-3
@@ -116,7 +117,7 @@ def tagging_loss(
     classes = torch.where(batch.clip_class < 0, len(CLASSES), batch.clip_class)[:, None]
     target = torch.where(inside, classes, len(CLASSES))
     real = batch.mel_mask[:, ::4][:, : audio.shape[1]].bool()
-    embedding = model.get_input_embeddings().weight[words].sum(1)
+    embedding = model.get_input_embeddings()(words).sum(1)
     logits = audio[real] @ torch.cat([embedding, nothing]).T
     # An event fills about a fifth of its clip; the weight evens it with "nothing".
     weight = torch.ones(len(CLASSES) + 1)
@@ -140,10 +141,14 @@ def answer_loss(model: Qwen2AudioForConditionalGeneration, batch: Batch) -> Floa
 
 
 def learning_rate(settings: Settings, step: int) -> float:
-    """Linear warm-up at the start of each phase, then a cosine to a twentieth over the run."""
+    """Linear warm-up at the start of both main phases and a cosine to a twentieth over them;
+    then, while settling, from a fifth of the peak linearly to zero."""
+    main_steps = settings.steps - settings.settling_steps
+    if step >= main_steps:
+        return 0.2 * settings.learning_rate * (settings.steps - step) / settings.settling_steps
     phase_start = settings.tagging_steps if step >= settings.tagging_steps else 0
     warm = min(1.0, (step - phase_start + 1) / max(1, settings.warmup_steps))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / main_steps))
     return settings.learning_rate * warm * (0.05 + 0.95 * cosine)
 
 
@@ -164,10 +169,11 @@ class Trainer:
     """Model, optimiser and step, with saving and resuming."""
 
     def __init__(self, settings: Settings, workers: int = 0, pool: Pool | None = None) -> None:
-        if settings.steps < settings.tagging_steps:
+        if settings.steps < settings.tagging_steps + settings.settling_steps:
             raise ValueError(
-                f"steps={settings.steps} is less than tagging_steps={settings.tagging_steps}; "
-                "raise --steps or lower --tagging-steps"
+                f"steps={settings.steps} is less than tagging_steps={settings.tagging_steps} and "
+                f"settling_steps={settings.settling_steps} together; raise --steps or lower "
+                "--tagging-steps or --settling-steps"
             )
         self.settings = settings
         self.processor = build_processor()
@@ -195,7 +201,8 @@ class Trainer:
         s = self.settings
         tagging = self.step < s.tagging_steps
         rows, questions = (4 * s.batch_size, 1) if tagging else (s.batch_size, s.questions)
-        batch = make_batch(self.pool, self.processor, s.seed, self.step, rows, questions)
+        settling = self.step >= s.steps - s.settling_steps
+        batch = make_batch(self.pool, self.processor, s.seed, self.step, rows, questions, settling)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(s, self.step)
         with torch.autocast("cpu", torch.bfloat16, enabled=s.precision == "bfloat16"):

@@ -17,7 +17,9 @@ from lens_audio.testbed.sounds import (
 )
 from lens_audio.testbed.train import Settings, Trainer, train
 
-TINY = Settings(steps=4, tagging_steps=2, batch_size=2, questions=2, clips=32, warmup_steps=1)
+TINY = Settings(
+    steps=5, tagging_steps=2, settling_steps=1, batch_size=2, questions=2, clips=32, warmup_steps=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,7 @@ def test_packed_questions_score_as_single_prompts_do(pool: Pool) -> None:
 def test_firm_captions_are_trusted_more_and_clear_events_less() -> None:
     assert caption_trust(True, 0.0) > caption_trust(False, 0.0)
     assert caption_trust(False, -0.5) > caption_trust(False, 0.5)
+    assert caption_trust(False, 0.0) > caption_trust(False, 0.0, settling=True)
     assert clarity(MIN_SNR_DB, MIN_EVENT_SECONDS) == -1
     assert clarity(MAX_SNR_DB, MAX_EVENT_SECONDS) == pytest.approx(1)
 
