@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -15,7 +15,6 @@ from lens_audio.cli.listen import shown_name
 from lens_audio.cli.run_heads import check_outputs, held_out, load
 from lens_audio.cli.steer_page import steer_page
 from lens_audio.plots.report import check_writable, write_page
-from lens_audio.steering.audio_silence import Adaptive
 from lens_audio.steering.calibration import (
     CONFLICT,
     Calibration,
@@ -36,6 +35,7 @@ class Request:
     n_test: int
     seed: int
     adaptive: str
+    specialists_from: str | None
     draws: int
     model: str | None
     device: str | None
@@ -69,8 +69,14 @@ def run(request: Request) -> None:
     common: dict[str, Any] = {"seed": request.seed, "batch_size": request.batch_size}
     what = f"testbed, {request.n_calibration} items a caption, seed {request.seed}"
     items = held_out(request.n_calibration, request.seed)
-    adaptive = cast(Adaptive, request.adaptive)
-    chosen = calibrate(model, items, adaptive=adaptive, data=what, **common)
+    chosen = calibrate(
+        model,
+        items,
+        adaptive=request.adaptive,
+        specialists_from=request.specialists_from,
+        data=what,
+        **common,
+    )
     if request.save is not None:
         chosen.steering.save(request.save)
     tested, knocked = None, None
@@ -97,8 +103,9 @@ def numbers(
     """Every number the report is asked for, whatever it shows."""
     steering = chosen.steering
     heads = " ".join(f"L{layer}H{head}" for layer, head in steering.heads)
+    found_on = chosen.specialists_from or "all"
     lines = [
-        Line("specialist heads (calibration items)", heads),
+        Line(f"specialist heads ({found_on} calibration items)", heads),
         Line("beta (calibration items)", f"{steering.beta:g}, {steering.adaptive}"),
     ]
     if knocked is not None:
@@ -119,6 +126,7 @@ def _steering_numbers(tested: SteeringReport) -> list[Line]:
     lines = [
         Line("AUROC of the listening score, conflict items answered by the audio", str(score),
              "at least 0.75", score.value >= 0.75),
+        Line("same, specialists found on all calibration items", str(tested.auroc_of_all)),
         Line("AUROC, all items, answers that silence would change", str(tested.auroc_all)),
     ]  # fmt: skip
     for condition in tested.table["condition"].unique():
@@ -199,5 +207,5 @@ def shown_command(request: Request) -> str:
     return (
         f"lens-audio steer {what} --n-calibration {request.n_calibration} "
         f"--n-test {request.n_test} --seed {request.seed} --adaptive {request.adaptive} "
-        f"--draws {request.draws}"
+        f"--draws {request.draws} --specialists-from {request.specialists_from or 'all'}"
     )

@@ -26,6 +26,13 @@ def steer(
     adaptive: Annotated[
         str, typer.Option(help="What scales beta: constant, listening or confidence.")
     ] = "constant",
+    specialists_from: Annotated[
+        str,
+        typer.Option(
+            help="Calibration items that the specialists are found on: conflict, where a right "
+            "answer means that the audio and not the caption decided; or all."
+        ),
+    ] = "conflict",
     draws: Annotated[int, typer.Option(min=2, help="Sets of random heads to compare with.")] = 10,
     model: Annotated[
         str | None,
@@ -57,6 +64,7 @@ def steer(
                 n_test=n_test,
                 seed=seed,
                 adaptive=adaptive,
+                specialists_from=None if specialists_from == "all" else specialists_from,
                 draws=draws,
                 model=model,
                 device=device,

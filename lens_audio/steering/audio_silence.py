@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,7 +31,7 @@ from lens_audio.steering.sides import Silences, both_sides, last_positions, set_
 from lens_audio.steering.storage import check_fits, load, model_facts, save, versions
 
 KIND = "AudioSilenceSteering"
-Adaptive = Literal["constant", "listening", "confidence"]
+ADAPTIVE = ("constant", "listening", "confidence")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ class AudioSilenceSteering:
     """
 
     heads: tuple[Head, ...]
-    beta: float = 1.0
-    adaptive: Adaptive = "constant"
+    beta: float | int = 1.0
+    adaptive: str = "constant"
     direction: Float[Tensor, " d_model"] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -61,14 +61,18 @@ class AudioSilenceSteering:
             raise ValueError("no specialist heads; give at least one (layer, head) pair")
         if not torch.tensor(float(self.beta)).isfinite():
             raise ValueError(f"beta must be a finite number, not {self.beta}")
-        if self.adaptive not in get_args(Adaptive):
-            raise ValueError(f"adaptive must be one of {get_args(Adaptive)}, not {self.adaptive!r}")
+        if self.adaptive not in ADAPTIVE:
+            raise ValueError(f"adaptive must be one of {ADAPTIVE}, not {self.adaptive!r}")
         if self.direction is not None and not bool(self.direction.isfinite().all()):
             raise ValueError("the direction has NaN or infinite entries")
 
     @classmethod
     def of(
-        cls, model: HookedAudioTransformer, specialists: Specialists, beta: float, **options: Any
+        cls,
+        model: HookedAudioTransformer,
+        specialists: Specialists,
+        beta: float | int,
+        **options: Any,
     ) -> "AudioSilenceSteering":
         """Steering by found specialists, with their provenance.
 
@@ -86,7 +90,7 @@ class AudioSilenceSteering:
         """L(S): the layers that hold specialists, ascending."""
         return sorted({layer for layer, _ in self.heads})
 
-    def with_beta(self, beta: float) -> "AudioSilenceSteering":
+    def with_beta(self, beta: float | int) -> "AudioSilenceSteering":
         """The same steering with another strength."""
         return replace(self, beta=beta)
 

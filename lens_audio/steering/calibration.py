@@ -15,6 +15,7 @@ from torch import Tensor
 from lens_audio.analysis.dataset import LabelledItem, labelled
 from lens_audio.analysis.listening import (
     Correlation,
+    Head,
     Interval,
     auroc,
     best_heads,
@@ -22,7 +23,7 @@ from lens_audio.analysis.listening import (
     listening_score,
 )
 from lens_audio.model import HookedAudioTransformer
-from lens_audio.steering.audio_silence import Adaptive, AudioSilenceSteering
+from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.knockout import random_heads
 from lens_audio.steering.readings import Readings, read
 from lens_audio.steering.statistics import over_draws, paired_difference, wilson
@@ -40,6 +41,8 @@ class Calibration:
     steering: AudioSilenceSteering
     fixed: AudioSilenceSteering  # the control: the mean s of this split instead of the item's own
     correlation: Correlation
+    specialists_from: str | None  # the condition whose items the correlation is of; None is all
+    heads_of_all: list[Head]  # as many heads, found on the items of all conditions
     table: pd.DataFrame  # k, beta, condition, accuracy, change; `chosen` marks the choice
     ids: list[str]
 
@@ -50,9 +53,10 @@ def calibrate(
     items: Sequence[Any],
     *,
     ks: Sequence[int] = KS,
-    betas: Sequence[float] = BETAS,
-    adaptive: Adaptive = "constant",
-    max_cost: float = 0.02,
+    betas: Sequence[float | int] = BETAS,
+    adaptive: str = "constant",
+    specialists_from: str | None = None,
+    max_cost: float | int = 0.02,
     seed: int = 0,
     n_permutations: int = 2000,
     batch_size: int = 16,
@@ -67,6 +71,10 @@ def calibrate(
 
     Args:
         items: labelled or testbed items of the calibration split.
+        specialists_from: find the specialists on the items of this condition; by default on all,
+            as in the paper. Where conditions differ in accuracy and in length of text, correctness
+            over all of them says first of all which condition an item is of, and so do the heads
+            that correlate with it; within one condition it says whether the audio was heard.
         max_cost: of accuracy, 0.02 is two points.
         data: what the items are, for the provenance.
 
@@ -78,12 +86,23 @@ def calibrate(
         raise ValueError("give at least one k and one beta to choose from")
     readings = read(model, items, batch_size=batch_size, verbose=verbose, what="calibrating")
     plain = readings.correct(model)
-    found = correlate(readings.mass.cpu(), plain, n_permutations, seed)
+    conditions = readings.conditions
+    if specialists_from is not None and specialists_from not in conditions:
+        raise ValueError(f"no items of condition {specialists_from!r}; there are {[*conditions]}")
+    members = torch.ones_like(plain)
+    if specialists_from is not None:
+        members = conditions[specialists_from]
+    found = correlate(readings.mass.cpu()[members], plain[members], n_permutations, seed)
     if found.undefined is not None:
         raise ValueError(f"there are no specialist heads to steer by: {found.undefined}")
     provenance = {
         "model": model_facts(model),
-        "data": {"what": data, "n_items": len(plain), "seed": seed},
+        "data": {
+            "what": data,
+            "n_items": len(plain),
+            "specialists_from": specialists_from,
+            "seed": seed,
+        },
         "versions": versions(),
     }
     tried: dict[tuple[int, float], AudioSilenceSteering] = {}
@@ -92,12 +111,21 @@ def calibrate(
         for beta in sorted({0.0, *map(float, betas)}):
             tried[k, beta] = AudioSilenceSteering(heads, beta, adaptive, provenance=provenance)
     correct = {setting: readings.correct(model, s) for setting, s in tried.items()}
-    table = _table_of_settings(correct, plain, readings.conditions)
+    table = _table_of_settings(correct, plain, conditions)
     k, beta = _choose(table, max_cost)
     table["chosen"] = (table["k"] == k) & (table["beta"] == beta)
     steering = tried[k, beta]
     fixed = replace(steering, direction=readings.mean_direction(steering.heads))
-    return Calibration(steering, fixed, found, table, readings.ids)
+    of_all = correlate(readings.mass.cpu(), plain, 1, seed)
+    return Calibration(
+        steering=steering,
+        fixed=fixed,
+        correlation=found,
+        specialists_from=specialists_from,
+        heads_of_all=best_heads(of_all.r, k),
+        table=table,
+        ids=readings.ids,
+    )
 
 
 def _table_of_settings(
@@ -142,6 +170,7 @@ class SteeringReport:
     by_audio: Bool[Tensor, " item"]  # answered right, which in conflict means: as the audio says
     conflict: Bool[Tensor, " item"]  # which items have a caption against the audio
     auroc_conflict: Interval  # of the score for `by_audio`, among conflict items
+    auroc_of_all: Interval  # the same, of the score by specialists found on all conditions
     auroc_all: Interval  # of the score for "silence would have changed the answer", all items
     text_only_changed: int  # text-only prompts whose logits steering changed by even one bit
     n_text_only: int
@@ -166,6 +195,7 @@ class SteeringReport:
             "provenance": self.steering.provenance,
             "table": json.loads(self.table.to_json(orient="records")),
             "auroc_conflict": interval_facts(self.auroc_conflict),
+            "auroc_of_all": interval_facts(self.auroc_of_all),
             "auroc_all": interval_facts(self.auroc_all),
             "text_only": {"changed": self.text_only_changed, "n": self.n_text_only},
             "random_draws": self.random_draws,
@@ -236,6 +266,12 @@ def report(
         by_audio=correct["unsteered"],
         conflict=conflict,
         auroc_conflict=_auroc_conflict(scores, correct["unsteered"], conflict, seed),
+        auroc_of_all=_auroc_conflict(
+            listening_score(readings.mass, calibration.heads_of_all).cpu(),
+            correct["unsteered"],
+            conflict,
+            seed,
+        ),
         auroc_all=auroc(scores, ~silence_decides.cpu(), seed=seed),
         text_only_changed=count_changed(model, texts, (steering, calibration.fixed), batch_size),
         n_text_only=len(texts),

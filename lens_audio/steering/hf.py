@@ -128,7 +128,7 @@ class _AttachedToHf:
                 "processor, which expands <|AUDIO|>"
             )
         mask = inputs.get("attention_mask")
-        self.mask = torch.ones_like(ids) if mask is None else mask
+        self.mask = torch.ones_like(ids).bool() if mask is None else mask.bool()
         has_audio = is_audio.any(1, keepdim=True)
         if self.steering.direction is not None:
             s = self.steering.direction.to(self.decoder.embed_tokens.weight).expand(len(ids), -1)
@@ -199,7 +199,7 @@ class _AttachedToHf:
         handles = [self.decoder.layers[l].register_forward_hook(keep(l)) for l in layers]
         masses: dict[int, Tensor] = {}
         if self.steering.adaptive == "listening":
-            readable = self.mask.bool(), is_audio
+            readable = self.mask, is_audio
             handles += [
                 _watch_mass(self.decoder.layers[l], l, masses, n, *readable) for l in layers
             ]
@@ -208,7 +208,7 @@ class _AttachedToHf:
         with _hooked(handles):
             self.decoder(
                 inputs_embeds=both,
-                attention_mask=self.mask.repeat(2, 1),
+                attention_mask=self.mask.long().repeat(2, 1),
                 position_ids=position_ids,
                 use_cache=False,
             )

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_audio import hooks
 from lens_audio.analysis.dataset import batches, check_items, choice_logits, first_tokens, labelled
 from lens_audio.analysis.listening import Head, Interval, check_heads
+from lens_audio.hooks.selection import Hook
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
+from lens_audio.model import HookedAudioTransformer, KeyValueCache
 from lens_audio.steering.statistics import over_draws, paired_difference, wilson
 
 
@@ -79,7 +79,7 @@ def knock_out(
     *,
     n_draws: int = 10,
     seed: int = 0,
-    queries: Literal["text", "last"] = "text",
+    queries: str = "text",
     batch_size: int = 16,
     verbose: bool = True,
 ) -> KnockOut:
@@ -119,19 +119,51 @@ def _without(
     tokens: Int[Tensor, "batch choice"],
     queries: str,
 ) -> Float[Tensor, "cut batch choice"]:
-    """Each choice's probability among the choices without each set of heads; one encoder run."""
+    """Each choice's probability among the choices without each set of heads.
+
+    No text before the end of the audio has read any of it to tell (a clip comes whole before what
+    is asked of it), so only the positions after that are run for each set, over the cached keys and
+    values of those before.
+    """
     resid = model(prompt, stop_at_layer=0)
     mask, audio = (m.to(resid.device) for m in (prompt.attention_mask, prompt.audio_mask))
     readers = mask & ~audio
     if queries == "last":
         readers = torch.zeros_like(mask)
         readers[:, -1] = True
+    after_audio = readers & (audio.cumsum(1) > 0)
+    start = max(1, int(after_audio.any(0).long().argmax()))
+    past = KeyValueCache(model.cfg.n_layers)
+    begin = {"start_at_layer": 0, "past_kv_cache": past, "logits_to_keep": 1}
+    model(resid[:, :start], attention_mask=mask[:, :start], **begin)
+    past.freeze()
     chosen = []
     for cut in cuts:
-        hook: list = []
-        if cut and bool(audio.any()):
-            hook = hooks.knock_out_attention(heads=cut, queries=readers, keys=audio)
-        with model.hooks(fwd_hooks=hook):
-            run = {"start_at_layer": 0, "attention_mask": mask, "logits_to_keep": 1}
-            chosen.append(choice_logits(model(resid, **run)[:, -1], tokens).float().softmax(-1))
+        with model.hooks(fwd_hooks=_forbid(cut, after_audio[:, start:], audio)):
+            logits = model(resid[:, start:], attention_mask=mask[:, start:], **begin)[:, -1]
+        chosen.append(choice_logits(logits, tokens).float().softmax(-1))
     return torch.stack(chosen)
+
+
+def _forbid(
+    cut: list[Head], readers: Bool[Tensor, "batch query"], audio: Bool[Tensor, "batch key"]
+) -> list[Hook]:
+    """Hooks that forbid these heads' readers the audio, over a cache.
+
+    `hooks.knock_out_attention` selects positions of the run that began the sequence, and in a batch
+    of other text lengths some of these readers come after it and some audio too.
+    """
+    forbidden = (readers[:, :, None] & audio[:, None, :])[:, None]
+    pairs: list[Hook] = []
+    for layer in sorted({layer for layer, _ in cut}):
+        heads = [head for where, head in cut if where == layer]
+
+        def function(
+            scores: Float[Tensor, "batch head query key"], hook: Any, heads: list[int] = heads
+        ) -> Float[Tensor, "batch head query key"]:
+            chosen = torch.zeros(scores.shape[1], 1, 1, dtype=torch.bool, device=scores.device)
+            chosen[heads] = True
+            return scores.masked_fill(forbidden & chosen, -torch.inf)
+
+        pairs.append((f"blocks.{layer}.attn.hook_attn_scores", function))
+    return pairs

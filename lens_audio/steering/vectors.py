@@ -57,7 +57,7 @@ class SteeringVector:
 
     def hooks(
         self,
-        coefficient: float | Float[Tensor, " batch"] = 1.0,
+        coefficient: float | int | Float[Tensor, " batch"] = 1.0,
         positions: Positions = "last",
     ) -> list[Hook]:
         """Hooks that add coefficient · direction in each layer: `lens_audio.hooks.steer`."""
@@ -74,7 +74,7 @@ class SteeringVector:
 
     @contextmanager
     def attach(
-        self, model: Any, coefficient: float = 1.0, positions: Positions = "last"
+        self, model: Any, coefficient: float | int = 1.0, positions: Positions = "last"
     ) -> Iterator[Any]:
         """Inside, every run of the model is steered, at every step of `generate` too.
 
