@@ -108,7 +108,8 @@ def main() -> None:
     if args.device == "cpu":
         print(
             f"peak memory after loading {peak_gib():.1f} GiB, "
-            f"{peak_gib() / weights:.2f} x the weights ({before:.1f} GiB before; checksum {touched:.3g})"
+            f"{peak_gib() / weights:.2f} x the weights ({before:.1f} GiB before; "
+            f"checksum {touched:.3g})"
         )
     else:
         peak = torch.cuda.max_memory_allocated() / 2**30

@@ -1,4 +1,4 @@
-"""Activation patching sweeps: the fast engine against the naive one and a loop of TransformerBridge.
+"""Patching sweeps: the fast engine against the naive one and a loop of TransformerBridge.
 
     python benchmarks/patching.py                          # 46 M parameters, 782 tokens, CPU
     python benchmarks/patching.py --shape 7B --device cuda --dtype bfloat16 --no-bridge

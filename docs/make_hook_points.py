@@ -18,8 +18,8 @@ NAMES = {
 }  # fmt: skip
 INTRO = """# Hook points
 
-Written by `python docs/make_hook_points.py` from a model's own activations. `{l}` is a layer. Names,
-shapes and values in the decoder are HookedTransformer's; `d_audio` is the encoder's width.
+Written by `python docs/make_hook_points.py` from a model's own activations. `{l}` is a layer.
+Names, shapes and values in the decoder are HookedTransformer's; `d_audio` is the encoder's width.
 
 With grouped keys, `hook_k`, `hook_v` and `hook_rot_k` have `kv_heads` heads; here there are as many
 as `n_heads`. Scores and patterns exist only while a hook is attached to one of them.

@@ -1,10 +1,26 @@
 """Sizes of the decoder and the audio encoder, read from a checkpoint's config.json."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from transformer_lens.config import TransformerLensConfig
+
+Count = TypeVar("Count", int, Tensor)
+
+
+def n_encoder_frames(mel_frames: Count) -> Count:
+    """Frames of the encoder's blocks for so many mel frames: the second convolution has stride 2."""
+    return (mel_frames - 1) // 2 + 1
+
+
+def n_audio_tokens(mel_frames: Count) -> Count:
+    """Audio tokens of so many valid mel frames: a stride of two, then a pool of two (3000 -> 750).
+
+    Takes an int or an integer tensor of any shape and returns the same kind.
+    """
+    return (n_encoder_frames(mel_frames) - 2) // 2 + 1
 
 
 @dataclass(kw_only=True)

@@ -38,7 +38,7 @@ def add_noise(prompt: AudioPrompt, snr_db: float, seed: int = 0) -> AudioPrompt:
 
 
 def shuffle_time(prompt: AudioPrompt, segment_seconds: float = 0.25, seed: int = 0) -> AudioPrompt:
-    """Every clip cut into segments and put together in another order; the last, shorter one stays last.
+    """Every clip cut into segments put together in another order; a shorter last one stays last.
 
     Raises:
         ValueError: for segments of which a clip does not hold two.
@@ -49,9 +49,9 @@ def shuffle_time(prompt: AudioPrompt, segment_seconds: float = 0.25, seed: int =
     def corrupt(waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
         n_segments = len(waveform) // length if length > 0 else 0
         if n_segments < 2:
+            seconds = len(waveform) / prompt.sampling_rate
             raise ValueError(
-                f"segments of {segment_seconds} s: a clip of {len(waveform) / prompt.sampling_rate:.2f} s "
-                "does not hold two of them"
+                f"a clip of {seconds:.2f} s does not hold two segments of {segment_seconds} s"
             )
         order = rng.permutation(n_segments)
         while np.array_equal(order, np.arange(n_segments)):

@@ -158,7 +158,7 @@ def match_tensors(model: nn.Module, shards: list[Path], config: Any) -> dict[str
     unknown, misshapen, twice, found_ours = [], [], [], set()
     for shard in shards:
         with _open(shard) as file:
-            for stored in file.keys():
+            for stored in file.keys():  # noqa: SIM118 (no dictionary)
                 ours, shape = our_name(stored), tuple(file.get_slice(stored).get_shape())
                 if ours is None or ours not in expected:
                     unknown.append(stored)
@@ -195,7 +195,7 @@ def read_tensors(
     with bar:
         for shard in shards:
             with _open(shard, str(device)) as file:
-                for stored in file.keys():
+                for stored in file.keys():  # noqa: SIM118 (no dictionary)
                     if stored in places:
                         yield places[stored], file.get_tensor(stored)
                         bar.update()

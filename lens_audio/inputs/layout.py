@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lens_audio.inputs.timing import MIN_MEL_FRAMES, n_audio_tokens
+from lens_audio.config import n_audio_tokens
+from lens_audio.inputs.timing import MIN_MEL_FRAMES
 
 
 def clips_by_row(

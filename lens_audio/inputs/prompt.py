@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lens_audio.config import n_audio_tokens
 from lens_audio.inputs.audio import Rate
 from lens_audio.inputs.layout import (
     check_masks,
@@ -20,7 +21,7 @@ from lens_audio.inputs.layout import (
     clips_by_row,
     expand_audio_tokens,
 )
-from lens_audio.inputs.timing import Seconds, n_audio_tokens, token_spans, tokens_between
+from lens_audio.inputs.timing import Seconds, token_spans, tokens_between
 
 AUDIO_TOKEN_ID = 151646  # <|AUDIO|> in Qwen2-Audio's vocabulary
 

@@ -8,8 +8,6 @@ of a clip ends exactly where the clip ends: it takes the frames left over, or la
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,17 +16,7 @@ FRAMES_PER_TOKEN = 4
 MIN_MEL_FRAMES = 3  # the fewest frames that make an audio token
 _DECIMALS = 9  # times are compared to the nanosecond, so 0.56 + 0.04 is 0.6
 
-Count = TypeVar("Count", int, Tensor)
 Seconds = int | float
-
-
-def n_audio_tokens(mel_frames: Count) -> Count:
-    """Audio tokens that `mel_frames` valid mel frames become: 3000 frames -> 750 tokens.
-
-    Takes an int or an integer tensor of any shape and returns the same kind.
-    """
-    after_convolution = (mel_frames - 1) // 2 + 1
-    return (after_convolution - 2) // 2 + 1
 
 
 def seconds_per_token(hop_length: int = 160, sampling_rate: int = 16000) -> float:

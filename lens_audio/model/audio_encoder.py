@@ -6,22 +6,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_audio.config import AudioEncoderConfig
+from lens_audio.config import AudioEncoderConfig, n_encoder_frames
 from lens_audio.model.attention import AttentionContext
 from lens_audio.model.block import TransformerBlock
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.hooked_root import HookedModule
 from lens_audio.model.norm import LayerNorm
-
-
-def n_audio_tokens(mel_lengths: Int[Tensor, " audio"]) -> Int[Tensor, " audio"]:
-    """Audio tokens of clips of so many mel frames: a stride of two, then a pool of two."""
-    return (n_frames(mel_lengths) - 2) // 2 + 1
-
-
-def n_frames(mel_lengths: Int[Tensor, " audio"]) -> Int[Tensor, " audio"]:
-    """Encoder frames of clips of so many mel frames (the second convolution has stride 2)."""
-    return (mel_lengths - 1) // 2 + 1
 
 
 class HookedAudioEncoder(HookedModule):
@@ -86,7 +76,7 @@ class HookedAudioEncoder(HookedModule):
         """
         x = resid_pre
         frames = torch.arange(x.shape[1], device=x.device)
-        key_mask = frames < n_frames(mel_lengths.to(x.device))[:, None]
+        key_mask = frames < n_encoder_frames(mel_lengths.to(x.device))[:, None]
         context = AttentionContext.of(self.cfg, x, key_mask)
         for block in self.blocks[layer:]:
             x = block(x, context)

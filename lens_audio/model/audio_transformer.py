@@ -11,8 +11,8 @@ import torch.nn as nn
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_audio.config import AudioModelConfig
-from lens_audio.model.audio_encoder import HookedAudioEncoder, n_audio_tokens
+from lens_audio.config import AudioModelConfig, n_audio_tokens
+from lens_audio.model.audio_encoder import HookedAudioEncoder
 from lens_audio.model.decoder import Embedded, HookedTransformer
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCache
