@@ -122,7 +122,9 @@ def attribute(
 
 
 def rank_correlation(estimated: PatchingResult, exact: PatchingResult) -> float:
-    """Spearman's correlation between two results over their cells, values averaged over examples.
+    """Spearman's correlation between two results over their cells, effects averaged over examples.
+
+    Effects below a thousandth of the largest count as none: rounding would rank them.
 
     Raises:
         ValueError: for results whose cells are not the same.
@@ -130,8 +132,12 @@ def rank_correlation(estimated: PatchingResult, exact: PatchingResult) -> float:
     axes = [{k: v for k, v in r.axes.items() if k != "metric"} for r in (estimated, exact)]
     if axes[0] != axes[1]:
         raise ValueError("the results have other axes, so their cells cannot be compared")
-    cells = [r.values[0].mean(-1).flatten().numpy() for r in (estimated, exact)]
-    return float(stats.spearmanr(*cells).statistic)
+    ranked = []
+    for result in (estimated, exact):
+        effects = (result.values[0] - result.base[0]).mean(-1).flatten()
+        is_none = effects.abs() < 1e-3 * effects.abs().max()
+        ranked.append(effects.masked_fill(is_none, 0.0).numpy())
+    return float(stats.spearmanr(*ranked).statistic)
 
 
 @dataclass

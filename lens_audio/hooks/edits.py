@@ -1,7 +1,7 @@
 """Hook functions that replace activations: patch, ablate, steer, project_out."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -53,7 +53,7 @@ def patch(
 def ablate(
     site: str,
     *,
-    how: Literal["zero", "mean", "resample"] = "zero",
+    how: str = "zero",
     source: Source | None = None,
     layer: Layers = None,
     layers: Layers = None,

@@ -13,7 +13,7 @@ from lens_audio.model.hooked_root import count_from_end
 HookName = str | Callable[[str], bool]
 Function = Callable[..., Any]  # (activation, hook) -> a new activation, or None
 Hook = tuple[HookName, Function]
-Layers = SupportsIndex | Iterable[SupportsIndex] | None
+Layers = SupportsIndex | Iterable[Any] | None
 Heads = SupportsIndex | Iterable[Any] | None  # numbers, or (layer, head) pairs
 
 # Short names of sites in a block; `audio_encoder.` in front means the encoder's.
