@@ -99,8 +99,10 @@ class HookedModule(HookedRootModule):
         for name, _ in (*fwd_hooks, *bwd_hooks):
             if isinstance(name, str):
                 self.check_hook_name(name)
-            elif not any(map(name, self.hook_dict)):
+            elif not (selected := list(filter(name, self.hook_dict))):
                 raise ValueError("a function of hook names selects none of the hook points")
+            elif all(map(self._missing_flag, selected)):
+                self.check_hook_name(selected[0])  # none of them fires: says which flag is off
         with super().hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             yield self
 

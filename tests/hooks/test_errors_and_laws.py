@@ -68,6 +68,7 @@ def test_refuses_when_made(make, message):
         (hooks.ablate("z", layer=7), "Layers run from 0 to 1"),
         (hooks.ablate("blocks.0.hook_resid_prf"), "blocks.0.hook_resid_pre"),
         (hooks.ablate("result", layer=0), "set_use_attn_result"),
+        (hooks.ablate("result"), "set_use_attn_result"),
         (
             hooks.ablate("z", heads=4),
             "head 4 does not exist: .*heads 0 to 3",
