@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
@@ -16,8 +15,9 @@ from lens_audio.analysis.metrics import logit_diff
 from lens_audio.cli.listen import shown_name, versions
 from lens_audio.cli.patch_sweeps import kinds_of, position_names, sweep_by
 from lens_audio.cli.patch_task import Request, Task, shown_command
+from lens_audio.cli.run_heads import check_outputs
 from lens_audio.plots.patch_page import HEADINGS, STRONGEST, Patched, Run, Sweep, patch_page
-from lens_audio.plots.report import check_writable, write_page
+from lens_audio.plots.report import write_page
 
 N_NEXT_TOKENS = 4
 
@@ -47,21 +47,6 @@ def run(request: Request) -> None:
     show(found, console)
     files = f"\nTable: {escape(str(request.table))}\nPage: {escape(str(request.out))}"
     console.print(files, soft_wrap=True)
-
-
-def check_outputs(out: Path, table: Path) -> None:
-    """Refuse, before any work, files that cannot be written.
-
-    Raises:
-        OSError: saying what is in the way.
-        ValueError: for a table that is neither CSV nor JSON, or both files being one.
-    """
-    check_writable(out)
-    check_writable(table)
-    if table.suffix not in (".csv", ".json"):
-        raise ValueError(f"the table {table.name} must end in .csv or .json")
-    if out.resolve() == table.resolve():
-        raise ValueError(f"the page and the table are both {out.name}")
 
 
 def load_prompts(

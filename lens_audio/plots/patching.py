@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class _Axis:
     name: str  # "layer", "position", "group" or "head"
     labels: list[str]
 
-    @property
+    @cached_property
     def edges(self) -> list[float] | None:
         """Where the entries begin and the last one ends, in seconds, if they follow in time."""
         windows = [WINDOW.fullmatch(label) for label in self.labels]
@@ -266,7 +267,7 @@ def _cells(
         zmax=sweep.limit,
         colorscale=SIGNED,
         customdata=numbers,
-        text=[[sweep.number(value) for value in row] for row in shown],
+        text=[[sweep.number(value) for value in row] for row in shown] if written else None,
         hovertemplate="%{hovertext}" + sweep.hover,
         hoverongaps=False,
         colorbar=_colorbar(sweep),
@@ -279,7 +280,7 @@ def _cells(
         z=np.where(undefined, 0.0, np.nan),
         colorscale=[[0, UNDEFINED], [1, UNDEFINED]],
         showscale=False,
-        text=np.where(undefined, "n/a", "").tolist(),
+        text=np.where(undefined, "n/a", "").tolist() if written else None,
         hovertemplate="%{hovertext}<br>undefined: the metric has no value here<extra></extra>",
         hoverongaps=False,
         **where,

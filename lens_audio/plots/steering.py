@@ -83,7 +83,7 @@ def _line(rows: pd.DataFrame, number: int, in_legend: bool) -> list[go.Scatter]:
         marker={"symbol": SYMBOLS[number], "size": 8},
         customdata=intervals,
         hovertemplate=(
-            f"{name}, {text(rows['condition'].iloc[0])}<br>β = %{{x:g}}<br>"
+            f"{name}, {text(rows['condition'].iloc[0])}<br>β = %{{x:~g}}<br>"
             "accuracy %{y:.1%}%{customdata}<extra></extra>"
         ),
         legendgroup=method,
