@@ -107,14 +107,16 @@ def show(found: Specialists, console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     console.print(f"Right answers on calibration items: {found.calibration_accuracy:.3f}")
-    console.print(f"AUROC of the listening score for a right answer, test items: {found.auroc}")
+    console.print(
+        f"AUROC of the listening score for a right answer, test items: {escape(str(found.auroc))}"
+    )
 
 
 def heads_page(found: Specialists, model_name: str, k: int, n: int, seed: int) -> str:
     """The page: both maps, the specialists, the scores of the test items."""
     r = found.calibration.r.nan_to_num(0.0).float()
     limit = max(0.05, float(r.abs().max()))
-    mass = head_map(found.mean_mass.float(), "share of attention on the audio", limits=(0, 1),
+    mass = head_map(found.mean_mass.float(), "share of attention on the audio", limits=(0.0, 1.0),
                     outlined=found.heads)  # fmt: skip
     correlation = head_map(r, "correlation with right answers", signed=True,
                            outlined=found.heads, limits=(-limit, limit))  # fmt: skip

@@ -43,7 +43,7 @@ class Calibration:
     correlation: Correlation
     specialists_from: str | None  # the condition whose items the correlation is of; None is all
     heads_of_all: list[Head]  # as many heads, found on the items of all conditions
-    table: pd.DataFrame  # k, beta, condition, accuracy, change; `chosen` marks the choice
+    table: pd.DataFrame  # k, auroc, beta, condition, n, accuracy, change, chosen
     ids: list[str]
 
 
@@ -65,9 +65,11 @@ def calibrate(
 ) -> Calibration:
     """Choose the number of specialists and the strength.
 
-    Chosen is the highest mean accuracy over the conditions, among settings where no condition
-    loses more than `max_cost` against beta 0; of equals the smallest beta, then the smallest k.
-    beta = 0 is always among them, so that doing nothing can win.
+    k is the one whose listening score best separates right from wrong answers, by AUROC over the
+    items that the specialists are found on; of equals the smallest. Steering hardly tells ks apart,
+    as only the layers matter to s. beta is then the one of highest mean accuracy over the
+    conditions, among those where no condition loses more than `max_cost` against beta 0; of equals
+    the smallest. 0 is always among them, so that doing nothing can win.
 
     Args:
         items: labelled or testbed items of the calibration split.
@@ -86,32 +88,26 @@ def calibrate(
         raise ValueError("give at least one k and one beta to choose from")
     readings = read(model, items, batch_size=batch_size, verbose=verbose, what="calibrating")
     plain = readings.correct(model)
-    conditions = readings.conditions
-    if specialists_from is not None and specialists_from not in conditions:
-        raise ValueError(f"no items of condition {specialists_from!r}; there are {[*conditions]}")
-    members = torch.ones_like(plain)
-    if specialists_from is not None:
-        members = conditions[specialists_from]
+    members = _members(readings, specialists_from)
     found = correlate(readings.mass.cpu()[members], plain[members], n_permutations, seed)
     if found.undefined is not None:
         raise ValueError(f"there are no specialist heads to steer by: {found.undefined}")
+    facts = {"what": data, "n_items": len(plain), "specialists_from": specialists_from}
     provenance = {
-        "model": model_facts(model),
-        "data": {
-            "what": data,
-            "n_items": len(plain),
-            "specialists_from": specialists_from,
-            "seed": seed,
-        },
-        "versions": versions(),
-    }
+        "model": model_facts(model), "data": facts | {"seed": seed}, "versions": versions()
+    }  # fmt: skip
     tried: dict[tuple[int, float], AudioSilenceSteering] = {}
     for k in sorted(set(ks)):
         heads = tuple(best_heads(found.r, k))
         for beta in sorted({0.0, *map(float, betas)}):
             tried[k, beta] = AudioSilenceSteering(heads, beta, adaptive, provenance=provenance)
     correct = {setting: readings.correct(model, s) for setting, s in tried.items()}
-    table = _table_of_settings(correct, plain, conditions)
+    table = _table_of_settings(correct, plain, readings.conditions)
+    separation = {
+        k: _separation(readings.mass.cpu()[members], plain[members], best_heads(found.r, k))
+        for k in ks
+    }
+    table.insert(1, "auroc", table["k"].map(separation))
     k, beta = _choose(table, max_cost)
     table["chosen"] = (table["k"] == k) & (table["beta"] == beta)
     steering = tried[k, beta]
@@ -128,6 +124,16 @@ def calibrate(
     )
 
 
+def _members(readings: Readings, condition: str | None) -> Bool[Tensor, " item"]:
+    """Which items the specialists are found on."""
+    conditions = readings.conditions
+    if condition is None:
+        return torch.ones(len(readings.items), dtype=torch.bool)
+    if condition not in conditions:
+        raise ValueError(f"no items of condition {condition!r}; there are {', '.join(conditions)}")
+    return conditions[condition]
+
+
 def _table_of_settings(
     correct: dict[tuple[int, float], Bool[Tensor, " item"]],
     plain: Bool[Tensor, " item"],
@@ -142,13 +148,21 @@ def _table_of_settings(
     return pd.DataFrame(rows, columns=["k", "beta", "condition", "n", "accuracy", "change"])
 
 
-def _choose(table: pd.DataFrame, max_cost: float) -> tuple[int, float]:
-    """The setting of highest mean accuracy that costs no condition too much."""
+def _separation(
+    mass: Float[Tensor, "item layer head"], correct: Bool[Tensor, " item"], heads: Sequence[Head]
+) -> float:
+    """AUROC of these heads' listening score for a right answer."""
+    return auroc(listening_score(mass, heads), correct, n_resamples=1).value
+
+
+def _choose(table: pd.DataFrame, max_cost: float | int) -> tuple[int, float]:
+    """The k that separates best, and then the beta of highest accuracy that costs little enough."""
     settings = table.groupby(["k", "beta"], as_index=False).agg(
-        accuracy=("accuracy", "mean"), worst=("change", "min")
+        auroc=("auroc", "first"), accuracy=("accuracy", "mean"), worst=("change", "min")
     )
-    allowed = settings[settings["worst"] >= -max_cost - 1e-9].round({"accuracy": 9})
-    best = allowed.sort_values(["accuracy", "beta", "k"], ascending=[False, True, True]).iloc[0]
+    allowed = settings[settings["worst"] >= -max_cost - 1e-9].round(9)
+    order = ["auroc", "k", "accuracy", "beta"]
+    best = allowed.sort_values(order, ascending=[False, True, False, True]).iloc[0]
     return int(best["k"]), float(best["beta"])
 
 

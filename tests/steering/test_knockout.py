@@ -51,6 +51,6 @@ def test_refuses_heads_that_do_not_exist_and_too_many_to_draw(model, items) -> N
     with pytest.raises(ValueError, match="'text' or 'last'"):
         knock_out(model, items[:2], HEADS, queries="all")
     with pytest.raises(ValueError, match="cannot draw 5 random heads: 4 are left"):
-        random_heads(2, 4, 5, 3, seed=0, but=HEADS[:0] + [(0, 0), (0, 1), (1, 0), (1, 1)])
+        random_heads(2, 4, 5, 3, seed=0, but=[(0, 0), (0, 1), (1, 0), (1, 1)])
     with pytest.raises(ValueError, match="n_draws"):
         random_heads(2, 4, 2, 0, seed=0)
