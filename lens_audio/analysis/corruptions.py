@@ -67,4 +67,5 @@ def _each_clip(prompt: AudioPrompt, corrupt: Callable[[np.ndarray], np.ndarray])
         raise ValueError("the prompt was made from tensors and has no waveforms to corrupt")
     clips = [corrupt(waveform) for waveform in prompt.waveforms]
     rows = [[clips[clip] for clip in prompt.clips_of(row)] for row in range(len(prompt))]
-    return prompt.with_audio(rows, sampling_rate=prompt.sampling_rate)
+    audio = rows[0] if len(rows) == 1 else rows
+    return prompt.with_audio(audio, sampling_rate=prompt.sampling_rate)
