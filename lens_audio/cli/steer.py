@@ -18,11 +18,11 @@ def steer(
     ] = False,
     n_calibration: Annotated[
         int, typer.Option(min=8, help="Calibration items for each kind of caption.")
-    ] = 200,
+    ] = 300,
     n_test: Annotated[int, typer.Option(min=8, help="Test items for each kind of caption.")] = 300,
     seed: Annotated[
         int, typer.Option(min=0, help="Calibration items have this seed, test items the next.")
-    ] = 2001,
+    ] = 3001,
     adaptive: Annotated[
         str, typer.Option(help="What scales beta: constant, listening or confidence.")
     ] = "constant",

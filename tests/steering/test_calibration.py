@@ -76,17 +76,20 @@ def test_calibration_tries_all_settings_and_marks_its_choice(calibration, items)
     assert calibration.fixed.direction is not None
 
 
-def test_choice_is_the_best_setting_that_costs_no_condition_too_much() -> None:
+def test_choice_is_the_best_separation_and_then_the_best_strength_that_costs_little() -> None:
     rows = [
-        (2, 0.0, "a", 0.9, 0.0), (2, 0.0, "b", 0.1, 0.0),
-        (2, 4.0, "a", 0.89, -0.01), (2, 4.0, "b", 0.5, 0.4),
-        (2, 8.0, "a", 0.80, -0.1), (2, 8.0, "b", 0.9, 0.8),
-        (4, 4.0, "a", 0.89, -0.01), (4, 4.0, "b", 0.5, 0.4),
+        (2, 0.7, 0.0, "a", 0.9, 0.0), (2, 0.7, 0.0, "b", 0.1, 0.0),
+        (4, 0.8, 0.0, "a", 0.9, 0.0), (4, 0.8, 0.0, "b", 0.1, 0.0),
+        (4, 0.8, 2.0, "a", 0.89, -0.01), (4, 0.8, 2.0, "b", 0.5, 0.4),
+        (4, 0.8, 4.0, "a", 0.89, -0.01), (4, 0.8, 4.0, "b", 0.5, 0.4),
+        (4, 0.8, 8.0, "a", 0.80, -0.1), (4, 0.8, 8.0, "b", 0.9, 0.8),
+        (8, 0.8, 0.0, "a", 0.9, 0.0), (8, 0.8, 0.0, "b", 0.1, 0.0),
     ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["k", "beta", "condition", "accuracy", "change"])
-    assert _choose(table, 0.02) == (2, 4.0)
-    assert _choose(table, 0.2) == (2, 8.0)
-    assert _choose(table, 0.0) == (2, 0.0)
+    columns = ["k", "auroc", "beta", "condition", "accuracy", "change"]
+    table = pd.DataFrame(rows, columns=columns)
+    assert _choose(table, 0.02) == (4, 2.0)
+    assert _choose(table, 0.2) == (4, 8.0)
+    assert _choose(table, 0.0) == (4, 0.0)
 
 
 def test_report_has_every_control_in_every_condition(tested, calibration) -> None:
