@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lens_audio import analysis, hooks, plots, testbed
+    from lens_audio import analysis, evals, hooks, plots, steering, testbed
     from lens_audio.inputs import AudioPrompt
     from lens_audio.model import (
         HookedAudioEncoder,
@@ -21,7 +21,7 @@ _HOMES = {
     "HookedTransformer": "lens_audio.model",
     "KeyValueCache": "lens_audio.model",
 }
-_ROOMS = ("analysis", "hooks", "plots", "testbed")
+_ROOMS = ("analysis", "evals", "hooks", "plots", "steering", "testbed")
 
 __all__ = [
     "AudioPrompt",
@@ -30,8 +30,10 @@ __all__ = [
     "HookedTransformer",
     "KeyValueCache",
     "analysis",
+    "evals",
     "hooks",
     "plots",
+    "steering",
     "testbed",
 ]
 

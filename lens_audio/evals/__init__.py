@@ -1,0 +1,5 @@
+"""Benchmarks."""
+
+from lens_audio.evals import mmau
+
+__all__ = ["mmau"]
