@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lens_audio.analysis.listening import Interval
+from lens_audio.analysis.listening import Interval, best_heads
 from lens_audio.cli.listen import shown_name
 from lens_audio.cli.run_heads import check_outputs, held_out, load
 from lens_audio.cli.steer_page import steer_page
@@ -79,15 +79,19 @@ def run(request: Request) -> None:
     )
     if request.save is not None:
         chosen.steering.save(request.save)
-    tested, knocked = None, None
+    tested, knocked, halved = None, None, None
     if request.reports:
         # The seed after the calibration's: other recordings, fixed before looking at any.
         test = held_out(request.n_test, request.seed + 1)
         tested = report(model, chosen, test, n_draws=request.draws, **common)
         plain = [item for item in test if item.condition == "captionless"]
-        heads = chosen.steering.heads
-        knocked = knock_out(model, plain, heads, n_draws=request.draws, **common)
-    lines = numbers(chosen, tested, knocked)
+        common["n_draws"] = request.draws
+        knocked = knock_out(model, plain, chosen.steering.heads, **common)
+        # A few heads may be missed by nobody: half of all, by r, against random halves.
+        r = chosen.correlation.r
+        half = best_heads(r, min(r.numel() // 2, int((~r.isnan()).sum())))
+        halved = knock_out(model, plain, half, draw_from_all=True, **common)
+    lines = numbers(chosen, tested, knocked, halved)
     write_table(request.table, chosen, tested, knocked, lines)
     name, command = shown_name(request.model), shown_command(request)
     write_page(request.out, steer_page(chosen, tested, lines, name, command))
@@ -98,7 +102,10 @@ def run(request: Request) -> None:
 
 
 def numbers(
-    chosen: Calibration, tested: SteeringReport | None, knocked: KnockOut | None
+    chosen: Calibration,
+    tested: SteeringReport | None,
+    knocked: KnockOut | None,
+    halved: KnockOut | None,
 ) -> list[Line]:
     """Every number the report is asked for, whatever it shows."""
     steering = chosen.steering
@@ -116,6 +123,14 @@ def numbers(
                  drop.low > 0),
             Line("same, of the right answer's probability", points(knocked.prob_drop_difference)),
         ]  # fmt: skip
+    if halved is not None:
+        names = ("the half of all heads of highest r knocked out", "random halves knocked out")
+        shares = list(halved.accuracies.values())[1:]
+        lines += [Line(f"captionless, {n}", str(s)) for n, s in zip(names, shares, strict=True)]
+        lines += [
+            Line("drop by that half minus drop by random halves", points(halved.drop_difference)),
+            Line("same, of the right answer's probability", points(halved.prob_drop_difference)),
+        ]
     if tested is not None:
         lines += _steering_numbers(tested)
     return lines

@@ -80,6 +80,7 @@ def knock_out(
     n_draws: int = 10,
     seed: int = 0,
     queries: str = "text",
+    draw_from_all: bool = False,
     batch_size: int = 16,
     verbose: bool = True,
 ) -> KnockOut:
@@ -91,6 +92,7 @@ def knock_out(
         queries: from where the audio is forbidden: from every text position, so that nothing these
             heads read of the audio reaches the answer, or from the last prompt position alone,
             where the mass is measured and which other positions may already have told of the audio.
+        draw_from_all: random heads may be among `heads` too; otherwise they never are.
 
     Raises:
         ValueError: for heads that do not exist, or too few other heads to draw from.
@@ -101,7 +103,8 @@ def knock_out(
     check_items(items, 2)
     cfg = model.cfg
     check_heads(heads, cfg.n_layers, cfg.n_heads)
-    draws = random_heads(cfg.n_layers, cfg.n_heads, len(heads), n_draws, seed, heads)
+    but = () if draw_from_all else heads
+    draws = random_heads(cfg.n_layers, cfg.n_heads, len(heads), n_draws, seed, but)
     correct, probs = [], []
     for batch, prompt in batches(model, items, batch_size, verbose, "knocking out"):
         answers = torch.tensor([item.choices.index(item.answer) for item in batch])

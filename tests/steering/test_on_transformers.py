@@ -1,9 +1,13 @@
 """Steering of a plain transformers model gives what steering of ours gives."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from models import Layout, Sizes, hf_inputs, make_prompt
+from models import hf_model as random_hf_model
 
-from lens_audio import AudioPrompt
+from lens_audio import AudioPrompt, HookedAudioTransformer
 from lens_audio.steering import AudioSilenceSteering
 from lens_audio.steering.hf import SILENT_LOG_MEL
 
@@ -38,6 +42,37 @@ def test_generates_the_same_tokens_batched_and_single(model, hf_model, items, n,
         theirs = hf_model(**inputs(prompt)).logits
     real = prompt.attention_mask
     torch.testing.assert_close(theirs[real], logits[real], atol=1e-3, rtol=0)
+
+
+class SilentProcessor:
+    """Makes the features of silence for random prompts."""
+
+    def __init__(self, prompt: AudioPrompt) -> None:
+        self.feature_extractor, self.mel = self, prompt.mel
+        self.sampling_rate, self.hop_length = prompt.sampling_rate, prompt.hop_length
+
+    def __call__(self, silence: list, **options: object) -> dict[str, torch.Tensor]:
+        return {"input_features": torch.full_like(self.mel, SILENT_LOG_MEL)}
+
+
+@pytest.mark.parametrize("adaptive", ["constant", "listening", "confidence"])
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_logits_agree_on_random_models_with_grouped_keys_and_several_clips(seed, adaptive) -> None:
+    sizes = Sizes.random(seed)
+    theirs = random_hf_model(sizes, seed)
+    ours = HookedAudioTransformer.from_hf(theirs)
+    layout = Layout([7, 4, 9], [[20], [18, 9], []])
+    prompt = make_prompt(sizes, layout, seed)
+    prompt = replace(prompt, processor=SilentProcessor(prompt))
+    heads = ((0, 0), (sizes.n_layers - 1, sizes.n_heads - 1))
+    steering = AudioSilenceSteering(tuple(dict.fromkeys(heads)), 2.0, adaptive)
+    with steering.attach(ours), torch.no_grad():
+        expected = ours(prompt)
+    with steering.attach_to_hf(theirs), torch.no_grad():
+        found = theirs(**hf_inputs(prompt)).logits
+    real = prompt.attention_mask
+    torch.testing.assert_close(found[real], expected[real], atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(expected, ours(prompt), atol=1e-3)
 
 
 def test_a_fixed_direction_and_a_mixed_batch_too(model, hf_model, items) -> None:
