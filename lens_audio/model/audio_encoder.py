@@ -88,7 +88,8 @@ class HookedAudioEncoder(HookedModule):
     ) -> Float[Tensor, "audio frame d_model"]:
         x = F.gelu(self.conv1(self.hook_mel(mel)))
         x = self.hook_conv1(x.transpose(1, 2)).transpose(1, 2)
-        x = self.hook_conv2(F.gelu(self.conv2(x)).transpose(1, 2))
+        # Contiguous, or every later sum and norm would walk the convolution's layout.
+        x = self.hook_conv2(F.gelu(self.conv2(x)).transpose(1, 2).contiguous())
         pos_embed = self.hook_pos_embed(self.W_pos[: x.shape[1]].repeat(len(x), 1, 1))
         return self.hook_embed(x + pos_embed)
 
