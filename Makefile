@@ -17,7 +17,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 tests: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 checkpoint: $(STAMP)
 	$(BIN)/python -m lens_audio.testbed.train
