@@ -77,7 +77,7 @@ def test_with_and_without_cache_and_teacher_forced_agree(name):
     torch.testing.assert_close(forced[real], resid[real], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", set(INTERVENTIONS) - {"steer before the unembedding"})
+@pytest.mark.parametrize("name", sorted(set(INTERVENTIONS) - {"steer before the unembedding"}))
 def test_every_intervention_acts(name):
     assert not torch.equal(generate(INTERVENTIONS[name])[1], PLAIN)
 
