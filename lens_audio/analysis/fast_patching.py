@@ -22,6 +22,8 @@ from lens_audio.model import HookedAudioTransformer
 from lens_audio.model.attention import AttentionContext
 from lens_audio.model.shared_prefix import SharedPrefix
 
+LEAST_BATCH_TOKENS = 4096  # short prompts share a batch; fewer would leave a machine idle
+
 Done = tuple[Cell, Float[Tensor, "example d_vocab"]]
 
 
@@ -49,7 +51,7 @@ class FastPatcher:
     ) -> None:
         self.model, self.site, self.base = model, site, base
         self.n_examples, self.length = base.tokens.shape
-        self.batch_tokens = batch_tokens or base.tokens.numel()
+        self.batch_tokens = batch_tokens or max(base.tokens.numel(), LEAST_BATCH_TOKENS)
         self.mask = base.attention_mask.to(model.device)
         self.layers = sorted({cell.layer for cell in cells})
         self.first = self._first_position(cells)

@@ -63,8 +63,8 @@ def sweep(
         heads: "each" or some, each its own cell; None patches all heads together.
         direction: "denoise" patches clean activations into the corrupted run, "noise" the reverse.
         engine: "fast" or "naive".
-        batch_tokens: positions computed at once, at most; by default as many as the prompts have.
-            It is halved when memory runs out.
+        batch_tokens: positions computed at once, at most; by default as many as the prompts have,
+            or 4,096 if that is more. It is halved when memory runs out.
         resume_from: a file that keeps what is done; an interrupted sweep with the same arguments
             continues from it.
         verbose: show a progress bar.
