@@ -14,7 +14,7 @@ positions it is added at change. Without audio s is 0 and nothing changes at all
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
@@ -49,7 +49,7 @@ class AudioSilenceSteering:
         provenance: model, data, split, seed, versions; `model` is checked on attaching.
     """
 
-    heads: tuple[Head, ...]
+    heads: Sequence[Head]
     beta: float | int = 1.0
     adaptive: str = "constant"
     direction: Float[Tensor, " d_model"] | None = None
