@@ -17,6 +17,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from lens_audio.analysis.cells import check_prompts
 from lens_audio.analysis.metrics import metric_name, metric_values
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.hooks.selection import SITES, Site
@@ -273,26 +274,3 @@ def _check(
         same_places = bool((clean.audio_mask == clean.audio_mask[0]).all())
         if site == "audio_embed" and not (same_places and bool(clean.audio_mask.any())):
             raise ValueError("audio_embed needs audio, at the same positions in every row")
-
-
-def check_prompts(
-    model: HookedAudioTransformer, clean: AudioPrompt, corrupted: AudioPrompt
-) -> None:
-    """Refuse prompts whose positions do not correspond, or do not end in a real token.
-
-    Raises:
-        ValueError: that, or hooks on the model.
-    """
-    if clean.tokens.shape != corrupted.tokens.shape:
-        raise ValueError(
-            f"clean has shape {tuple(clean.tokens.shape)}, corrupted "
-            f"{tuple(corrupted.tokens.shape)}: positions do not correspond. Cut or pad the longer "
-            "audio, or write texts of one length"
-        )
-    for name in ("audio_mask", "attention_mask"):
-        if not torch.equal(getattr(clean, name), getattr(corrupted, name)):
-            raise ValueError(f"clean and corrupted differ in their {name}")
-    if not bool(clean.attention_mask[:, -1].all()):
-        raise ValueError("the metric reads the last position; pad on the left")
-    if any(point.has_hooks() for point in model.hook_points()):
-        raise ValueError("hooks are set on the model; call model.reset_hooks() first")

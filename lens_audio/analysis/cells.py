@@ -9,6 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from lens_audio.hooks.selection import HEAD_SITES, PATTERN_SITES, SITES
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
 
 # One selection of positions: a group, integers, a slice or a boolean mask.
 Selection = str | int | slice | Sequence[int] | Tensor
@@ -182,3 +184,28 @@ def _in_range(chosen: int | Iterable[int] | None, n: int, what: str) -> list[int
 
 def _list_of(chosen: int | Iterable[int]) -> list[int]:
     return [chosen] if isinstance(chosen, int) else [int(number) for number in chosen]
+
+
+def check_prompts(
+    model: HookedAudioTransformer, clean: AudioPrompt, corrupted: AudioPrompt
+) -> None:
+    """Refuse prompts whose positions do not correspond, or do not end in a real token.
+
+    Raises:
+        ValueError: that, or hooks on the model.
+    """
+    if clean.tokens.shape != corrupted.tokens.shape:
+        raise ValueError(
+            f"clean has shape {tuple(clean.tokens.shape)}, corrupted "
+            f"{tuple(corrupted.tokens.shape)}: positions do not correspond. Cut or pad the longer "
+            "audio, or write texts of one length"
+        )
+    for name in ("audio_mask", "attention_mask"):
+        if not torch.equal(getattr(clean, name), getattr(corrupted, name)):
+            raise ValueError(
+                f"clean and corrupted differ in their {name}; positions do not correspond"
+            )
+    if not bool(clean.attention_mask[:, -1].all()):
+        raise ValueError("the metric reads the last position; pad on the left")
+    if any(point.has_hooks() for point in model.hook_points()):
+        raise ValueError("hooks are set on the model; call model.reset_hooks() first")

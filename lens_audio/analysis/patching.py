@@ -19,8 +19,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_audio import hooks
-from lens_audio.analysis.cells import Cell, Grid, Positions, Site, make_grid, position_masks
+from lens_audio.analysis.cells import (
+    Cell,
+    Grid,
+    Positions,
+    Site,
+    check_prompts,
+    make_grid,
+    position_masks,
+)
 from lens_audio.analysis.fast_patching import FastPatcher
+from lens_audio.analysis.metrics import metric_name
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
@@ -79,7 +88,7 @@ def sweep(
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     masks, axis = _masks(model, where, site, positions, base)
     grid = make_grid(where, masks, axis, [0] if site == "audio_embed" else layers, heads)
-    metrics = dict(metric) if isinstance(metric, Mapping) else {_name_of(metric): metric}
+    metrics = dict(metric) if isinstance(metric, Mapping) else {metric_name(metric): metric}
     if not metrics:
         raise ValueError("no metric was given")
     patcher: FastPatcher | NaivePatcher
@@ -283,20 +292,7 @@ def _check_arguments(
         raise ValueError(f"direction must be 'denoise' or 'noise', not {direction!r}")
     if engine not in ("fast", "naive"):
         raise ValueError(f"engine must be 'fast' or 'naive', not {engine!r}")
-    if clean.tokens.shape != corrupted.tokens.shape:
-        raise ValueError(
-            f"clean has shape {tuple(clean.tokens.shape)}, corrupted {tuple(corrupted.tokens.shape)}: "
-            "positions do not correspond. Cut or pad the longer audio, or write texts of one length"
-        )
-    for name in ("audio_mask", "attention_mask"):
-        if not torch.equal(getattr(clean, name), getattr(corrupted, name)):
-            raise ValueError(
-                f"clean and corrupted differ in their {name}; positions do not correspond"
-            )
-    if not bool(clean.attention_mask[:, -1].all()):
-        raise ValueError("the metric reads the last position; pad on the left")
-    if any(point.has_hooks() for point in model.hook_points()):
-        raise ValueError("hooks are set on the model; a sweep needs it bare (model.reset_hooks())")
+    check_prompts(model, clean, corrupted)
 
 
 def _fingerprint(result: PatchingResult, base: AudioPrompt, source: AudioPrompt) -> str:
@@ -306,7 +302,3 @@ def _fingerprint(result: PatchingResult, base: AudioPrompt, source: AudioPrompt)
         if tensor is not None:
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _name_of(metric: MetricFunction) -> str:
-    return str(getattr(metric, "name", None) or getattr(metric, "__name__", "metric"))

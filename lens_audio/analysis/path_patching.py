@@ -14,8 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_audio import hooks
-from lens_audio.analysis.attribution import check_prompts
-from lens_audio.analysis.cells import as_mask
+from lens_audio.analysis.cells import as_mask, check_prompts
 from lens_audio.analysis.metrics import metric_name, metric_values
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.inputs import AudioPrompt

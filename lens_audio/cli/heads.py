@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lens_audio.cli.errors import clear_errors
+from lens_audio.cli.options import BatchSize, Debug, Device, Model
 
 
 def heads(
@@ -14,19 +15,14 @@ def heads(
         int, typer.Option("-n", "--items", min=8, help="Items for each kind of caption.")
     ] = 150,
     seed: Annotated[int, typer.Option(min=0, help="Of the held-out items and the split.")] = 1001,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint folder or a hub id. Default: the embedded checkpoint."),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, … Default: the GPU if there is one.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 16,
+    model: Model = None,
+    device: Device = None,
+    batch_size: BatchSize = 16,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens-audio-heads.html"),
     table: Annotated[
         Path, typer.Option(help="The table to write: .csv, or .json with all results.")
     ] = Path("lens-audio-heads.csv"),
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Measure every head's attention on the audio, and find the audio-specialist heads."""
     with clear_errors(debug):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lens_audio.cli.errors import clear_errors
+from lens_audio.cli.options import Choices, Debug, Device, Model, split_choices
 
 
 class By(StrEnum):
@@ -40,13 +41,7 @@ def patch(
         ),
     ] = None,
     question: Annotated[str | None, typer.Option(help="What to ask about both.")] = None,
-    choices: Annotated[
-        str | None,
-        typer.Option(
-            help="Answers to choose from, with commas between them: dog,siren,bell. A question "
-            "that does not name them all gets them appended."
-        ),
-    ] = None,
+    choices: Choices = None,
     by: Annotated[
         list[By] | None,
         typer.Option(help="Patch by these; may be repeated. Default: window and head."),
@@ -79,23 +74,16 @@ def patch(
     max_seconds: Annotated[
         float | None, typer.Option(help="Keep only the first seconds of longer recordings.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint folder or a hub id. Default: the embedded checkpoint."),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, … Default: the GPU if there is one.")
-    ] = None,
+    model: Model = None,
+    device: Device = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens-audio-patch.html"),
     table: Annotated[
         Path, typer.Option(help="The table of all cells to write: .csv or .json.")
     ] = Path("lens-audio-patch.csv"),
     top: Annotated[int, typer.Option(min=1, help="How many of the strongest cells to show.")] = 5,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Ask one question about two recordings, and find what makes the answers differ."""
-    from lens_audio.cli import split_choices
-
     options = split_choices(choices)
     for name, value in (("question", question), ("answer", answer), ("instead", instead)):
         if value is not None and not value.strip():

@@ -59,10 +59,7 @@ def load_prompts(
     """
     clean = model.prompt(task.question, audio=task.clean.audio, max_seconds=max_seconds)
     if task.corrupted.corrupt is not None:
-        # Two rows, as corruptions of a single one are refused by `with_audio`.
-        both = model.prompt([task.question] * 2, [task.clean.audio] * 2, max_seconds=max_seconds)
-        wave = (task.corrupted.corrupt(both).waveforms or [])[0]
-        return (clean, model.prompt(task.question, (wave, clean.sampling_rate))), []
+        return (clean, task.corrupted.corrupt(clean)), []
     other = model.prompt(task.question, audio=task.corrupted.audio, max_seconds=max_seconds)
     waves = [prompt.waveforms[0] for prompt in (clean, other) if prompt.waveforms is not None]
     n = min(map(len, waves))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lens_audio.cli.errors import clear_errors
+from lens_audio.cli.options import BatchSize, Debug, Device, Model
 
 
 def steer(
@@ -34,14 +35,9 @@ def steer(
         ),
     ] = "conflict",
     draws: Annotated[int, typer.Option(min=2, help="Sets of random heads to compare with.")] = 10,
-    model: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint folder or a hub id. Default: the embedded checkpoint."),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, … Default: the GPU if there is one.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 16,
+    model: Model = None,
+    device: Device = None,
+    batch_size: BatchSize = 16,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens-audio-steer.html"),
     table: Annotated[
         Path, typer.Option(help="The table to write: .csv, or .json with all results.")
@@ -49,7 +45,7 @@ def steer(
     save: Annotated[
         Path | None, typer.Option(help="Write the calibrated steering to this .safetensors file.")
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Make the model listen more: calibrate on some items, report on others, with all controls."""
     if calibrate and report:
