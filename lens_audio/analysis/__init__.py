@@ -1,20 +1,24 @@
 """What is asked of a model: where it listens, what carries its answer, and what it would answer."""
 
-from lens_audio.analysis import attribution, corruptions, metrics, patching, path_patching
+from lens_audio.analysis import attribution, circuit, corruptions, metrics, patching, path_patching
 from lens_audio.analysis.answers import choice_log_probs, choice_probs, next_token_probs
 from lens_audio.analysis.attention import audio_attention, audio_mass, entropy, peak_time, top_heads
+from lens_audio.analysis.circuit import Circuit, CircuitTest
 from lens_audio.analysis.direct_attribution import head_attribution_by_source
 from lens_audio.analysis.listening import find_specialists, listening_score
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
 from lens_audio.analysis.result import PatchingResult
 
 __all__ = [
+    "Circuit",
+    "CircuitTest",
     "PatchingResult",
     "attribution",
     "audio_attention",
     "audio_mass",
     "choice_log_probs",
     "choice_probs",
+    "circuit",
     "corruptions",
     "encoder_lens",
     "entropy",

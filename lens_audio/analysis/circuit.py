@@ -1,0 +1,312 @@
+"""Circuits: does a small set of heads do what the model does?
+
+Heads left out of a circuit are given the z they have in the corrupted run, at every position
+(resample ablation); MLPs are recomputed. With the metric m of the whole model M, of the circuit C
+and of no head at all, ∅:
+
+    faithfulness(C) = (m(C) - m(∅)) / (m(M) - m(∅))
+
+1: the circuit does what the model does; 0: no more than no head at all (Wang et al., "Interpretability
+in the Wild", arXiv 2211.00593; Hanna, Pezzelle, Belinkov, "Have Faith in Faithfulness", arXiv
+2403.17806, equation 2).
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_audio import hooks
+from lens_audio.analysis.cells import check_prompts
+from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
+from lens_audio.analysis.metrics import metric_values
+from lens_audio.analysis.path_patching import path_patch
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+
+Head = tuple[int, int]  # (layer, head)
+MetricFunction = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A set of heads, in order of layer and head."""
+
+    heads: tuple[Head, ...]
+
+    @classmethod
+    def of(cls, heads: "Circuit | Iterable[Sequence[int]]") -> "Circuit":
+        """The circuit of some (layer, head) pairs; a pair given twice counts once."""
+        if isinstance(heads, Circuit):
+            return heads
+        pairs = [tuple(int(number) for number in head) for head in heads]
+        wrong = [pair for pair in pairs if len(pair) != 2 or min(pair) < 0]
+        if wrong:
+            raise ValueError(f"heads are (layer, head) pairs counted from 0, not {wrong[0]}")
+        return cls(tuple(sorted({(layer, head) for layer, head in pairs})))
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def __contains__(self, head: object) -> bool:
+        return head in self.heads
+
+    def __str__(self) -> str:
+        return ", ".join(f"L{layer} H{head}" for layer, head in self.heads) or "no heads"
+
+    def added(self, head: Head) -> "Circuit":
+        """With one head more."""
+        return Circuit.of([*self.heads, head])
+
+    def removed(self, head: Head) -> "Circuit":
+        """With one head less."""
+        return Circuit(tuple(other for other in self.heads if other != head))
+
+    def to_code(self) -> str:
+        """Python that makes the circuit again."""
+        pairs = ", ".join(f"({layer}, {head})" for layer, head in self.heads)
+        return f"la.analysis.Circuit.of([{pairs}])"
+
+    def to_json(self, path: str | os.PathLike[str] | None = None, **about: Any) -> str:
+        """The circuit as JSON, with what else should be kept; written to a file if one is named."""
+        text = json.dumps({"heads": self.heads, **about}, indent=2)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | os.PathLike[str]) -> "Circuit":
+        """Of what `to_json` gave: the text, or the file's path.
+
+        Raises:
+            FileNotFoundError, ValueError: for no such file, or text that holds no heads.
+        """
+        is_text = isinstance(source, str) and source.lstrip().startswith("{")
+        text = str(source) if is_text else Path(source).read_text(encoding="utf-8")
+        try:
+            return cls.of(json.loads(text)["heads"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"this is no circuit: {error!r}; Circuit.to_json writes one") from None
+
+
+class Outcome(NamedTuple):
+    """The metric of a run in which only some heads were clean."""
+
+    metric: Float[Tensor, " example"]
+    whole: Float[Tensor, " example"]  # every head clean
+    none: Float[Tensor, " example"]  # every head corrupted
+
+    @property
+    def faithfulness(self) -> float:
+        """(m - m(∅)) / (m(M) - m(∅)), of means over the examples; NaN where that is 0 / 0."""
+        gap = float(self.whole.mean() - self.none.mean())
+        return float(self.metric.mean() - self.none.mean()) / gap if gap else float("nan")
+
+
+class Pruned(NamedTuple):
+    """A circuit with the heads it lost on the way: layer, head, size and faithfulness after."""
+
+    circuit: Circuit
+    steps: pd.DataFrame
+
+
+class CircuitTest:
+    """Runs circuits of one model on one pair of prompts, or a batch of pairs."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: HookedAudioTransformer,
+        clean: AudioPrompt,
+        corrupted: AudioPrompt,
+        metric: MetricFunction,
+        *,
+        batch_tokens: int | None = None,
+    ) -> None:
+        """Run both prompts and keep what circuits need.
+
+        Args:
+            clean, corrupted: prompts of the same shape with their audio at the same positions.
+            metric: a function of the last position's logits, one number a row.
+            batch_tokens: positions computed at once, at most.
+
+        Raises:
+            ValueError: for prompts of unequal shape, hooks left on the model, or a metric that is
+                NaN or not one number a row.
+        """
+        check_prompts(model, clean, corrupted)
+        self.model, self.metric = model, metric
+        self.n_examples = len(clean)
+        self.shape = (model.cfg.n_layers, model.cfg.n_heads)
+        self.attention_mask = clean.attention_mask.to(model.device)
+        self.rows = max(1, (batch_tokens or LEAST_BATCH_TOKENS) // clean.tokens.numel())
+        resid = [f"blocks.{layer}.hook_resid_pre" for layer in range(self.shape[0])]
+        z = [f"blocks.{layer}.attn.hook_z" for layer in range(self.shape[0])]
+        _, self.clean_cache = model.run_with_cache(clean, names_filter=resid, logits_to_keep=1)
+        _, self.corrupted_cache = model.run_with_cache(corrupted, names_filter=z, logits_to_keep=1)
+        every = torch.ones(1, *self.shape, dtype=torch.bool)
+        self.whole, self.none = self._metrics(torch.cat([every, ~every]))
+
+    def only(self, circuit: Circuit | Iterable[Sequence[int]]) -> Outcome:
+        """The circuit alone: every other head is corrupted."""
+        return self._outcome(self._kept(circuit))
+
+    def without(self, circuit: Circuit | Iterable[Sequence[int]]) -> Outcome:
+        """Everything but the circuit, whose heads are corrupted."""
+        return self._outcome(~self._kept(circuit))
+
+    def corrupting(
+        self, circuit: Circuit | Iterable[Sequence[int]], *, keep: bool
+    ) -> list[hooks.Hook]:
+        """Hooks that corrupt every other head (`keep`), or the circuit's own, for any run of the
+        clean prompt.
+        """
+        kept = self._kept(circuit)
+        corrupted = (~kept if keep else kept).nonzero().tolist()
+        if not corrupted:
+            return []
+        heads = [(layer, head) for layer, head in corrupted]
+        return hooks.patch("z", heads=heads, source=self.corrupted_cache)
+
+    def random(self, size: int, n: int = 20, seed: int = 0) -> Float[Tensor, " n"]:
+        """Faithfulness of n circuits of so many heads drawn at random: what size alone does.
+
+        Raises:
+            ValueError: unless 0 <= size <= the number of heads, and n > 0.
+        """
+        total = self.shape[0] * self.shape[1]
+        if not 0 <= size <= total or n < 1:
+            raise ValueError(f"{n} circuits of {size} heads, from a model that has {total}")
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.rand(n, total, generator=generator).argsort(1)
+        return self._faithfulness((order < size).unflatten(1, self.shape))
+
+    @torch.no_grad()
+    def prune(self, circuit: Circuit | Iterable[Sequence[int]], least: float = 0.9) -> Pruned:
+        """Drop heads one by one, each time the one that leaves most, while faithfulness is enough.
+
+        Greedy: the circuit is small, not the smallest. Each step runs every head that is left.
+
+        Args:
+            circuit: to begin with, such as the strongest heads of a patching sweep.
+            least: the faithfulness to keep.
+
+        Raises:
+            ValueError: if the circuit is less faithful than that to begin with.
+        """
+        kept = self._kept(circuit)
+        start = self._outcome(kept).faithfulness
+        if not start >= least:
+            raise ValueError(
+                f"this circuit's faithfulness is {start:.3f}, less than the {least} to keep; begin "
+                "with more heads"
+            )
+        steps = []
+        while kept.any():
+            heads = kept.nonzero()
+            tried = kept.repeat(len(heads), 1, 1)
+            tried[torch.arange(len(heads)), heads[:, 0], heads[:, 1]] = False
+            faithfulness = self._faithfulness(tried)
+            best = int(faithfulness.argmax())
+            if not float(faithfulness[best]) >= least:
+                break
+            kept = tried[best]
+            layer, head = heads[best].tolist()
+            steps.append((layer, head, int(kept.sum()), float(faithfulness[best])))
+        columns = ["layer", "head", "size", "faithfulness"]
+        return Pruned(Circuit.of(kept.nonzero().tolist()), pd.DataFrame(steps, columns=columns))
+
+    def _kept(self, circuit: Circuit | Iterable[Sequence[int]]) -> Bool[Tensor, "layer head"]:
+        kept = torch.zeros(self.shape, dtype=torch.bool)
+        n_layers, n_heads = self.shape
+        for layer, head in Circuit.of(circuit).heads:
+            if layer >= n_layers or head >= n_heads:
+                raise ValueError(
+                    f"head ({layer}, {head}) does not exist: the model has {n_layers} layers x "
+                    f"{n_heads} heads"
+                )
+            kept[layer, head] = True
+        return kept
+
+    def _outcome(self, kept: Bool[Tensor, "layer head"]) -> Outcome:
+        return Outcome(self._metrics(kept[None])[0], self.whole, self.none)
+
+    def _faithfulness(self, kept: Bool[Tensor, "circuit layer head"]) -> Float[Tensor, " circuit"]:
+        outcomes = [Outcome(row, self.whole, self.none) for row in self._metrics(kept)]
+        return torch.tensor([outcome.faithfulness for outcome in outcomes])
+
+    @torch.no_grad()
+    def _metrics(
+        self, kept: Bool[Tensor, "circuit layer head"]
+    ) -> Float[Tensor, "circuit example"]:
+        return torch.cat([self._batch(some) for some in kept.split(self.rows)])
+
+    def _batch(self, kept: Bool[Tensor, "circuit layer head"]) -> Float[Tensor, "circuit example"]:
+        """Rows are circuits, then examples. Layers below the first corrupted head are as they were."""
+        changed = (~kept).any(2).any(0).nonzero().flatten().tolist()
+        first = changed[0] if changed else self.shape[0] - 1
+        copies = len(kept)
+        clean = kept.to(self.model.device).repeat_interleave(self.n_examples, dim=0)
+
+        def corrupt(z: Float[Tensor, "row pos head d_head"], hook: Any) -> Tensor:
+            corrupted = self.corrupted_cache[hook.name].repeat(copies, 1, 1, 1)
+            return torch.where(clean[:, hook.layer(), None, :, None].bool(), z, corrupted)
+
+        logits = self.model.run_with_hooks(
+            self.clean_cache[f"blocks.{first}.hook_resid_pre"].repeat(copies, 1, 1),
+            start_at_layer=first,
+            attention_mask=self.attention_mask.repeat(copies, 1),
+            fwd_hooks=[(f"blocks.{layer}.attn.hook_z", corrupt) for layer in changed],
+            logits_to_keep=1,
+        )[:, -1]
+        values = [metric_values(self.metric, some) for some in logits.split(self.n_examples)]
+        return torch.stack(values).float().cpu()
+
+
+EDGE_INPUTS = ("q", "k", "v")
+
+
+def circuit_edges(
+    model: HookedAudioTransformer,
+    clean: AudioPrompt,
+    corrupted: AudioPrompt,
+    circuit: Circuit | Iterable[Sequence[int]],
+    metric: MetricFunction,
+    **options: Any,
+) -> pd.DataFrame:
+    """What each head of a circuit tells the later ones, and the logits, by path patching.
+
+    Args:
+        options: of `path_patch`, such as direction="noise" or mlps="freeze".
+
+    Returns:
+        Columns sender, receiver ((layer, head) pairs, or "logits"), input ("q", "k", "v"; of the
+        logits "resid") and recovery: 0 where the direct path does nothing, 1 where it does as much
+        as the whole source run.
+    """
+    heads = list(Circuit.of(circuit).heads)
+    group = model.cfg.n_heads // model.cfg.kv_heads
+    rows: list[tuple[Head, Any, str, float]] = []
+
+    def add(senders: list[Head], receiver: Any, name: str, **to: Any) -> None:
+        found = path_patch(
+            model, clean, corrupted, metric, senders=senders, verbose=False, **to, **options
+        )
+        recovery = found.recovery().tolist()
+        rows.extend((s, receiver, name, r) for s, r in zip(senders, recovery, strict=True))
+
+    for receiver in heads:
+        senders = [head for head in heads if head[0] < receiver[0]]
+        for name in EDGE_INPUTS if senders else ():
+            layer, head = receiver
+            reached = (layer, head if name == "q" else head // group)
+            add(senders, receiver, name, receivers=[reached], receiver_input=name)
+    add(heads, "logits", "resid")
+    return pd.DataFrame(rows, columns=["sender", "receiver", "input", "recovery"])

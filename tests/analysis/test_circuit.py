@@ -1,0 +1,127 @@
+"""Circuits against runs with plain hooks."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import Layout, Sizes, hooked_model, make_prompt
+
+from lens_audio import hooks
+from lens_audio.analysis.circuit import Circuit, CircuitTest, circuit_edges
+from lens_audio.analysis.metrics import logit_diff
+from lens_audio.analysis.path_patching import path_patch
+
+SIZES = Sizes(n_layers=3)
+MODEL = hooked_model(SIZES)
+LAYOUT = Layout([6, 8], [[23], [23]])  # the shorter row is padded
+CLEAN, CORRUPTED = make_prompt(SIZES, LAYOUT, 1), make_prompt(SIZES, LAYOUT, 2)
+METRIC = logit_diff([7, 9], [20, 21])
+TEST = CircuitTest(MODEL, CLEAN, CORRUPTED, METRIC)
+EVERY = [(layer, head) for layer in range(SIZES.n_layers) for head in range(SIZES.n_heads)]
+circuits = st.sets(st.sampled_from(EVERY)).map(Circuit.of)
+
+
+def by_hooks(corrupted_heads):
+    """The metric when these heads' z are the corrupted run's."""
+    with torch.no_grad():
+        _, cache = MODEL.run_with_cache(CORRUPTED)
+        patches = hooks.patch("z", heads=corrupted_heads, source=cache) if corrupted_heads else []
+        return METRIC(MODEL.run_with_hooks(CLEAN, fwd_hooks=patches)[:, -1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(circuit=circuits)
+def test_only_the_circuit_is_clean(circuit):
+    others = [head for head in EVERY if head not in circuit]
+    torch.testing.assert_close(TEST.only(circuit).metric, by_hooks(others), atol=1e-5, rtol=0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(circuit=circuits)
+def test_without_the_circuit_the_others_are_clean(circuit):
+    expected = by_hooks(list(circuit.heads))
+    torch.testing.assert_close(TEST.without(circuit).metric, expected, atol=1e-5, rtol=0)
+
+
+def test_many_circuits_in_small_batches_are_the_same():
+    small = CircuitTest(MODEL, CLEAN, CORRUPTED, METRIC, batch_tokens=1)
+    torch.testing.assert_close(small.random(5, n=7), TEST.random(5, n=7), atol=1e-4, rtol=0)
+
+
+def test_all_heads_are_faithful_and_no_head_is_not():
+    assert TEST.only(EVERY).faithfulness == pytest.approx(1.0)
+    assert TEST.only([]).faithfulness == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_hooks_do_what_the_test_measures(keep):
+    circuit = Circuit.of([(0, 1), (2, 3)])
+    fwd_hooks = TEST.corrupting(circuit, keep=keep)
+    with torch.no_grad():
+        metric = METRIC(MODEL.run_with_hooks(CLEAN, fwd_hooks=fwd_hooks)[:, -1])
+    measured = (TEST.only if keep else TEST.without)(circuit).metric
+    torch.testing.assert_close(measured, metric, atol=1e-5, rtol=0)
+
+
+def test_nothing_to_corrupt_gives_no_hooks():
+    assert TEST.corrupting(EVERY, keep=True) == []
+    assert TEST.corrupting([], keep=False) == []
+
+
+def test_random_circuits_have_their_size():
+    seen = []
+    test = CircuitTest(MODEL, CLEAN, CORRUPTED, METRIC)
+    test._metrics = lambda kept: seen.append(kept) or torch.zeros(len(kept), 2)
+    test.random(5, n=9)
+    assert seen[0].flatten(1).sum(1).tolist() == [5] * 9
+
+
+def test_pruning_keeps_the_faithfulness_asked_for():
+    circuit, steps = TEST.prune(EVERY, least=0.9)
+    assert TEST.only(circuit).faithfulness >= 0.9
+    assert len(circuit) == len(EVERY) - len(steps)
+
+
+def test_pruning_stops_only_where_every_further_head_is_needed():
+    circuit, _ = TEST.prune(EVERY, least=0.9)
+    assert all(TEST.only(circuit.removed(head)).faithfulness < 0.9 for head in circuit.heads)
+
+
+def test_a_circuit_too_weak_to_prune_is_refused():
+    with pytest.raises(ValueError, match="begin with more heads"):
+        TEST.prune([], least=0.9)
+
+
+def test_json_and_code_make_the_circuit_again(tmp_path):
+    circuit = Circuit.of([(2, 1), (0, 3), (2, 1)])
+    circuit.to_json(tmp_path / "circuit.json", model="tiny")
+    assert Circuit.from_json(tmp_path / "circuit.json") == circuit
+    assert Circuit.from_json(circuit.to_json()) == circuit
+    import lens_audio as la
+
+    assert eval(circuit.to_code(), {"la": la}) == circuit
+
+
+@pytest.mark.parametrize("text", ["{}", "{", '{"heads": 3}', '{"heads": [[1]]}'])
+def test_json_that_is_no_circuit_is_refused(text):
+    with pytest.raises(ValueError, match=r"circuit|pairs"):
+        Circuit.from_json(text)
+
+
+def test_a_head_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="3 layers x 4 heads"):
+        TEST.only([(3, 0)])
+
+
+def test_edges_are_those_of_path_patching():
+    circuit = Circuit.of([(0, 1), (1, 3), (2, 0)])
+    edges = circuit_edges(MODEL, CLEAN, CORRUPTED, circuit, METRIC)
+    found = edges.set_index(["sender", "receiver", "input"]).recovery
+    expected = path_patch(MODEL, CLEAN, CORRUPTED, METRIC, senders=[(0, 1), (1, 3)],
+                          receivers=[(2, 0)], receiver_input="v", verbose=False)  # fmt: skip
+    assert found[(0, 1), (2, 0), "v"] == pytest.approx(float(expected.recovery()[0]))
+    assert len(edges) == 3 * (1 + 2) + 3
+
+
+def test_no_hook_is_left_on_the_model():
+    assert all(not point.fwd_hooks for point in MODEL.hook_points())
