@@ -8,6 +8,7 @@ from lens_audio.plots.report import write_page
 from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.sound import attention_over_time
 from lens_audio.plots.steering import steering_curve
+from lens_audio.plots.tokens import token_attention
 
 __all__ = [
     "attention_over_time",
@@ -18,5 +19,6 @@ __all__ = [
     "patching_heatmap",
     "score_distributions",
     "steering_curve",
+    "token_attention",
     "write_page",
 ]
