@@ -1,6 +1,6 @@
 """What is looked at: plotly figures, one function a figure, and self-contained HTML reports."""
 
-from lens_audio.plots.choices import choice_probabilities
+from lens_audio.plots.choices import answer_probabilities, choice_probabilities
 from lens_audio.plots.heads import attribution_by_source, head_map
 from lens_audio.plots.logit_lens import logit_lens_table
 from lens_audio.plots.patching import patching_heatmap
@@ -11,6 +11,7 @@ from lens_audio.plots.steering import steering_curve
 from lens_audio.plots.tokens import token_attention
 
 __all__ = [
+    "answer_probabilities",
     "attention_over_time",
     "attribution_by_source",
     "choice_probabilities",
