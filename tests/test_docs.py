@@ -30,14 +30,16 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
+def fences(page: Path) -> list[tuple[str, str]]:
+    """Every fenced block: its language, "" for none, and its text."""
+    return re.findall(r"^```(\S*)\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def shell_lines(page: Path) -> list[str]:
     """The commands of shell blocks, one a line."""
-    text = "\n".join(blocks(page, "(?:bash|sh|console|shell)")).replace("\\\n", " ")
-    lines = [line.removeprefix("$ ").partition("  #")[0].strip() for line in text.splitlines()]
+    shell = [block for language, block in fences(page) if language in ("", "bash")]
+    text = "\n".join(shell).replace("\\\n", " ")
+    lines = [line.removeprefix("$ ").partition(" #")[0].strip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -52,8 +54,14 @@ def inline_commands(page: Path) -> list[str]:
 def test_every_code_block_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}
-    for block in blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), namespace)
+    for language, block in fences(page):
+        if language == "python":
+            exec(compile(block, page.name, "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_block_is_of_a_language_that_is_not_run(page):
+    assert {language for language, _ in fences(page)} <= {"python", "bash", "", "text"}
 
 
 COMMANDS = sorted({line for page in PAGES for line in shell_lines(page) if "lens-audio" in line})
