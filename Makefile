@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test lint types tests docs checkpoint clean
+.PHONY: demo test lint types tests test-browser docs checkpoint clean
 
 demo: $(STAMP)
 	$(BIN)/lens-audio listen
@@ -18,6 +18,9 @@ types: $(STAMP)
 
 tests: $(STAMP)
 	$(BIN)/pytest -n 2
+
+test-browser: $(STAMP)
+	$(BIN)/pytest -m browser tests/browser -rs
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict
