@@ -9,6 +9,13 @@ import plotly.graph_objects as go
 
 from lens_audio.plots.report import escape
 
+# As in the reports: few buttons, and a figure as wide as its place.
+CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtons": [["toImage", "resetScale2d"]],
+}
+
 
 class FigureView(go.FigureWidget):
     """A figure that becomes another in place: to make a new widget would load plotly again."""
@@ -17,7 +24,7 @@ class FigureView(go.FigureWidget):
 
     def __init__(self, figure: go.Figure) -> None:
         super().__init__(figure)
-        self._config = {"displaylogo": False, "responsive": True}
+        self._config = CONFIG
 
     def become(self, figure: go.Figure) -> None:
         """Show another figure; handlers of traces stay while the kinds of traces are the same."""
