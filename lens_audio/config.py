@@ -155,8 +155,9 @@ class AudioModelConfig(DecoderConfig):
             act_fn=text.hidden_act,
             eps=text.rms_norm_eps,
             rotary_base=rope.get("rope_theta", 10000.0),
+            tie_word_embeddings=bool(config.tie_word_embeddings or text.tie_word_embeddings),
             audio_token_id=config.audio_token_id,
-            eos_token_ids=_as_list(text.eos_token_id),
+            eos_token_ids=as_list(text.eos_token_id),
             pad_token_id=text.pad_token_id,
             audio=AudioEncoderConfig(
                 d_model=audio.d_model,
@@ -173,7 +174,8 @@ class AudioModelConfig(DecoderConfig):
         )
 
 
-def _as_list(token_ids: int | list[int] | None) -> list[int]:
+def as_list(token_ids: int | list[int] | None) -> list[int]:
+    """Token ids as a checkpoint's files give them: none, one or several."""
     if token_ids is None:
         return []
     return [token_ids] if isinstance(token_ids, int) else list(token_ids)
