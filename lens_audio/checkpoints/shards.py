@@ -83,11 +83,11 @@ def _read_bin(shard: Path) -> dict[str, Tensor]:
         tensors = torch.load(
             shard, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(shard)
         )
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:
         raise ValueError(
-            f"{shard} holds more than tensors, and what it holds could run code: it is not opened. "
-            f"Get the checkpoint as safetensors ({str(error).splitlines()[0]})"
-        ) from error
+            f"{shard} holds more than tensors, and what it holds could run code: it is refused. "
+            f"Get the checkpoint as safetensors, or from its authors"
+        ) from None  # torch's own message advises to load it all the same
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(
             f"{shard} cannot be read ({error}); it is truncated or no PyTorch file. Download it again"
