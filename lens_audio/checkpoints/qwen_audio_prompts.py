@@ -86,18 +86,27 @@ def read_processor(folder: Path, cfg: AudioModelConfig) -> tuple[Any, Any]:
             f"{path} makes {AUDIO_START} and {AUDIO_END} the tokens {edges}, config.json's "
             f"audio_start_id makes them {cfg.audio_edge_ids}. It is another model's vocabulary"
         )
-    is_chat = read_json(folder / "generation_config.json").get("chat_format") == CHAT_FORMAT
-    processor = Qwen2AudioProcessor(
-        WholeHopFeatureExtractor(
-            feature_size=cfg.audio.n_mels, chunk_length=cfg.audio.max_mel_frames // 100
-        ),
+    chat_format = read_json(folder / "generation_config.json").get("chat_format", "raw")
+    audio = cfg.audio
+    return build_processor(tokenizer, chat_format, audio.n_mels, audio.max_mel_frames), tokenizer
+
+
+def build_processor(
+    tokenizer: Qwen2Tokenizer, chat_format: str = "raw", n_mels: int = 80, n_frames: int = 3000
+) -> Qwen2AudioProcessor:
+    """transformers' processor for the second generation, with the first's tokens and features.
+
+    `chat_format` is generation_config.json's: "chatml" of the chat model, "raw" of the base model.
+    """
+    extractor = WholeHopFeatureExtractor(feature_size=n_mels, chunk_length=n_frames // 100)
+    return Qwen2AudioProcessor(
+        extractor,
         tokenizer,
-        chat_template=CHAT_TEMPLATE if is_chat else BASE_TEMPLATE,
+        chat_template=CHAT_TEMPLATE if chat_format == CHAT_FORMAT else BASE_TEMPLATE,
         audio_token=AUDIO_PLACEHOLDER,
         audio_bos_token=AUDIO_START,
         audio_eos_token=AUDIO_END,
     )
-    return processor, tokenizer
 
 
 class WholeHopFeatureExtractor(WhisperFeatureExtractor):
