@@ -155,7 +155,8 @@ class AudioModelConfig(DecoderConfig):
             act_fn=text.hidden_act,
             eps=text.rms_norm_eps,
             rotary_base=rope.get("rope_theta", 10000.0),
-            tie_word_embeddings=bool(config.tie_word_embeddings or text.tie_word_embeddings),
+            tie_word_embeddings=getattr(config, "tie_word_embeddings", False)
+            or text.tie_word_embeddings,
             audio_token_id=config.audio_token_id,
             eos_token_ids=as_list(text.eos_token_id),
             pad_token_id=text.pad_token_id,

@@ -34,7 +34,8 @@ class Embedded(NamedTuple):
     resid: Float[Tensor, "batch pos d_model"]
     tokens: Int[Tensor, "batch pos"] | None
     attention_mask: Bool[Tensor, "batch pos"] | None
-    audio_mask: Bool[Tensor, "batch pos"] | None = None
+    audio_mask: Bool[Tensor, "batch prompt"] | None = None
+    n_first: int | None = None  # of a sequence read again: positions of the forward that began it
 
 
 class HookedTransformer(Generation):
@@ -208,12 +209,12 @@ class HookedTransformer(Generation):
             if self._rotation_changes(past_kv_cache, new):
                 return self._read_again(start, new, start_at_layer, stop_at_layer, past_kv_cache)
             mask = past_kv_cache.append_attention_mask(new)
-            if self.cfg.use_dynamic_ntk:
-                past_kv_cache.append_inputs(resid, start.audio_mask)
         info = self.forward_info
         info.n_past, info.n_total, info.attention_mask = n_past, n_past + resid.shape[1], mask
         if n_past == 0:
-            info.n_first, info.audio_mask = resid.shape[1], start.audio_mask
+            info.n_first, info.audio_mask = start.n_first or resid.shape[1], start.audio_mask
+        if past_kv_cache is not None and self.cfg.use_dynamic_ntk:
+            past_kv_cache.append_inputs(resid, (info.n_first, info.audio_mask))
         context = AttentionContext.of(self.cfg, resid, mask, n_past)
         try:
             if start_at_layer is None:
@@ -251,14 +252,13 @@ class HookedTransformer(Generation):
         keys anew would not do.
         """
         assert past.inputs is not None and past.previous_attention_mask is not None
-        audio_mask = None
-        if past.audio_mask is not None:
-            audio_mask = F.pad(past.audio_mask, (0, past.length + new.shape[1] - past.audio_mask.shape[1]))
+        n_first, audio_mask = past.first
         whole = Embedded(
             torch.cat([past.inputs, start.resid], dim=1),
             None,
             torch.cat([past.previous_attention_mask, new], dim=1),
             audio_mask,
+            n_first,
         )
         fresh = None if past.frozen else KeyValueCache(self.cfg.n_layers)
         resid = self._run_blocks(whole, start_at_layer, stop_at_layer, fresh)
