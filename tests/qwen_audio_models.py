@@ -12,12 +12,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lens_audio import AudioPrompt, HookedAudioTransformer
+from lens_audio.testbed.sounds import CLASSES
 
 START, END = 1, 2
 SIZES = Sizes(kv_heads=4, d_model=32, d_head=8, n_ctx=256)
+ONE_ROW = Layout()
 SEQ_LENGTH = 16  # most prompts are longer, so that both scalings act
 N_SPECIAL, FIRST_EDGE = 3522, 3520  # special tokens, and the place of <audio> among them
-VOCABULARY = [bytes([i]) for i in range(256)] + [b"th", b"the", b"in", b"ing", b" a", b"at"]
+BYTES = [bytes([i]) for i in range(256)]
+VOCABULARY = [*BYTES, b"th", b"the", b"in", b"ing", b" a", b"at"]
+# The testbed's answers are single tokens of it, as the commands' first-token scores need.
+ANSWERS = sorted({w[:n] for w in [*CLASSES, "yes"] for n in range(2, len(w) + 1)}, key=len)
+TALKING_VOCABULARY = [*BYTES, *(prefix.encode() for prefix in ANSWERS)]
 
 
 def config_json(sizes: Sizes = SIZES, seq_length: int = SEQ_LENGTH, **more: object) -> dict:
@@ -105,12 +111,17 @@ def write_checkpoint(folder: Path, config: dict, seed: int = 0) -> Path:
 
 
 def write_talking_checkpoint(folder: Path, chat_format: str = "chatml", seed: int = 0) -> Path:
-    """A checkpoint with a small vocabulary of its own and all the special tokens; clips to 2 s."""
-    n = len(VOCABULARY)
-    sizes = replace(SIZES, d_vocab=n + N_SPECIAL, n_mels=80, n_frames=100)
+    """A checkpoint with a small vocabulary of its own and all the special tokens; clips to 4 s."""
+    n = len(TALKING_VOCABULARY)
+    sizes = replace(SIZES, d_vocab=n + N_SPECIAL, n_mels=80, n_frames=200, n_ctx=2048)
+    sizes = replace(
+        sizes, n_layers=4, n_heads=8, d_head=4
+    )  # 32 heads, of which steering takes some
     config = config_json(sizes, seq_length=64)
     config["audio"]["audio_start_id"] = n + FIRST_EDGE
-    lines = [base64.b64encode(token) + f" {i}\n".encode() for i, token in enumerate(VOCABULARY)]
+    lines = [
+        base64.b64encode(token) + f" {i}\n".encode() for i, token in enumerate(TALKING_VOCABULARY)
+    ]
     (folder / "qwen.tiktoken").write_bytes(b"".join(lines))
     generation = {"chat_format": chat_format, "eos_token_id": n, "pad_token_id": n}
     (folder / "generation_config.json").write_text(json.dumps(generation))
@@ -138,7 +149,7 @@ def random_sizes(seed: int) -> Sizes:
     )
 
 
-def edged_prompt(sizes: Sizes = SIZES, layout: Layout = Layout(), seed: int = 0) -> AudioPrompt:
+def edged_prompt(sizes: Sizes = SIZES, layout: Layout = ONE_ROW, seed: int = 0) -> AudioPrompt:
     """`make_prompt`, the tokens beside each clip made those that open and close one."""
     prompt = make_prompt(sizes, layout, seed)
     tokens, audio = prompt.tokens.clone(), prompt.audio_mask

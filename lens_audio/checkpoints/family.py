@@ -78,6 +78,7 @@ def _fill_in(name: str, pattern: str, templates: tuple[str, ...]) -> tuple[str, 
         return None
     filled = []
     for template in templates:
-        texts = iter(match.groups())
-        filled.append(re.sub(r"\*", lambda _, texts=texts: next(texts), template))
+        first, *pieces = template.split("*")
+        stars = zip(match.groups(), pieces, strict=True)
+        filled.append(first + "".join(text + piece for text, piece in stars))
     return tuple(filled)

@@ -53,7 +53,7 @@ def load_pretrained(
     shards = find_shards(folder)
     shapes = {shard: stored_shapes(shard) for shard in shards}
     cfg = family.read_config(config, read_json(folder / "generation_config.json"))
-    is_head_stored = any((HEAD,) == family.our_names(n) for names in shapes.values() for n in names)
+    is_head_stored = any(family.our_names(n) == (HEAD,) for names in shapes.values() for n in names)
     cfg.tie_word_embeddings = cfg.tie_word_embeddings and not is_head_stored
     with torch.device("meta"):
         model = HookedAudioTransformer(cfg)

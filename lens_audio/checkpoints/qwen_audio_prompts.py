@@ -27,7 +27,8 @@ AUDIO_TOKENS = (
     AUDIO_PLACEHOLDER,
     *("<|startoftranscript|>", "<|startofanalysis|>"),
     *("<|translate|>", "<|transcribe|>", "<|caption|>", "<|keyword|>"),
-    *(f"<|{code}|>" for code in "unknown en zh de es ko fr ja it zh_tr".split()),
+    *("<|unknown|>", "<|en|>", "<|zh|>", "<|de|>", "<|es|>"),
+    *("<|ko|>", "<|fr|>", "<|ja|>", "<|it|>", "<|zh_tr|>"),
     *("<|notimestamps|>", "<|sil|>", "<|timestamps|>"),
     *(f"<|{i * 0.01:.2f}|>" for i in range(3001)),  # seconds
     *("<|caption_audiocaps|>", "<|caption_clotho|>", "<|audioset_ontology|>", "<|caption_plain|>"),
@@ -80,7 +81,7 @@ def read_processor(folder: Path, cfg: AudioModelConfig) -> tuple[Any, Any]:
     if not path.is_file():
         return None, None
     tokenizer = build_tokenizer(read_ranks(path))
-    edges = tuple(tokenizer.convert_tokens_to_ids([AUDIO_START, AUDIO_END]))
+    edges = tuple(tokenizer.encode(AUDIO_START + AUDIO_END))
     if edges != cfg.audio_edge_ids:
         raise ValueError(
             f"{path} makes {AUDIO_START} and {AUDIO_END} the tokens {edges}, config.json's "
@@ -133,7 +134,9 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         lines = (line.split() for line in path.read_bytes().splitlines() if line)
         ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in lines}
     except (ValueError, binascii.Error) as error:
-        raise ValueError(f"{path} is no tiktoken vocabulary ({error}); download it again") from error
+        raise ValueError(
+            f"{path} is no tiktoken vocabulary ({error}); download it again"
+        ) from error
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise ValueError(f"{path} lacks some of its {len(ranks)} ranks; download it again")
     return ranks

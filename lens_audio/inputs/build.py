@@ -114,9 +114,7 @@ def take_out_paths(texts: Sequence[str], processor: Any) -> tuple[list[str], lis
     return placed, paths
 
 
-def check_placeholders(
-    texts: Sequence[str], rows: Sequence[Sequence[Any]], processor: Any
-) -> None:
+def check_placeholders(texts: Sequence[str], rows: Sequence[Sequence[Any]], processor: Any) -> None:
     """ValueError unless each text holds one audio placeholder for each of its row's clips."""
     audio_token = processor.audio_token
     for row, (text, clips) in enumerate(zip(texts, rows, strict=True)):

@@ -103,12 +103,12 @@ class HookedAudioEncoder(HookedModule):
             raise ValueError(
                 f"the mel spectrogram has {mel.shape[1]} bins; this encoder reads {self.cfg.n_mels}"
             )
-        n_frames = self.cfg.max_mel_frames
-        if mel.shape[2] > n_frames or (mel.shape[2] < n_frames and not self.cfg.cuts_mel):
+        n_frames, cuts_mel = self.cfg.max_mel_frames, self.cfg.cuts_mel
+        if mel.shape[2] > n_frames or (mel.shape[2] < n_frames and not cuts_mel):
             raise ValueError(
                 f"the mel spectrogram has {mel.shape[2]} frames; this encoder reads "
-                f"{'at most' if self.cfg.cuts_mel else 'exactly'} {n_frames} ({n_frames / 100:g} s). Pad a shorter clip "
-                "as the processor does, and give its length in mel_lengths"
+                f"{'at most' if cuts_mel else 'exactly'} {n_frames} ({n_frames / 100:g} s). Pad a "
+                "shorter clip as the processor does, and give its length in mel_lengths"
             )
         if mel_lengths.shape != mel.shape[:1]:
             raise ValueError(f"{len(mel)} clips but {len(mel_lengths)} mel lengths")

@@ -109,7 +109,9 @@ class HookedTransformer(Generation):
         wants_loss = return_type in ("loss", "both")
         if logits_to_keep and not wants_loss:
             if not 0 < logits_to_keep <= n_new:
-                raise ValueError(f"logits_to_keep={logits_to_keep} of {n_new} positions; 0 keeps all")
+                raise ValueError(
+                    f"logits_to_keep={logits_to_keep} of {n_new} positions; 0 keeps all"
+                )
             resid = resid[:, -logits_to_keep:]
         logits = self.unembed(resid)[:, -n_new:]
         if not wants_loss:
@@ -251,7 +253,8 @@ class HookedTransformer(Generation):
         With the frequencies every layer's output changes at every position: rotating the cached
         keys anew would not do.
         """
-        assert past.inputs is not None and past.previous_attention_mask is not None
+        assert past.inputs is not None
+        assert past.previous_attention_mask is not None
         n_first, audio_mask = past.first
         whole = Embedded(
             torch.cat([past.inputs, start.resid], dim=1),

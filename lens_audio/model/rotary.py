@@ -13,9 +13,7 @@ from torch import Tensor
 from lens_audio.config import BlockConfig
 
 
-def ntk_alpha(
-    cfg: BlockConfig, lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
+def ntk_alpha(cfg: BlockConfig, lengths: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     """2^ceil(log2(length / seq_length) + 1) - 1, at least 1: 1, 3, 7, … as the length doubles.
 
     Source: `get_ntk_alpha` of Qwen's modeling_qwen.py. Always 1 without dynamic NTK scaling.
@@ -26,9 +24,7 @@ def ntk_alpha(
     return (2**exponents - 1).clamp(min=1).float()
 
 
-def rotary_base(
-    cfg: BlockConfig, lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch 1 1"]:
+def rotary_base(cfg: BlockConfig, lengths: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 1"]:
     """The base for sequences of so many real tokens, the same for all positions of a row.
 
     Dynamic NTK scaling: base · alpha^(d_head / (d_head - 2)).

@@ -168,7 +168,12 @@ def test_activations_of_a_generation_are_those_of_the_last_whole_forward(layout)
     assert torch.equal(cached[0], whole[0])
     assert set(cached[1]) == set(whole[1])
     same = prompt.tokens.shape[1] + 11
-    for name in ("hook_embed", "ln_final.hook_scale", "unembed.hook_out", "blocks.1.hook_resid_post"):
+    for name in (
+        "hook_embed",
+        "ln_final.hook_scale",
+        "unembed.hook_out",
+        "blocks.1.hook_resid_post",
+    ):
         assert cached[1][name].shape[1] == same
 
 

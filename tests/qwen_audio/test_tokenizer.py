@@ -81,7 +81,9 @@ def test_special_tokens_follow_the_vocabulary_in_order():
     assert ids == list(range(len(SMALL), len(SMALL) + 3522))
 
 
-@pytest.mark.parametrize("content", [b"no vocabulary", b"YQ== 0\nYg== 2\n", b"YQ== x\n", b"\xff\xfe 1"])
+@pytest.mark.parametrize(
+    "content", [b"no vocabulary", b"YQ== 0\nYg== 2\n", b"YQ== x\n", b"\xff\xfe 1"]
+)
 def test_a_damaged_vocabulary_is_named(tmp_path, content):
     path = tmp_path / "qwen.tiktoken"
     path.write_bytes(content)
