@@ -113,10 +113,9 @@ def write_checkpoint(folder: Path, config: dict, seed: int = 0) -> Path:
 def write_talking_checkpoint(folder: Path, chat_format: str = "chatml", seed: int = 0) -> Path:
     """A checkpoint with a small vocabulary of its own and all the special tokens; clips to 4 s."""
     n = len(TALKING_VOCABULARY)
-    sizes = replace(SIZES, d_vocab=n + N_SPECIAL, n_mels=80, n_frames=200, n_ctx=2048)
-    sizes = replace(
-        sizes, n_layers=4, n_heads=8, d_head=4
-    )  # 32 heads, of which steering takes some
+    front = {"n_mels": 80, "n_frames": 200}
+    heads = {"n_layers": 4, "n_heads": 8, "d_head": 4}  # as many as the steering command needs
+    sizes = replace(SIZES, d_vocab=n + N_SPECIAL, n_ctx=2048, **front, **heads)
     config = config_json(sizes, seq_length=64)
     config["audio"]["audio_start_id"] = n + FIRST_EDGE
     lines = [

@@ -52,7 +52,10 @@ def load_pretrained(
     target = resolve_device(device)
     shards = find_shards(folder)
     shapes = {shard: stored_shapes(shard) for shard in shards}
-    cfg = family.read_config(config, read_json(folder / "generation_config.json"))
+    try:
+        cfg = family.read_config(config, read_json(folder / "generation_config.json"))
+    except KeyError as error:
+        raise ValueError(f"{folder / 'config.json'} lacks {error}, a size of its model") from error
     is_head_stored = any(family.our_names(n) == (HEAD,) for names in shapes.values() for n in names)
     cfg.tie_word_embeddings = cfg.tie_word_embeddings and not is_head_stored
     with torch.device("meta"):

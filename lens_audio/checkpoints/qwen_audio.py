@@ -1,7 +1,12 @@
 """The first generation, Qwen-Audio and Qwen-Audio-Chat. Its own remote code is never run."""
 
 from lens_audio.checkpoints.family import Family, Json
-from lens_audio.checkpoints.qwen_audio_prompts import AUDIO_TOKENS, CHAT_FORMAT, read_processor
+from lens_audio.checkpoints.qwen_audio_prompts import (
+    AUDIO_START,
+    AUDIO_TOKENS,
+    CHAT_FORMAT,
+    read_processor,
+)
 from lens_audio.config import AudioEncoderConfig, AudioModelConfig, as_list
 
 
@@ -40,7 +45,7 @@ def read_config(config: Json, generation: Json) -> AudioModelConfig:
         use_dynamic_ntk=config.get("use_dynamic_ntk", False),
         use_logn_attn=config.get("use_logn_attn", False),
         tie_word_embeddings=config.get("tie_word_embeddings", False),
-        audio_token_id=start - AUDIO_TOKENS.index("<audio>"),  # negative in a toy's vocabulary
+        audio_token_id=start - AUDIO_TOKENS.index(AUDIO_START),  # below 0 in a toy's vocabulary
         audio_edge_ids=(start, start + 1),
         eos_token_ids=eos,
         pad_token_id=generation.get("pad_token_id"),

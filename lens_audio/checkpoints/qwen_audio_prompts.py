@@ -5,6 +5,7 @@ Source: tokenization_qwen.py, audio.py and qwen_generation_utils.py of QwenLM/Qw
 
 import base64
 import binascii
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,10 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     return ranks
 
 
-def build_tokenizer(ranks: dict[bytes, int]) -> Qwen2Tokenizer:
-    """The vocabulary as a fast tokenizer, the special tokens after it as in the reference."""
+def build_tokenizer(
+    ranks: dict[bytes, int], special_tokens: Sequence[str] = TEXT_TOKENS + AUDIO_TOKENS
+) -> Qwen2Tokenizer:
+    """The vocabulary as a fast tokenizer, the special tokens after it in their order."""
     letters = bytes_to_unicode()
 
     def text(token: bytes) -> str:
@@ -155,7 +158,7 @@ def build_tokenizer(ranks: dict[bytes, int]) -> Qwen2Tokenizer:
         merges=merges,  # type: ignore[arg-type]  # pairs, as the backend wants them
         padding_side="left",
     )
-    tokenizer.add_tokens([AddedToken(t, special=True) for t in TEXT_TOKENS + AUDIO_TOKENS])
+    tokenizer.add_tokens([AddedToken(t, special=True) for t in special_tokens])
     return tokenizer
 
 

@@ -5,7 +5,7 @@ import torch
 import transformer_lens.patching as tl_patching
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Layout
+from models import Layout, with_sound_of
 from qwen_audio_models import SIZES, edged_prompt, first_generation, random_sizes
 
 from lens_audio import hooks
@@ -27,13 +27,7 @@ def pair(layout=LAYOUT, sizes=SIZES, seed=0):
     """A clean and a corrupted prompt: the same texts, other audio."""
     clean = edged_prompt(sizes, layout, seed)
     other = edged_prompt(sizes, layout, seed + 1)
-    return clean, type(clean).from_tensors(
-        clean.tokens,
-        other.mel,
-        other.mel_lengths,
-        attention_mask=clean.attention_mask,
-        audio_mask=clean.audio_mask,
-    )
+    return clean, with_sound_of(clean, other)
 
 
 def both_engines(model, clean, corrupted, site, **kwargs):

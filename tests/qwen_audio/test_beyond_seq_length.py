@@ -17,7 +17,6 @@ from lens_audio.model.rotary import logn_scale, ntk_alpha
 
 MODEL = first_generation()  # seq_length 16: 3 times the base beyond 16 tokens, 7 beyond 32, 15 ...
 NEAR = {"atol": 2e-5, "rtol": 0}
-ROWS = Layout([3, 9, 5], [[], [9], [23]], "left")  # 3, 11 and 11 tokens ...
 
 
 def tokens_of(n, seed=0, rows=1):

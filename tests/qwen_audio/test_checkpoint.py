@@ -10,6 +10,7 @@ from qwen_audio_models import SIZES, config_json, edged_prompt, load, write_chec
 from safetensors.torch import load_file, save_file
 
 from lens_audio import HookedAudioTransformer
+from lens_audio.checkpoints.pretrained import resolve_folder
 
 FUSED = "transformer.h.1.attn.c_attn.weight"
 
@@ -177,3 +178,31 @@ def test_without_its_vocabulary_text_helpers_name_the_missing_file(folder):
 def test_asked_dtype(folder, dtype):
     model = HookedAudioTransformer.from_pretrained(folder, "cpu", dtype, verbose=False)
     assert {weight.dtype for weight in model.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "seq_length"])
+def test_a_config_that_lacks_a_size_is_told(folder, key):
+    config = config_json()
+    del config[key]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"lacks '{key}'"):
+        load(folder)
+
+
+@pytest.mark.parametrize(("has_safetensors", "n_downloads"), [(True, 1), (False, 2)])
+def test_bins_are_downloaded_only_where_there_are_no_safetensors(
+    folder, monkeypatch, has_safetensors, n_downloads
+):
+    if not has_safetensors:
+        (folder / "model.safetensors").unlink()
+    asked = []
+
+    def download(name, revision, allow_patterns):
+        asked.append(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("lens_audio.checkpoints.pretrained.snapshot_download", download)
+    assert resolve_folder("Qwen/Qwen-Audio") == folder
+    assert len(asked) == n_downloads
+    assert "*.tiktoken" in asked[0]
+    assert not any(pattern.endswith((".bin", ".py")) for pattern in asked[0])

@@ -6,9 +6,9 @@ import soundfile
 import torch
 from qwen_audio_golden import golden_tokenizer
 from qwen_audio_models import load, write_talking_checkpoint
-from real_tokenizer import shared_data
+from real_tokenizer import ranks
 
-from lens_audio.checkpoints.qwen_audio_prompts import build_processor, build_tokenizer, read_ranks
+from lens_audio.checkpoints.qwen_audio_prompts import build_processor, build_tokenizer
 from lens_audio.inputs import build_prompt
 
 RATE = 16000
@@ -185,7 +185,7 @@ def test_another_models_vocabulary_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def real_processor():
-    return build_processor(build_tokenizer(read_ranks(shared_data("qwen/qwen.tiktoken"))))
+    return build_processor(build_tokenizer(ranks()))
 
 
 @pytest.mark.parametrize(

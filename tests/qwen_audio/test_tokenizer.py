@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qwen_audio_golden import golden_tokenizer
 from qwen_audio_models import VOCABULARY
-from real_tokenizer import ranks, shared_data
+from real_tokenizer import ranks
 
 from lens_audio.checkpoints.qwen_audio_prompts import (
     AUDIO_TOKENS,
@@ -27,7 +27,7 @@ PATTERN = (
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer(read_ranks(shared_data("qwen/qwen.tiktoken")))
+    return build_tokenizer(ranks())
 
 
 def test_size_of_the_vocabulary(tokenizer):
