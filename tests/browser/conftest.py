@@ -42,7 +42,7 @@ def page(request: pytest.FixtureRequest, chromium: Any) -> Iterator[Any]:
         pictures.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=pictures / f"{name}-{request.param}.png", full_page=full_page)
 
-    page.keep = keep
+    page.keep, page.complaints = keep, complaints
     yield page
     page.close()
     assert [c for c in complaints if not c.startswith(HARMLESS)] == []

@@ -63,6 +63,7 @@ def open_and_run(page, address):
     page.goto(address)
     page.wait_for_selector(".jp-CodeCell .cm-content", timeout=PATIENCE)
     page.wait_for_timeout(3000)  # the kernel is being started
+    page.complaints.clear()  # what the front end says of itself
     page.click(".jp-CodeCell .cm-content")
     page.keyboard.press("Shift+Enter")
     page.wait_for_selector(".lens-audio-explorer", timeout=PATIENCE)
