@@ -33,6 +33,7 @@ def page(request: pytest.FixtureRequest, chromium: Any) -> Iterator[Any]:
     """A page of one size, whose errors fail the test; `page.keep(name)` takes a picture."""
     width, height = SIZES[request.param]
     page = chromium.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(300_000)  # a kernel that imports torch on a busy machine takes long
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
