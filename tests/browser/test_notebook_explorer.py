@@ -80,11 +80,8 @@ def test_the_explorer_is_used(jupyter, page):
     head_map, _, over_time, _ = figures
     page.wait_for_function(f"{PLOTS}.every((f) => f.clientWidth === f._fullLayout.width)")
 
-    click(page, head_map, 6, 1)
+    click(page, head_map, 6, 1, f"{PLOTS}[2].data[0].y[0] == 'L1 H6'")
     page.wait_for_selector("text=L1 H6 · attention on the audio")
-    page.wait_for_function(
-        "document.querySelectorAll('.js-plotly-plot')[2].data[0].y[0] == 'L1 H6'"
-    )
     page.click("button:has-text('add to the set')")
     page.wait_for_selector("button:has-text('take out of the set')")
     page.click("button:has-text('keep only these heads')")
@@ -100,8 +97,8 @@ def test_the_explorer_is_used(jupyter, page):
     page.click("button:has-text('Run')")
     page.wait_for_selector("text=32 cells. In Python")
     page.wait_for_function(f"{PLOTS}[0].data[0].zmin < 0")
-    page.query_selector_all(".lens-audio-explorer .js-plotly-plot")[4].scroll_into_view_if_needed()
-    page.wait_for_timeout(1500)
+    page.wait_for_function(f"{PLOTS}.length === 5 && {PLOTS}[4].clientWidth > 300")
+    page.evaluate(f"{PLOTS}[4].scrollIntoView({{block: 'center'}})")
     page.keep("explorer-patching", full_page=False)
 
 
@@ -109,7 +106,7 @@ def test_the_explorer_is_used(jupyter, page):
 def test_a_running_sweep_is_stopped(jupyter, page):
     open_and_run(page, jupyter)
     page.click("[role=tab]:has-text('Patching')")
-    page.select_option("select:has(option[value='resid_mid'])", label="resid_pre")
+    page.select_option("select:has(option:text-is('resid_mid'))", label="resid_pre")
     page.select_option("select:has(option:text-is('layer × position'))", label="layer × position")
     page.click("button:has-text('Run')")
     page.click("button:has-text('Stop'):not([disabled])")
