@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_audio import analysis, evals, hooks, plots, steering, testbed
+    from lens_audio.explorer import explore
     from lens_audio.inputs import AudioPrompt
     from lens_audio.model import (
         HookedAudioEncoder,
@@ -20,6 +21,7 @@ _HOMES = {
     "HookedAudioTransformer": "lens_audio.model",
     "HookedTransformer": "lens_audio.model",
     "KeyValueCache": "lens_audio.model",
+    "explore": "lens_audio.explorer",
 }
 _ROOMS = ("analysis", "evals", "hooks", "plots", "steering", "testbed")
 
@@ -31,6 +33,7 @@ __all__ = [
     "KeyValueCache",
     "analysis",
     "evals",
+    "explore",
     "hooks",
     "plots",
     "steering",

@@ -2,7 +2,14 @@
 
 from lens_audio.analysis import attribution, circuit, corruptions, metrics, patching, path_patching
 from lens_audio.analysis.answers import choice_log_probs, choice_probs, next_token_probs
-from lens_audio.analysis.attention import audio_attention, audio_mass, entropy, peak_time, top_heads
+from lens_audio.analysis.attention import (
+    audio_attention,
+    audio_mass,
+    entropy,
+    head_pattern,
+    peak_time,
+    top_heads,
+)
 from lens_audio.analysis.circuit import Circuit, CircuitTest
 from lens_audio.analysis.direct_attribution import head_attribution_by_source
 from lens_audio.analysis.listening import find_specialists, listening_score
@@ -24,6 +31,7 @@ __all__ = [
     "entropy",
     "find_specialists",
     "head_attribution_by_source",
+    "head_pattern",
     "listening_score",
     "logit_lens",
     "metrics",

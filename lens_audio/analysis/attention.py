@@ -62,6 +62,33 @@ def audio_attention(
     return attention[:, :, :, 0] if isinstance(query, int) else attention
 
 
+@torch.no_grad()
+def head_pattern(
+    model: HookedAudioTransformer, prompt: AudioPrompt, layer: int, head: int
+) -> Float[Tensor, "batch query key"]:
+    """One head's whole attention pattern: every position's attention to every position.
+
+    A forward that stops after the layer; nothing else is kept.
+
+    Raises:
+        ValueError: for a layer or head that does not exist.
+    """
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    if not (0 <= layer < n_layers and 0 <= head < n_heads):
+        raise ValueError(
+            f"head ({layer}, {head}) does not exist: the model has {n_layers} layers x {n_heads} "
+            "heads"
+        )
+    kept: list[Tensor] = []
+
+    def keep(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
+        kept.append(pattern[:, head].clone())
+
+    with model.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", keep)]):
+        model(prompt, stop_at_layer=layer + 1)
+    return kept[0]
+
+
 def audio_mass(
     attention: Float[Tensor, "*axes audio_token"],
 ) -> Float[Tensor, "*axes"]:

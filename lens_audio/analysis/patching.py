@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 from lens_audio import hooks
 from lens_audio.analysis.cells import (
     Cell,
-    Grid,
     Positions,
     Site,
     check_prompts,
@@ -83,6 +82,46 @@ def sweep(
             NaN on the unpatched runs or not one number an example, hooks left on the model, or a
             `resume_from` file of another sweep.
     """
+    steps = sweep_steps(
+        model, clean, corrupted, site, metric, positions=positions, layers=layers, heads=heads,
+        direction=direction, engine=engine, batch_tokens=batch_tokens, resume_from=resume_from,
+    )  # fmt: skip
+    n_done, n_cells, result = next(steps)
+    bar = tqdm(total=n_cells, initial=n_done, desc="patching", unit="cell", disable=not verbose,
+               delay=1, leave=False)  # fmt: skip
+    with bar:
+        for _ in steps:
+            bar.update()
+    n_undefined = int(result.values.isnan().sum())
+    if n_undefined:
+        warnings.warn(f"{n_undefined} values are NaN: the metric is undefined there", stacklevel=2)
+    return result
+
+
+@torch.no_grad()
+def sweep_steps(
+    model: HookedAudioTransformer,
+    clean: AudioPrompt,
+    corrupted: AudioPrompt,
+    site: str,
+    metric: Metrics,
+    *,
+    positions: Positions = "each",
+    layers: Iterable[int] | None = None,
+    heads: str | int | Iterable[int] | None = None,
+    direction: str = "denoise",
+    engine: str = "fast",
+    batch_tokens: int | None = None,
+    resume_from: str | os.PathLike[str] | None = None,
+) -> Iterator[tuple[int, int, PatchingResult]]:
+    """A sweep to watch, or to stop half way: the same as `sweep`, cell by cell.
+
+    No hook is on the model between two steps, so other things may be run there.
+
+    Yields:
+        Cells done, cells in all, and the result so far: always the same object, NaN where nothing
+        has run yet. The first comes before any cell.
+    """
     _check_arguments(model, clean, corrupted, direction, engine)
     where = Site.of(model, site)
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
@@ -111,16 +150,22 @@ def sweep(
         source=source_values,
         about=about,
     )
-    _fill(
-        result, grid, patcher.run, evaluate, _Progress(resume_from, result, base, source), verbose
-    )
-    n_undefined = int(result.values.isnan().sum())
-    if n_undefined:
-        warnings.warn(f"{n_undefined} values are NaN: the metric is undefined there", stacklevel=2)
-    return result
+    progress = _Progress(resume_from, result, base, source)
+    todo = [cell for cell in grid.cells if bool(result.values[(0, *cell.index)].isnan().all())]
+    n_done, n_cells = len(grid.cells) - len(todo), len(grid.cells)
+    yield n_done, n_cells, result
+    try:  # what is done is kept whatever happens
+        for cell, logits in patcher.run(todo):
+            result.values[(slice(None), *cell.index)] = evaluate(logits)  # type: ignore[index]
+            n_done += 1
+            if n_done % 256 == 0:
+                progress.write()
+            yield n_done, n_cells, result
+    finally:
+        progress.write()
 
 
-def time_windows(prompt: AudioPrompt, seconds: float, row: int = 0) -> dict[str, Tensor]:
+def time_windows(prompt: AudioPrompt, seconds: float | int, row: int = 0) -> dict[str, Tensor]:
     """Audio positions by consecutive windows of so many seconds, labelled "0.0-0.5 s".
 
     All rows of a batch must have the audio at the same positions; `row` tells the times.
@@ -143,6 +188,46 @@ def time_windows(prompt: AudioPrompt, seconds: float, row: int = 0) -> dict[str,
             end = min((i + 1) * seconds, float(times.max()))
             windows[f"{i * seconds:.2f}-{end:.2f} s"] = places[inside.to(places.device)]
     return windows
+
+
+# These act where they stand, so a head's cell patches the last position alone.
+AT_LAST = ("q", "rot_q", "z", "result", "pattern", "attn_scores")
+KINDS = ("window", "head", "position", "group")
+
+
+def positions_by(
+    kind: str, site: str, prompt: AudioPrompt, window: float | int = 0.25
+) -> tuple[Positions, str]:
+    """The `positions` of a usual sweep, and in words what one of its cells patches.
+
+    Args:
+        kind: "window" (time windows of the audio), "head", "position" or "group" (`token_groups`).
+        site: as in `sweep`; in the encoder, windows are of its frames.
+        window: seconds.
+
+    Raises:
+        ValueError: for another kind, or windows that this prompt does not have.
+    """
+    in_encoder = site.startswith("audio_encoder.")
+    layer = "" if site == "audio_embed" else "one layer and "
+    if kind == "window":
+        windows = time_windows(prompt, window)
+        if in_encoder:  # two frames of 20 ms for each audio token
+            first = int(prompt.audio_positions(0)[0])
+            windows = {
+                name: torch.stack([2 * (p - first), 2 * (p - first) + 1], dim=1).flatten()
+                for name, p in windows.items()
+            }
+        return windows, f"{layer}{window:g} s of the recording"
+    if kind == "position":
+        return "each", f"{layer}{'20 ms' if in_encoder else 'one position'}"
+    if kind == "group":
+        return token_groups(prompt), f"{layer}one group of positions"
+    if kind != "head":
+        raise ValueError(f"no sweep is by {kind!r}; there are {', '.join(KINDS)}")
+    if site in AT_LAST:
+        return "last", "one head at the last position"
+    return "all", "one head at all positions"
 
 
 def token_groups(prompt: AudioPrompt) -> dict[str, str]:
@@ -208,8 +293,6 @@ class NaivePatcher:
 class _Progress:
     """The file that an interrupted sweep continues from."""
 
-    SECONDS = 5.0  # between two writes
-
     def __init__(
         self,
         path: str | os.PathLike[str] | None,
@@ -234,29 +317,6 @@ class _Progress:
     def write(self) -> None:
         if self.path is not None:
             self.result.save(self.path)
-
-
-def _fill(
-    result: PatchingResult,
-    grid: Grid,
-    run: Callable[[list[Cell]], Iterator[tuple[Cell, Tensor]]],
-    evaluate: Evaluation,
-    progress: _Progress,
-    verbose: bool,
-) -> None:
-    """Run the cells that have no value yet; what is done is kept whatever happens."""
-    todo = [cell for cell in grid.cells if bool(result.values[(0, *cell.index)].isnan().all())]
-    bar = tqdm(total=len(grid.cells), initial=len(grid.cells) - len(todo), desc="patching",
-               unit="cell", disable=not verbose, delay=1, leave=False)  # fmt: skip
-    try:
-        with bar:
-            for n, (cell, logits) in enumerate(run(todo)):
-                result.values[(slice(None), *cell.index)] = evaluate(logits)  # type: ignore[index]
-                bar.update()
-                if n % 256 == 255:
-                    progress.write()
-    finally:
-        progress.write()
 
 
 def _masks(

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from lens_audio import AudioPrompt, HookedAudioTransformer
-from lens_audio.analysis.cells import Positions, Site
+from lens_audio.analysis.cells import Site
 from lens_audio.analysis.metrics import Metric
-from lens_audio.analysis.patching import sweep, time_windows, token_groups
+from lens_audio.analysis.patching import positions_by, sweep
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.plots.patch_page import Sweep
 from lens_audio.plots.theme import head_name
-
-AT_LAST = ("q", "rot_q", "z", "result", "pattern", "attn_scores")  # these act where they stand
 
 
 def kinds_of(
@@ -46,7 +44,7 @@ def sweep_by(
     Raises:
         ValueError: for windows or groups that this site does not have.
     """
-    positions, where = _cells(kind, site, prompts[0], window)
+    positions, where = positions_by(kind, site, prompts[0], window)
     result = sweep(
         model,
         *prompts,
@@ -65,28 +63,6 @@ def sweep_by(
 def position_names(result: PatchingResult) -> list[str]:
     """The entries of the axis of positions or groups; none without one."""
     return result.axes.get("position", result.axes.get("group", []))
-
-
-def _cells(kind: str, site: str, prompt: AudioPrompt, window: float) -> tuple[Positions, str]:
-    """What each cell patches, as positions and in words."""
-    in_encoder = site.startswith("audio_encoder.")
-    layer = "" if site == "audio_embed" else "one layer and "
-    if kind == "window":
-        windows = time_windows(prompt, window)
-        if in_encoder:  # two frames of 20 ms for each audio token
-            first = int(prompt.audio_positions(0)[0])
-            windows = {
-                name: torch.stack([2 * (p - first), 2 * (p - first) + 1], dim=1).flatten()
-                for name, p in windows.items()
-            }
-        return windows, f"{layer}{window:g} s of the recording"
-    if kind == "position":
-        return "each", f"{layer}{'20 ms' if in_encoder else 'one position'}"
-    if kind == "group":
-        return token_groups(prompt), f"{layer}one group of positions"
-    if site in AT_LAST:
-        return "last", "one head at the last position"
-    return "all", "one head at all positions"
 
 
 def strongest(

@@ -1,6 +1,6 @@
 """What is looked at: plotly figures, one function a figure, and self-contained HTML reports."""
 
-from lens_audio.plots.choices import choice_probabilities
+from lens_audio.plots.choices import answer_probabilities, choice_probabilities
 from lens_audio.plots.circuit import circuit_graph
 from lens_audio.plots.heads import attribution_by_source, head_map
 from lens_audio.plots.logit_lens import logit_lens_table
@@ -9,8 +9,10 @@ from lens_audio.plots.report import write_page
 from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.sound import attention_over_time
 from lens_audio.plots.steering import steering_curve
+from lens_audio.plots.tokens import token_attention
 
 __all__ = [
+    "answer_probabilities",
     "attention_over_time",
     "attribution_by_source",
     "choice_probabilities",
@@ -20,5 +22,6 @@ __all__ = [
     "patching_heatmap",
     "score_distributions",
     "steering_curve",
+    "token_attention",
     "write_page",
 ]

@@ -33,58 +33,77 @@ th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--li
 th { color: var(--soft); font-weight: 600; font-size: 13px; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .figure { position: relative; width: 100%; }
-.playhead { position: absolute; width: 2px; margin-left: -1px; background: #ff3d7f;
-  pointer-events: none; display: none; z-index: 2; }
 .figure :not(.heatmap-label) > text { fill: var(--ink) !important; }
 .figure .hoverlayer text { fill: #ffffff !important; }
 footer { color: var(--soft); font-size: 13px; margin-top: 22px; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: 0.95em; }
 """
 
-# Every figure is drawn from the JSON beside it. On a figure over time a line follows the sound
-# (of several the one played last), and a click moves it.
-SCRIPT = """
-const config = {responsive: true, displaylogo: false,
-  modeBarButtons: [["toImage", "resetScale2d"]]};
-const sounds = [...document.querySelectorAll("audio")];
-let audio = sounds[0];
-for (const sound of sounds) {
-  sound.addEventListener("play", () => {
-    audio = sound;
-    for (const other of sounds) { if (other !== sound) other.pause(); }
-  });
-}
-function followSound(figure) {
-  const line = document.createElement("div");
-  line.className = "playhead";
-  figure.appendChild(line);
-  const place = () => {
-    const axis = figure._fullLayout.xaxis, size = figure._fullLayout._size;
-    const x = axis.d2p(audio.currentTime);
-    const visible = x >= 0 && x <= axis._length;
-    line.style.display = visible ? "block" : "none";
-    line.style.left = axis._offset + x + "px";
-    line.style.top = size.t + "px";
-    line.style.height = size.h + "px";
+# A line on figures over time that follows the sound (of several the one played last); a click on
+# such a figure moves it.
+PLAYHEADS = """
+function playheads(sounds) {
+  let current = sounds[0], frame = 0;
+  const places = new Map();
+  const draw = () => {
+    frame = 0;
+    for (const [figure, place] of places) {
+      if (figure.isConnected) place(); else places.delete(figure);
+    }
+    if (!current.paused) ask();
   };
-  const run = () => { place(); if (!audio.paused) requestAnimationFrame(run); };
+  const ask = () => { frame = frame || requestAnimationFrame(draw); };
   for (const sound of sounds) {
+    sound.addEventListener("play", () => {
+      current = sound;
+      for (const other of sounds) { if (other !== sound) other.pause(); }
+    });
     for (const event of ["play", "pause", "seeking", "timeupdate"]) {
-      sound.addEventListener(event, () => { if (sound === audio) run(); });
+      sound.addEventListener(event, () => { if (sound === current) ask(); });
     }
   }
-  figure.on("plotly_afterplot", place);
-  figure.on("plotly_click", (click) => {
-    const axis = figure._fullLayout.xaxis;
-    const x = click.event.clientX - figure.getBoundingClientRect().left - axis._offset;
-    audio.currentTime = Math.min(Math.max(axis.p2d(x), 0), audio.duration || 0);
-  });
-  place();
+  return function follow(figure) {
+    if (places.has(figure) || !figure._fullLayout || !figure.on) return;
+    const line = document.createElement("div");
+    line.className = "playhead";
+    figure.style.position = "relative";
+    figure.appendChild(line);
+    places.set(figure, () => {
+      const axis = figure._fullLayout.xaxis, size = figure._fullLayout._size;
+      const x = axis.d2p(current.currentTime);
+      const visible = x >= 0 && x <= axis._length;
+      line.style.display = visible ? "block" : "none";
+      line.style.left = axis._offset + x + "px";
+      line.style.top = size.t + "px";
+      line.style.height = size.h + "px";
+    });
+    figure.on("plotly_afterplot", ask);
+    figure.on("plotly_click", (click) => {
+      const axis = figure._fullLayout.xaxis;
+      const x = click.event.clientX - figure.getBoundingClientRect().left - axis._offset;
+      current.currentTime = Math.min(Math.max(axis.p2d(x), 0), current.duration || 0);
+    });
+    ask();
+  };
 }
-for (const figure of document.querySelectorAll(".figure")) {
+"""
+
+PLAYHEAD_STYLE = """
+.playhead { position: absolute; width: 2px; margin-left: -1px; background: #ff3d7f;
+  pointer-events: none; display: none; z-index: 2; }
+"""
+
+# Every figure is drawn from the JSON beside it.
+SCRIPT = f"""
+{PLAYHEADS}
+const config = {{responsive: true, displaylogo: false,
+  modeBarButtons: [["toImage", "resetScale2d"]]}};
+const sounds = [...document.querySelectorAll("audio")];
+const follow = sounds.length ? playheads(sounds) : () => {{}};
+for (const figure of document.querySelectorAll(".figure")) {{
   const spec = JSON.parse(document.getElementById(figure.id + "-data").textContent);
-  Plotly.newPlot(figure, spec.data, spec.layout, config).then(() => {
-    if (audio && figure.dataset.time) followSound(figure);
-  });
-}
+  Plotly.newPlot(figure, spec.data, spec.layout, config).then(() => {{
+    if (figure.dataset.time) follow(figure);
+  }});
+}}
 """

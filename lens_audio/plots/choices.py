@@ -1,10 +1,10 @@
 """The answers a model chooses from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from lens_audio.plots.theme import BLUE, ORANGE, styled, text
+from lens_audio.plots.theme import COLOURS, styled, text
 
 
 def choice_probabilities(
@@ -30,12 +30,31 @@ def choice_probabilities(
             f"{len(choices)} choices, but {len(with_sound)} probabilities with the sound and "
             f"{len(without_sound)} without"
         )
+    runs = dict(zip(names, (with_sound, without_sound), strict=True))
+    return answer_probabilities(choices, runs, answer=answer, quantity=quantity)
+
+
+def answer_probabilities(
+    choices: Sequence[str],
+    runs: Mapping[str, Sequence[float]],
+    *,
+    answer: str | None = None,
+    quantity: str = "probability among the choices",
+) -> go.Figure:
+    """The probability (0 to 1) of each choice in up to six runs, by name.
+
+    Raises:
+        ValueError: for no runs or more than six, or one without a probability for each choice.
+    """
+    if not 1 <= len(runs) <= len(COLOURS):
+        raise ValueError(f"{len(runs)} runs; one to {len(COLOURS)} can be told apart")
+    for run, probs in runs.items():
+        if len(probs) != len(choices):
+            raise ValueError(f"{len(choices)} choices, but {len(probs)} probabilities of {run!r}")
     ticks = [("✓ " if choice == answer else "") + text(choice, 28) for choice in choices]
     figure = go.Figure()
-    for name, probs, colour in (
-        (text(names[0]), with_sound, BLUE),
-        (text(names[1]), without_sound, ORANGE),
-    ):
+    for (run, probs), colour in zip(runs.items(), COLOURS, strict=False):
+        name = text(run)
         figure.add_bar(
             y=list(range(len(choices))),
             x=list(probs),
@@ -58,7 +77,7 @@ def choice_probabilities(
     )
     return styled(
         figure,
-        height=110 + 54 * len(choices),
+        height=110 + (14 + 20 * len(runs)) * len(choices),
         bargap=0.3,
         bargroupgap=0.08,
         barmode="group",

@@ -19,7 +19,7 @@ import soundfile
 from jaxtyping import Float
 from plotly.offline import get_plotlyjs
 
-from lens_audio.plots.assets import SCRIPT, STYLE
+from lens_audio.plots.assets import PLAYHEAD_STYLE, SCRIPT, STYLE
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -56,12 +56,17 @@ def figure_html(figure: go.Figure, name: str, over_time: bool = False) -> str:
     )
 
 
-def audio_html(waveform: Float[np.ndarray, " samples"], sampling_rate: int) -> str:
-    """A player of the sound, which is part of the page as 16-bit PCM."""
+def wav_bytes(waveform: Float[np.ndarray, " samples"], sampling_rate: int) -> bytes:
+    """The sound as a WAV file of 16-bit PCM; samples beyond -1 and 1 are clipped."""
     file = io.BytesIO()
     samples = np.clip(waveform, -1, 1)
     soundfile.write(file, samples, sampling_rate, format="WAV", subtype="PCM_16")
-    data = base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
+
+
+def audio_html(waveform: Float[np.ndarray, " samples"], sampling_rate: int) -> str:
+    """A player of the sound, which is part of the page as 16-bit PCM."""
+    data = base64.b64encode(wav_bytes(waveform, sampling_rate)).decode()
     return f'<audio controls preload="auto" src="data:audio/wav;base64,{data}"></audio>'
 
 
@@ -83,7 +88,7 @@ def page(title: str, body: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{escape(title)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{PLAYHEAD_STYLE}</style>
 <script>{get_plotlyjs()}</script>
 </head>
 <body>

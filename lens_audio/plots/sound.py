@@ -13,7 +13,9 @@ from lens_audio.inputs import AudioPrompt
 from lens_audio.plots.theme import BLUE, GRID, INK, MAGNITUDE, head_name, styled
 
 MAX_COLUMNS = 1000  # of a waveform's envelope and of a spectrogram: more than a screen shows
+MAX_CELLS = 120_000  # of attention: a page of more is slow; neighbouring tokens are then summed
 WAVE_HEIGHT, MEL_HEIGHT, ROW_HEIGHT, GAP = 90, 170, 26, 14  # pixels
+MOST_HEIGHT = 1000  # of all heads' rows together
 FREQUENCIES = (500.0, 1000.0, 2000.0, 4000.0)  # Hz, labels of the mel axis
 
 
@@ -27,6 +29,9 @@ def attention_over_time(
     span: tuple[float, float] | None = None,
 ) -> go.Figure:
     """The waveform, the log-mel spectrogram as the model reads it, and each head's attention.
+
+    Of very many heads over a long sound, neighbouring audio tokens are summed into wider columns:
+    the hover text tells each column's span.
 
     Args:
         attention: rows of `analysis.audio_attention` for the chosen heads: [head, audio token] of
@@ -63,17 +68,18 @@ def _attention_rows(
     times: Float[Tensor, "token 2"],
     heads: Sequence[tuple[int, int]],
 ) -> go.Heatmap:
-    z = attention.detach().float().cpu().numpy()
-    spans = np.broadcast_to(times.numpy().astype(np.float32), (*z.shape, 2))
+    z, edges = _columns(attention.detach().float().cpu().numpy(), times.numpy())
+    spans = np.stack([edges[:-1], edges[1:]], axis=-1).astype(np.float32)
     share = z / np.maximum(z.sum(1, keepdims=True), np.finfo(np.float32).tiny)
+    numbers = [np.broadcast_to(spans, (*z.shape, 2)), 100 * share[..., None]]
     return go.Heatmap(
         z=100 * z,
-        x=np.append(times[:, 0].numpy(), float(times[-1, 1])),
-        y=list(range(len(heads))),
+        x=edges,
+        y=[head_name(*head) for head in heads],
         zmin=0,
         colorscale=MAGNITUDE,
-        ygap=2,
-        customdata=np.concatenate([spans, 100 * share[..., None]], axis=-1),
+        ygap=2 if _row_height(heads) > 8 else 0,
+        customdata=np.concatenate(numbers, axis=-1),
         hovertemplate=(
             "%{y}, %{customdata[0]:.2f} to %{customdata[1]:.2f} s<br>"
             "%{z:.2f} % of the head's attention<br>"
@@ -81,6 +87,21 @@ def _attention_rows(
         ),
         colorbar={"title": {"text": "attention (%)", "side": "right"}, "thickness": 10},
     )
+
+
+def _columns(
+    attention: Float[np.ndarray, "chosen token"], times: Float[np.ndarray, "token 2"]
+) -> tuple[Float[np.ndarray, "chosen column"], Float[np.ndarray, " edge"]]:
+    """Attention by columns of one or more tokens, and where they begin and the last one ends."""
+    n_heads, n_tokens = attention.shape
+    pool = -(-n_heads * n_tokens // MAX_CELLS)
+    starts = np.arange(0, n_tokens, pool)
+    edges = np.append(times[starts, 0], times[-1, 1])
+    return np.add.reduceat(attention, starts, axis=1), edges
+
+
+def _row_height(heads: Sequence[tuple[int, int]]) -> int:
+    return max(1, min(ROW_HEIGHT, MOST_HEIGHT // len(heads)))
 
 
 def _spectrogram(prompt: AudioPrompt, clip: int) -> go.Heatmap:
@@ -137,7 +158,9 @@ def _arranged(
 ) -> go.Figure:
     """The three parts one above the other, over one time axis."""
     has_wave = prompt.waveforms is not None
-    heights = [max(3, len(heads)) * ROW_HEIGHT, MEL_HEIGHT] + [WAVE_HEIGHT] * has_wave
+    heights = [max(3 * ROW_HEIGHT, len(heads) * _row_height(heads)), MEL_HEIGHT] + [
+        WAVE_HEIGHT
+    ] * has_wave
     total = sum(heights) + GAP * (len(heights) - 1)
     domains, bottom = [], 0
     for height in heights:
@@ -148,9 +171,9 @@ def _arranged(
     axes: dict[str, Any] = {
         "yaxis": {
             "domain": domains[0],
-            "tickvals": list(range(len(heads))),
-            "ticktext": [head_name(*head) for head in heads],
+            "type": "category",
             "range": [len(heads) - 0.5, -0.5],
+            "nticks": min(len(heads), 40),
             "title": {"text": "head"},
         },
         "yaxis2": {

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from models import Layout, Sizes, hooked_model, make_prompt
 
 from lens_audio.analysis import fast_patching, metrics
-from lens_audio.analysis.patching import sweep, time_windows, token_groups
+from lens_audio.analysis.patching import (
+    positions_by,
+    sweep,
+    sweep_steps,
+    time_windows,
+    token_groups,
+)
 from lens_audio.analysis.result import PatchingResult
 
 RESIDUAL_SITES = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post"]
@@ -275,3 +281,38 @@ def test_a_model_with_hooks_is_refused():
     model.add_hook("blocks.0.hook_resid_pre", lambda x, hook: x)
     with pytest.raises(ValueError, match="hooks are set"):
         sweep(model, *pair(ONE_ROW), "resid_pre", LOGIT_DIFF)
+
+
+def test_a_sweep_in_steps_is_the_same():
+    model, (clean, corrupted) = hooked_model(), pair(ONE_ROW)
+    *_, (done, total, result) = sweep_steps(model, clean, corrupted, "resid_pre", LOGIT_DIFF)
+    whole = sweep(model, clean, corrupted, "resid_pre", LOGIT_DIFF, verbose=False)
+    assert done == total == whole.values.numel()
+    torch.testing.assert_close(result.values, whole.values)
+
+
+def test_the_model_is_free_between_the_steps_of_a_sweep():
+    model, (clean, corrupted) = hooked_model(), pair(ONE_ROW)
+    expected = model(clean)
+    steps = sweep_steps(model, clean, corrupted, "z", LOGIT_DIFF, heads="each", batch_tokens=1)
+    for _, (done, _, result) in zip(range(3), steps, strict=False):
+        assert int((~result.values.isnan()).sum()) == done
+        assert all(not point.fwd_hooks for point in model.hook_points())
+        torch.testing.assert_close(model(clean), expected)
+
+
+@pytest.mark.parametrize("kind", ["window", "head", "position", "group"])
+@pytest.mark.parametrize("site", ["resid_pre", "z", "audio_encoder.resid_post"])
+def test_the_usual_sweeps_have_cells_everywhere(kind, site):
+    model, (clean, corrupted) = hooked_model(), pair(ONE_ROW)
+    if kind == "group" and site.startswith("audio_encoder."):
+        pytest.skip("the encoder has no token groups")
+    positions, words = positions_by(kind, site, clean, 0.08)
+    result = sweep(model, clean, corrupted, site, LOGIT_DIFF, positions=positions, verbose=False)
+    assert not bool(result.values.isnan().any())
+    assert words
+
+
+def test_a_sweep_by_something_else_is_refused():
+    with pytest.raises(ValueError, match="window, head, position, group"):
+        positions_by("word", "z", pair(ONE_ROW)[0])

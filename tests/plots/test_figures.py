@@ -11,6 +11,7 @@ from models import Layout, Sizes, make_prompt
 
 from lens_audio import AudioPrompt
 from lens_audio.plots import attention_over_time, choice_probabilities, head_map
+from lens_audio.plots.report import figure_html
 
 RATE = 16000
 
@@ -56,7 +57,7 @@ def test_time_figure_has_one_axis_in_seconds() -> None:
     assert {trace.xaxis for trace in figure.data} <= {None, "x"}
     assert figure.layout.xaxis.title.text == "time (s)"
     assert figure.layout.xaxis.range == (0, pytest.approx(0.33))
-    assert list(figure.layout.yaxis.ticktext) == ["L1 H3", "L0 H2"]
+    assert list(figure.data[0].y) == ["L1 H3", "L0 H2"]
     assert figure.layout.yaxis2.title.text == "frequency (kHz)"
     assert figure.layout.yaxis3.title.text == "amplitude"
     assert [shape.x0 for shape in figure.layout.shapes] == [0.1, 0.2]
@@ -96,6 +97,23 @@ def test_long_recordings_are_drawn_by_their_extremes() -> None:
     assert mel.z.shape == (8, 1000)
     assert mel.x0 + 999 * mel.dx == pytest.approx(30 - mel.dx / 2)
     assert len(figure.to_json()) < 2e6
+
+
+def test_a_thousand_heads_over_half_a_minute_fit_a_page() -> None:
+    prompt = prompt_with_waveforms([[3000]], Sizes(n_frames=1500, n_mels=128))
+    heads = [divmod(i, 32) for i in range(1024)]
+    attention = torch.rand(1024, 750)
+    figure = attention_over_time(prompt, attention, heads)
+    shown = figure.data[0]
+    assert shown.z.shape == (1024, 108)
+    np.testing.assert_allclose(shown.z.sum(1), 100 * attention.sum(1), rtol=1e-4)
+    assert tuple(shown.customdata[3, 1, :2]) == pytest.approx((0.28, 0.56))
+    assert len(figure_html(figure, "time")) < 5e6
+    assert figure.layout.height < 1600
+
+
+def test_a_large_head_map_fits_a_page() -> None:
+    assert len(figure_html(head_map(torch.rand(32, 32)), "map")) < 1e5
 
 
 def test_spectrogram_is_the_models_own_in_decibels() -> None:

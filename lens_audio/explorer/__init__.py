@@ -1,0 +1,52 @@
+"""`la.explore`: heads, patching and circuits of one question, by clicking, in Jupyter."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lens_audio.explorer.session import Session
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+
+
+def explore(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    corrupted: AudioPrompt | None = None,
+    *,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """Explore how a model answers a question about a recording; for a cell of a Jupyter notebook.
+
+    Click a cell of the head map to see that head's attention over time and over tokens; run
+    patching sweeps; collect heads into a circuit, knock it out or keep only it, and take it away
+    as code or JSON. The sound's playhead runs over the figures.
+
+    Args:
+        prompt: the clean one, one row.
+        corrupted: the same question over another recording of the same length; by default over
+            silence.
+        choices: the answers to compare; by default the likeliest next tokens.
+
+    Returns:
+        An `Explorer` widget (`.circuit`, `.result`, `.select(layer, head)`, … work from code too),
+        or a `StaticExplorer` of figures where ipywidgets or anywidget are not installed.
+
+    Raises:
+        ValueError: for a prompt of several rows, without audio or without a tokenizer, prompts of
+            unequal shape, or hooks left on the model.
+    """
+    corrupted = prompt.silenced() if corrupted is None else corrupted
+    session = Session(model, prompt, corrupted, None if choices is None else list(choices))
+    try:
+        import anywidget  # noqa: F401
+        import ipywidgets  # noqa: F401
+    except ImportError:
+        from lens_audio.explorer.static import StaticExplorer
+
+        return StaticExplorer(session)
+    from lens_audio.explorer.explorer import Explorer
+
+    return Explorer(session)
+
+
+__all__ = ["explore"]

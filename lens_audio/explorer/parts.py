@@ -1,0 +1,71 @@
+"""Small parts of the explorer: figures that change in place, and errors that are seen."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+import plotly.graph_objects as go
+
+from lens_audio.plots.report import escape
+
+
+class FigureView(go.FigureWidget):
+    """A figure that becomes another in place: to make a new widget would load plotly again."""
+
+    def __init__(self, figure: go.Figure) -> None:
+        super().__init__(figure)
+        self._config = {"displaylogo": False, "responsive": True}
+
+    def become(self, figure: go.Figure) -> None:
+        """Show another figure; handlers of traces stay while the kinds of traces are the same."""
+        kinds = [[trace.type for trace in each.data] for each in (self, figure)]
+        with self.batch_update():
+            if kinds[0] == kinds[1]:
+                for old, new in zip(self.data, figure.data, strict=True):
+                    old.update(new.to_plotly_json(), overwrite=True)
+            layout = figure.layout.to_plotly_json()
+            layout.pop("template", None)
+            emptied = {"shapes": [], "annotations": []}  # the old ones go where there are no new
+            self.layout.update(emptied | layout, overwrite=True)
+        if kinds[0] != kinds[1]:
+            self.data = ()
+            self.add_traces([trace.to_plotly_json() for trace in figure.data])
+
+
+class Status(widgets.HTML):
+    """One line: what is going on, or what went wrong."""
+
+    def say(self, words: str) -> None:
+        """Show plain text."""
+        self.value = f'<span class="note">{escape(words)}</span>'
+
+    def reporting(self, function: Callable[..., Any]) -> Callable[..., None]:
+        """The function with its errors shown here: a widget's own would be lost in a log."""
+
+        @functools.wraps(function)
+        def reported(*arguments: Any, **options: Any) -> None:
+            try:
+                function(*arguments, **options)
+            except Exception as error:
+                self.fail(error)
+
+        return reported
+
+    def fail(self, error: Exception) -> None:
+        """Show an error."""
+        self.value = f'<span class="error">{escape(type(error).__name__)}: {escape(error)}</span>'
+
+
+def heading(title: str, note: str = "") -> widgets.HTML:
+    """A heading with a line below it."""
+    line = f'<div class="note">{escape(note)}</div>' if note else ""
+    return widgets.HTML(f"<h3>{escape(title)}</h3>{line}")
+
+
+def dropdown(label: str, options: Any, value: Any, width: str = "auto") -> widgets.Dropdown:
+    """A dropdown with its whole label shown."""
+    return widgets.Dropdown(
+        options=options, value=value, description=label, style={"description_width": "initial"},
+        layout={"width": width},
+    )  # fmt: skip

@@ -1,0 +1,141 @@
+"""Patching sweeps that fill in while they run."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import ipywidgets as widgets
+
+from lens_audio.analysis.result import PatchingResult
+from lens_audio.explorer.circuit_panel import MetricChoice
+from lens_audio.explorer.parts import FigureView, Status, dropdown, heading
+from lens_audio.explorer.player import OVER_TIME
+from lens_audio.explorer.session import SITES, Session
+from lens_audio.plots.patching import patching_heatmap
+from lens_audio.plots.theme import styled
+
+NAMES = {
+    "head": "layer × head",
+    "window": "layer × time",
+    "group": "layer × token group",
+    "position": "layer × position",
+}
+DIRECTIONS = {"clean into corrupted (denoise)": "denoise", "corrupted into clean (noise)": "noise"}
+SECONDS = 0.4  # between two drawings
+
+
+class PatchingPanel(widgets.VBox):
+    """Choose what to patch, run it, stop it; `result` is the last sweep."""
+
+    def __init__(
+        self,
+        session: Session,
+        metric: MetricChoice,
+        on_heads: Callable[[PatchingResult], None],
+    ) -> None:
+        self.session, self.metric, self._on_heads = session, metric, on_heads
+        self.result: PatchingResult | None = None
+        self.status = Status()
+        self._task: asyncio.Task | None = None
+        self.site = dropdown("site", SITES, "z")
+        self.kind = dropdown("by", [], None)
+        self.direction = dropdown("patch", DIRECTIONS, "denoise")
+        self.window = widgets.BoundedFloatText(
+            0.25, min=0.04, max=30.0, step=0.05, description="window (s)",
+            style={"description_width": "initial"}, layout={"width": "150px"},
+        )  # fmt: skip
+        self.run = widgets.Button(description="Run", icon="play", button_style="primary")
+        self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self.progress = widgets.IntProgress(layout={"width": "160px"})
+        self.figure = FigureView(styled(FigureView({}), height=120))
+        note = "Recovery: 0, the patch does nothing; 1, as much as the whole source run."
+        wrap = {"flex_flow": "wrap"}
+        super().__init__(
+            [
+                heading("Activation patching", note),
+                widgets.HBox([self.site, self.kind, self.window, self.direction], layout=wrap),
+                widgets.HBox([self.run, self.stop, self.progress], layout=wrap),
+                self.status,
+                self.figure,
+            ]
+        )
+        self.figure.layout.xaxis.visible = self.figure.layout.yaxis.visible = False
+        self.site.observe(lambda _: self._show_kinds(), "value")
+        self.kind.observe(lambda _: self._show_window(), "value")
+        self.run.on_click(lambda _: self.status.reporting(self.start)())
+        self.stop.on_click(lambda _: self.halt())
+        self._show_kinds()
+
+    def start(self) -> None:
+        """Run the sweep: beside the event loop where there is one, else to its end."""
+        self.halt()
+        steps = self._steps()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            for _ in steps:
+                pass
+            return
+        self._task = loop.create_task(self._in_turns(steps))
+
+    def halt(self) -> None:
+        """Stop a running sweep; what it found stays."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+    async def _in_turns(self, steps: Iterator[None]) -> None:
+        """The sweep a piece at a time; clicks and cells are handled in between."""
+        try:
+            for _ in steps:
+                await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            self.status.say(f"Stopped at {self.progress.value} of {self.progress.max} cells.")
+        except Exception as error:
+            self.status.fail(error)
+        finally:
+            steps.close()  # type: ignore[attr-defined]
+
+    def _steps(self) -> Iterator[None]:
+        """Run, drawing now and then; a step ends whenever something was drawn."""
+        from time import monotonic
+
+        kind, site = self.kind.value, self.site.value
+        steps = self.session.sweep(
+            kind, site, self.metric.key, self.direction.value, float(self.window.value)
+        )
+        self.status.say("Running both prompts …")
+        self.run.disabled, self.stop.disabled = True, False
+        drawn = 0.0
+        try:
+            for done, total, self.result in steps:
+                self.progress.max, self.progress.value = total, done
+                if monotonic() - drawn > SECONDS and done:
+                    self._draw()
+                    self.status.say(f"{done} of {total} cells")
+                    drawn = monotonic()
+                    yield
+            self._draw()
+            self.status.say(f"{total} cells. In Python: explorer.result")
+            if kind == "head" and self.result is not None:
+                self._on_heads(self.result)
+        finally:
+            self.run.disabled, self.stop.disabled = False, True
+
+    def _draw(self) -> None:
+        assert self.result is not None
+        labels = self.session.position_labels(self.site.value, self.result)
+        figure = patching_heatmap(self.result, recovery=True, labels=labels)
+        if figure.layout.xaxis.title.text == "time (s)":
+            self.figure.add_class(OVER_TIME)
+        else:
+            self.figure.remove_class(OVER_TIME)
+        self.figure.become(figure)
+
+    def _show_kinds(self) -> None:
+        kinds = self.session.kinds(self.site.value)
+        kept = self.kind.value if self.kind.value in kinds else kinds[0]
+        self.kind.options = [(NAMES[kind], kind) for kind in kinds]
+        self.kind.value = kept
+        self._show_window()
+
+    def _show_window(self) -> None:
+        self.window.layout.display = "" if self.kind.value == "window" else "none"

@@ -1,0 +1,85 @@
+"""The recordings' players, whose playhead runs over every figure over time beside them."""
+
+import anywidget
+import traitlets
+
+from lens_audio.explorer.session import ROLES, Session
+from lens_audio.plots.assets import PLAYHEAD_STYLE, PLAYHEADS
+from lens_audio.plots.report import wav_bytes
+
+ROOT = "lens-audio-explorer"  # class of the widget whose figures follow the sound
+OVER_TIME = "lens-audio-over-time"  # class of a figure whose x axis is the sound's time
+
+RENDER = f"""
+function render({{model, el}}) {{
+  el.classList.add("lens-audio-player");
+  const names = model.get("names"), files = model.get("files");
+  const sounds = names.map((name, i) => {{
+    const label = document.createElement("label");
+    const sound = document.createElement("audio");
+    const title = document.createElement("span");
+    title.textContent = name;
+    sound.controls = true;
+    sound.src = URL.createObjectURL(new Blob([files[i]], {{type: "audio/wav"}}));
+    label.append(title, sound);
+    el.append(label);
+    return sound;
+  }});
+  const follow = playheads(sounds);
+  let observer = null;
+  const begin = () => {{
+    const root = el.closest(".{ROOT}");
+    if (!root) return false;
+    const adopt = () => {{
+      for (const figure of root.querySelectorAll(".{OVER_TIME} .js-plotly-plot")) follow(figure);
+    }};
+    observer = new MutationObserver(adopt);
+    observer.observe(root, {{childList: true, subtree: true}});
+    adopt();
+    return true;
+  }};
+  const waiting = setInterval(() => {{ if (begin()) clearInterval(waiting); }}, 100);
+  return () => {{
+    clearInterval(waiting);
+    observer?.disconnect();
+    for (const sound of sounds) URL.revokeObjectURL(sound.src);
+  }};
+}}
+export default {{render}};
+"""
+
+STYLE = (
+    PLAYHEAD_STYLE
+    + """
+.lens-audio-explorer { border: 1px solid rgba(128,128,128,.35); border-radius: 10px; padding: 14px;
+  max-width: 1500px; }
+.lens-audio-explorer h3 { font-size: 15px; margin: 10px 0 2px; font-weight: 600; }
+.lens-audio-explorer .note { opacity: .72; font-size: 13px; line-height: 1.4; }
+.lens-audio-explorer .error { color: #c0392b; font-weight: 600; }
+.lens-audio-explorer pre { white-space: pre-wrap; font-size: 12px; line-height: 1.4; user-select: all;
+  padding: 8px; border: 1px solid rgba(128,128,128,.35); border-radius: 6px; margin: 2px 0; }
+.lens-audio-player { display: flex; gap: 24px; flex-wrap: wrap; }
+.lens-audio-player label { display: flex; flex-direction: column; flex: 1 1 300px; font-size: 13px; }
+.lens-audio-player audio { width: 100%; height: 36px; margin-top: 4px; }
+"""
+)
+
+
+class Player(anywidget.AnyWidget):
+    """A player for each recording that has a waveform: the clip of that number in its row."""
+
+    _esm = PLAYHEADS + RENDER
+    _css = STYLE
+    names = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    files = traitlets.List(traitlets.Bytes()).tag(sync=True)
+
+    @classmethod
+    def of(cls, session: Session, clip: int) -> "Player":
+        """The clean and the corrupted recording's player."""
+        sounds = {}
+        for role in ROLES:
+            prompt = session.prompt(role)
+            if prompt.waveforms is not None:
+                wave = prompt.waveforms[prompt.clips_of(0)[clip]]
+                sounds[role] = wav_bytes(wave, prompt.sampling_rate)
+        return cls(names=list(sounds), files=list(sounds.values()))

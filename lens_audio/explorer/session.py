@@ -1,0 +1,197 @@
+"""What the explorer asks of the model, kept so that a click asks only once. No widgets here."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_audio.analysis import metrics
+from lens_audio.analysis.answers import choice_log_probs, choice_probs, next_token_probs
+from lens_audio.analysis.attention import audio_attention, audio_mass, head_pattern
+from lens_audio.analysis.cells import Site, check_prompts
+from lens_audio.analysis.circuit import Circuit, CircuitTest, Head, Outcome
+from lens_audio.analysis.patching import positions_by, sweep_steps
+from lens_audio.analysis.result import PatchingResult
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+
+ROLES = ("clean", "corrupted")
+N_CANDIDATES = 5  # answers that are shown where no choices are given
+SITES = ("z", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v",
+         "pattern", "audio_embed", "audio_encoder.resid_pre", "audio_encoder.z")  # fmt: skip
+METRICS = ("logit difference", "log probability", "probability")
+
+
+@dataclass
+class Session:
+    """One question over a clean and a corrupted recording, and everything computed about it."""
+
+    model: HookedAudioTransformer
+    clean: AudioPrompt
+    corrupted: AudioPrompt
+    choices: list[str] | None = None
+    _patterns: dict[tuple[str, Head], Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for prompt in (self.clean, self.corrupted):
+            if len(prompt) != 1:
+                raise ValueError(
+                    f"a prompt of one row, not of {len(prompt)}; explore one at a time"
+                )
+            if not prompt.n_clips:
+                raise ValueError("the prompt has no audio, so there is nothing to listen to")
+        if getattr(self.model, "tokenizer", None) is None or self.clean.tokenizer is None:
+            raise ValueError(
+                "the explorer shows tokens as text: load a checkpoint folder with its tokenizer, "
+                "and make prompts with model.prompt"
+            )
+        check_prompts(self.model, self.clean, self.corrupted)
+
+    def prompt(self, role: str) -> AudioPrompt:
+        """The clean or the corrupted one."""
+        return self.clean if role == "clean" else self.corrupted
+
+    @cached_property
+    def attention(self) -> dict[str, Float[Tensor, "layer head audio_token"]]:
+        """From the last position to each audio token, by role."""
+        return {role: audio_attention(self.model, self.prompt(role))[0].cpu() for role in ROLES}
+
+    def mass(self, role: str) -> Float[Tensor, "layer head"]:
+        """The share of each head's attention that falls on the audio."""
+        return audio_mass(self.attention[role])
+
+    def pattern(self, role: str, head: Head) -> Float[Tensor, "query key"]:
+        """A head's whole pattern; the last few that were asked for are kept."""
+        if (role, head) not in self._patterns:
+            while len(self._patterns) >= 16:
+                self._patterns.pop(next(iter(self._patterns)))
+            self._patterns[role, head] = head_pattern(self.model, self.prompt(role), *head)[0].cpu()
+        return self._patterns[role, head]
+
+    @cached_property
+    def candidates(self) -> list[str]:
+        """The choices, or the likeliest next tokens of either run."""
+        return list(self.choices) if self.choices else [self._word(i) for i in self._likeliest]
+
+    @cached_property
+    def tokens(self) -> list[int]:
+        """The first token of each candidate, which metrics compare."""
+        if not self.choices:
+            return self._likeliest
+        encode = self.model.tokenizer.encode
+        return [encode(choice, add_special_tokens=False)[0] for choice in self.choices]
+
+    @property
+    def quantity(self) -> str:
+        """What the candidates' probabilities are."""
+        return "probability among the choices" if self.choices else "next-token probability"
+
+    def probabilities(self, role: str = "clean", fwd_hooks: Sequence[Any] = ()) -> list[float]:
+        """The probability of each candidate, with hooks in place."""
+        with self.model.hooks(fwd_hooks=list(fwd_hooks)):
+            if self.choices:
+                log_probs = choice_log_probs(self.model, self.prompt(role), self.choices)
+                return [float(p) for p in choice_probs(log_probs)[0]]
+            probs = next_token_probs(self.model, self.prompt(role))[0]
+            return [float(probs[token]) for token in self.tokens]
+
+    @cached_property
+    def unedited(self) -> dict[str, list[float]]:
+        """The candidates' probabilities by role."""
+        return {role: self.probabilities(role) for role in ROLES}
+
+    @property
+    def default_answers(self) -> tuple[int, int]:
+        """The clean run's candidate, and the corrupted run's, or the clean run's second."""
+        clean, corrupted = (self.unedited[role] for role in ROLES)
+        order = sorted(range(len(clean)), key=clean.__getitem__, reverse=True)
+        other = max(range(len(corrupted)), key=corrupted.__getitem__)
+        return order[0], other if other != order[0] else order[1]
+
+    def metric(self, name: str, answer: int, instead: int) -> metrics.Metric:
+        """A metric of candidates by number.
+
+        Raises:
+            ValueError: for a logit difference of two candidates that begin with the same token.
+        """
+        right, wrong = self.tokens[answer], self.tokens[instead]
+        if name == "log probability":
+            return metrics.log_prob(right)
+        if name == "probability":
+            return metrics.probability(right)
+        if right == wrong:
+            raise ValueError(
+                f"{self.candidates[answer]!r} and {self.candidates[instead]!r} begin with the same "
+                "token, so their logit difference is zero; choose another pair"
+            )
+        return metrics.logit_diff(right, wrong)
+
+    def circuit_test(self, name: str, answer: int, instead: int) -> CircuitTest:
+        """Of one metric; the last one is kept."""
+        key = (name, answer, instead)
+        if getattr(self, "_test_key", None) != key:
+            metric = self.metric(*key)
+            self._test = CircuitTest(self.model, self.clean, self.corrupted, metric)
+            self._test_key = key
+        return self._test
+
+    def run_circuit(
+        self, circuit: Circuit, keep: bool, metric: tuple[str, int, int]
+    ) -> tuple[Outcome, list[float]]:
+        """What the metric and the candidates' probabilities are with only the circuit, or without."""
+        test = self.circuit_test(*metric)
+        outcome = test.only(circuit) if keep else test.without(circuit)
+        fwd_hooks = test.corrupting(circuit, keep=keep)
+        return outcome, self.probabilities("clean", fwd_hooks)
+
+    def kinds(self, site: str) -> list[str]:
+        """The sweeps that this site can have."""
+        kinds = ["window"] if len(self.clean.clips_of(0)) == 1 else []
+        if Site.of(self.model, site).n_heads is not None:
+            kinds.insert(0, "head")
+        if site.startswith("audio_encoder."):
+            return kinds
+        return [*kinds, "position"] if site == "audio_embed" else [*kinds, "group", "position"]
+
+    def sweep(
+        self, kind: str, site: str, metric: tuple[str, int, int], direction: str, window: float
+    ) -> Iterator[tuple[int, int, PatchingResult]]:
+        """A patching sweep in steps (`patching.sweep_steps`)."""
+        positions, _ = positions_by(kind, site, self.clean, window)
+        return sweep_steps(
+            self.model, self.clean, self.corrupted, site, self.metric(*metric),
+            positions=positions, heads="each" if kind == "head" else None, direction=direction,
+        )  # fmt: skip
+
+    def position_labels(self, site: str, result: PatchingResult) -> list[str] | None:
+        """Text of the swept positions, times for audio tokens; None where they speak already."""
+        places = result.axes.get("position")
+        if places is None or site.startswith("audio_encoder."):
+            return None
+        words = self.clean.str_tokens(0)
+        audio = self.clean.audio_mask[0].tolist()
+        return [
+            f"{self.clean.time_of(0, int(p))[0]:.2f} s"
+            if audio[int(p)]
+            else _visible(words[int(p)])
+            for p in places
+        ]
+
+    @cached_property
+    def _likeliest(self) -> list[int]:
+        """Likeliest next tokens, of the clean and the corrupted run in turn."""
+        runs = [next_token_probs(self.model, self.prompt(r))[0].topk(N_CANDIDATES) for r in ROLES]
+        in_turn: Iterable[int] = (int(t) for pair in zip(*(r.indices for r in runs), strict=True)
+                                  for t in pair)  # fmt: skip
+        return list(dict.fromkeys(in_turn))[:N_CANDIDATES]
+
+    def _word(self, token: int) -> str:
+        return _visible(self.model.to_single_str_token(token))
+
+
+def _visible(word: str) -> str:
+    """A token with its line breaks visible."""
+    return repr(word)[1:-1]

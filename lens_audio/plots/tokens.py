@@ -1,0 +1,146 @@
+"""What one head looks at: every token, with the audio folded to time."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_audio.inputs import AudioPrompt
+from lens_audio.plots.theme import INK, MAGNITUDE, clipped, styled, text, ticks
+
+MOST_SATURATED = 0.02  # of the cells: a sink that takes nearly all attention would hide the rest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row or column of the map: one text token, or a stretch of audio."""
+
+    name: str
+    start: int  # positions from start to stop, the last one not included
+    stop: int
+    is_audio: bool
+
+
+def token_attention(
+    pattern: Float[Tensor, "query key"],
+    prompt: AudioPrompt,
+    *,
+    row: int = 0,
+    windows: int = 24,
+) -> go.Figure:
+    """One head's attention from every token to every earlier one; each clip is some time windows.
+
+    A window's column is the sum over its audio tokens, so that a row sums to 100 %; its row is the
+    mean over them. Padding is left out. The colour scale ends where 2 % of the cells are beyond
+    it, as the first token's often are.
+
+    Args:
+        pattern: of this row of the prompt, as `analysis.head_pattern` gives it.
+        row: the prompt's row.
+        windows: into how many each clip is folded, at most.
+
+    Raises:
+        ValueError: for a pattern of another length than the prompt, or no window.
+    """
+    n_positions = prompt.tokens.shape[1]
+    if pattern.shape != (n_positions, n_positions):
+        raise ValueError(
+            f"a pattern of shape {tuple(pattern.shape)} for a prompt of {n_positions} positions"
+        )
+    if windows < 1:
+        raise ValueError(f"windows={windows}; fold the audio into at least one")
+    entries = _entries(prompt, row, windows)
+    z = _folded(pattern.detach().float().cpu().numpy(), entries)
+    names = [entry.name for entry in entries]
+    shown = z[~np.isnan(z)]
+    heatmap = go.Heatmap(
+        z=z,
+        x=[text(name) for name in names],
+        y=[text(name) for name in names],
+        zmin=0,
+        zmax=float(np.quantile(shown, 1 - MOST_SATURATED)) or float(shown.max()) or 1.0,
+        colorscale=MAGNITUDE,
+        hoverongaps=False,
+        hovertemplate="from %{y}<br>to %{x}<br>%{z:.2f} % of the attention<extra></extra>",
+        colorbar={"title": {"text": "attention (%)", "side": "right"}, "thickness": 12},
+    )
+    figure = go.Figure(heatmap)
+    for first, last in _audio_blocks(entries):
+        for axis in ("x", "y"):
+            block = {f"{axis}0": first - 0.5, f"{axis}1": last + 0.5, f"{axis}ref": axis}
+            other = "y" if axis == "x" else "x"
+            across = {f"{other}0": 0, f"{other}1": 1, f"{other}ref": f"{other} domain"}
+            line = {"color": "#ff3d7f", "width": 1}
+            figure.add_shape(type="rect", line=line, **block, **across)
+    places = ticks(names, 48)
+    layout: dict[str, Any] = {
+        "type": "category",
+        "tickvals": places,
+        "ticktext": [text(clipped(names[i])) for i in places],
+        "tickfont": {"size": 11},
+        "showgrid": False,
+        "linecolor": INK,
+        "automargin": True,
+        "title_standoff": 10,
+    }
+    figure.update_xaxes(title_text="attends to", tickangle=90, **layout)
+    figure.update_yaxes(title_text="token", autorange="reversed", **layout)
+    return styled(figure, height=min(900, max(420, 160 + 13 * len(entries))))
+
+
+def _entries(prompt: AudioPrompt, row: int, windows: int) -> list[Entry]:
+    words = prompt.str_tokens(row)
+    real, audio = prompt.attention_mask[row].tolist(), prompt.audio_mask[row].tolist()
+    folded = {entry.start: entry for entry in _audio_entries(prompt, row, windows)}
+    return [
+        folded[i] if audio[i] else Entry(_named(words[i], i), i, i + 1, False)
+        for i in range(len(words))
+        if real[i] and (not audio[i] or i in folded)
+    ]
+
+
+def _audio_entries(prompt: AudioPrompt, row: int, windows: int) -> list[Entry]:
+    """Each clip in windows of equally many tokens; the last may have fewer."""
+    positions, times = prompt.audio_positions(row).tolist(), prompt.audio_times(row)
+    if not positions:
+        return []
+    starts = [*(times[:, 0] == 0).nonzero().flatten().tolist(), len(positions)]
+    entries = []
+    for clip, (first, end) in enumerate(pairwise(starts)):
+        size = -(-(end - first) // windows)
+        which = f"clip {clip}, " if len(starts) > 2 else ""
+        for i in range(first, end, size):
+            last = min(i + size, end) - 1
+            name = f"{which}{float(times[i, 0]):.2f}–{float(times[last, 1]):.2f} s"
+            entries.append(Entry(name, positions[i], positions[last] + 1, True))
+    return entries
+
+
+def _named(word: str, position: int) -> str:
+    """A token with its line breaks visible, and its position, which sets equal tokens apart."""
+    return f"{repr(word)[1:-1].strip() or '␣'} · {position}"
+
+
+def _folded(
+    pattern: Float[np.ndarray, "query key"], entries: list[Entry]
+) -> Float[np.ndarray, "entry entry"]:
+    """In per cent; nothing (NaN) where no key comes before the last query."""
+    rows = np.stack([pattern[e.start : e.stop].mean(0) for e in entries])
+    cells = np.stack([rows[:, e.start : e.stop].sum(1) for e in entries], axis=1)
+    starts, stops = np.array([e.start for e in entries]), np.array([e.stop for e in entries])
+    return np.where(starts[None] < stops[:, None], 100 * cells, np.nan).astype(np.float32)
+
+
+def _audio_blocks(entries: list[Entry]) -> list[tuple[int, int]]:
+    """First and last entry of each unbroken stretch of audio."""
+    blocks: list[tuple[int, int]] = []
+    for i, entry in enumerate(entries):
+        if entry.is_audio and i and entries[i - 1].is_audio:
+            blocks[-1] = (blocks[-1][0], i)
+        elif entry.is_audio:
+            blocks.append((i, i))
+    return blocks
