@@ -51,10 +51,23 @@ def bare(notebook: Any) -> Any:
     }
     for cell in notebook.cells:
         cell.metadata = {}
-        for output in cell.get("outputs", []):
-            if "metadata" in output:
-                output.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
     return notebook
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """What was printed in several pieces, as chance had it, in one."""
+    kept: list[Any] = []
+    for output in outputs:
+        if "metadata" in output:
+            output.metadata = {}
+        before = kept[-1] if kept else output
+        if output is not before and output.get("name", "") == before.get("name") != "":
+            before.text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def with_pictures(notebook: Any) -> Any:

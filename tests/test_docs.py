@@ -1,6 +1,5 @@
 """What the documents say is true today."""
 
-import json
 import re
 import runpy
 from pathlib import Path
@@ -32,14 +31,3 @@ def test_the_hook_point_table_is_what_the_code_gives():
 def test_every_local_link_leads_somewhere(page):
     links = re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
-
-
-@pytest.mark.parametrize(
-    "notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name
-)
-def test_every_notebook_runs_top_to_bottom(notebook, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    namespace: dict = {}
-    for cell in json.loads(notebook.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), notebook.name, "exec"), namespace)
