@@ -25,10 +25,10 @@ def source(cell) -> str:
 
 
 def shows_something(cell) -> bool:
-    """Whether it prints, or ends in an expression that is not silenced with a semicolon."""
-    last = ast.parse(source(cell)).body[-1]
-    code = source(cell).partition(";  #")[0] if ";  #" in source(cell) else source(cell)
-    return "print(" in code or (isinstance(last, ast.Expr) and ";  #" not in source(cell))
+    """Whether it prints, or ends in an expression that no semicolon silences."""
+    code = source(cell)
+    is_silenced = ";" in code.rstrip().splitlines()[-1]
+    return "print(" in code or (isinstance(ast.parse(code).body[-1], ast.Expr) and not is_silenced)
 
 
 def kinds(cell) -> list[list[str]]:

@@ -176,7 +176,7 @@ def _nodes(
         bar = {"title": {"text": quantity, "side": "right"}, "thickness": 12, "len": 0.8}
         numbers = list(shown.values())
         marker |= {"color": numbers, "colorscale": MAGNITUDE, "colorbar": bar}
-        if quantity == "attention on the audio":
+        if min(numbers) >= 0:
             marker |= {"cmin": 0, "cmax": max(numbers) or 1.0}
     return go.Scatter(
         x=[places[head][0] for head in heads],
