@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test lint types tests checkpoint clean
+.PHONY: demo test lint types tests test-browser docs checkpoint clean
 
 demo: $(STAMP)
 	$(BIN)/lens-audio listen
@@ -19,6 +19,12 @@ types: $(STAMP)
 tests: $(STAMP)
 	$(BIN)/pytest -n 2
 
+test-browser: $(STAMP)
+	$(BIN)/pytest -m browser tests/browser -rs
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
+
 checkpoint: $(STAMP)
 	$(BIN)/python -m lens_audio.testbed.train
 
@@ -29,4 +35,4 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info

@@ -36,6 +36,9 @@ class BlockConfig(TransformerLensConfig):
     attn_bias: str = ""
     mlp_bias: bool = False
     rotary_base: float = 10000.0
+    seq_length: int | None = None  # beyond it the next two act, as in Qwen's first generation
+    use_dynamic_ntk: bool = False
+    use_logn_attn: bool = False
     use_attn_in: bool = False
     use_hook_mlp_in: bool = False
 
@@ -49,6 +52,13 @@ class BlockConfig(TransformerLensConfig):
             )
         if self.positional_embedding_type == "rotary" and self.d_head % 2:
             raise ValueError(f"rotary embedding needs an even d_head, not {self.d_head}")
+        if (self.use_dynamic_ntk or self.use_logn_attn) and (self.seq_length or 0) < 2:
+            raise ValueError(
+                f"use_dynamic_ntk and use_logn_attn act beyond seq_length, which cannot be "
+                f"{self.seq_length}"
+            )
+        if self.use_dynamic_ntk and self.d_head < 4:
+            raise ValueError(f"dynamic NTK scaling needs a d_head of at least 4, not {self.d_head}")
 
     @property
     def kv_heads(self) -> int:
@@ -58,7 +68,7 @@ class BlockConfig(TransformerLensConfig):
 
 @dataclass(kw_only=True)
 class DecoderConfig(BlockConfig):
-    """A Qwen2 decoder: RMSNorm, rotary positions, gated MLP, optionally grouped keys."""
+    """A Qwen decoder: RMSNorm, rotary positions, gated MLP, optionally grouped keys."""
 
     model_name: str = "custom"
     normalization_type: str | None = "RMS"
@@ -78,9 +88,14 @@ class DecoderConfig(BlockConfig):
 
 @dataclass(kw_only=True)
 class AudioEncoderConfig(BlockConfig):
-    """A Whisper encoder with an average pool of two; `n_ctx` counts frames after the convolutions."""
+    """A Whisper encoder with an average pool of two; `n_ctx` counts frames after the convolutions.
+
+    With `cuts_mel` a batch of spectrograms ends with its longest clip, and the convolutions see
+    zeros after it; otherwise they see the silence that every clip is padded with.
+    """
 
     n_mels: int = 128
+    cuts_mel: bool = False
     attention_dir: str = "bidirectional"
     attn_bias: str = "qvo"
     mlp_bias: bool = True
@@ -94,10 +109,15 @@ class AudioEncoderConfig(BlockConfig):
 
 @dataclass(kw_only=True)
 class AudioModelConfig(DecoderConfig):
-    """The decoder's sizes, with the audio encoder's under `audio`."""
+    """The decoder's sizes, with the audio encoder's under `audio`.
+
+    `audio_edge_ids` are the tokens before and after a clip where the checkpoint has learned
+    embeddings of its own for them, which are then written over the tokens' (Qwen-Audio).
+    """
 
     audio: AudioEncoderConfig
     audio_token_id: int
+    audio_edge_ids: tuple[int, int] | None = None
     eos_token_ids: list[int] = field(default_factory=list)
     pad_token_id: int | None = None
 
@@ -135,8 +155,10 @@ class AudioModelConfig(DecoderConfig):
             act_fn=text.hidden_act,
             eps=text.rms_norm_eps,
             rotary_base=rope.get("rope_theta", 10000.0),
+            tie_word_embeddings=getattr(config, "tie_word_embeddings", False)
+            or text.tie_word_embeddings,
             audio_token_id=config.audio_token_id,
-            eos_token_ids=_as_list(text.eos_token_id),
+            eos_token_ids=as_list(text.eos_token_id),
             pad_token_id=text.pad_token_id,
             audio=AudioEncoderConfig(
                 d_model=audio.d_model,
@@ -153,7 +175,8 @@ class AudioModelConfig(DecoderConfig):
         )
 
 
-def _as_list(token_ids: int | list[int] | None) -> list[int]:
+def as_list(token_ids: int | list[int] | None) -> list[int]:
+    """Token ids as a checkpoint's files give them: none, one or several."""
     if token_ids is None:
         return []
     return [token_ids] if isinstance(token_ids, int) else list(token_ids)

@@ -183,3 +183,14 @@ def hf_inputs(prompt: AudioPrompt) -> dict[str, Tensor]:
         inputs["input_features"] = prompt.mel
         inputs["feature_attention_mask"] = (frames < prompt.mel_lengths[:, None]).long()
     return inputs
+
+
+def with_sound_of(prompt: AudioPrompt, other: AudioPrompt) -> AudioPrompt:
+    """The same tokens over the other prompt's sound: what a patching pair is made of."""
+    return AudioPrompt.from_tensors(
+        prompt.tokens,
+        other.mel,
+        other.mel_lengths,
+        attention_mask=prompt.attention_mask,
+        audio_mask=prompt.audio_mask,
+    )

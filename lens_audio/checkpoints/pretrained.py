@@ -1,27 +1,23 @@
-"""From a checkpoint folder or the hub: safetensors only, tensor by tensor, straight to the device."""
+"""From a checkpoint folder or the hub, tensor by tensor, straight to the device."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn as nn
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
-from transformers import AutoProcessor, AutoTokenizer, Qwen2AudioConfig
 
+from lens_audio.checkpoints.families import family_of
+from lens_audio.checkpoints.family import Family, Json, read_json
 from lens_audio.checkpoints.hf import assign
-from lens_audio.checkpoints.qwen2_audio import ARCHITECTURE, hub_names, our_name
-from lens_audio.config import AudioModelConfig
+from lens_audio.checkpoints.shards import find_shards, stored_shapes, stored_tensors
 from lens_audio.model.audio_transformer import HookedAudioTransformer
 
-WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.*"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.*", "*.tiktoken"]
+HEAD = "unembed.lm_head.weight"
 
 
 def load_pretrained(
@@ -32,13 +28,14 @@ def load_pretrained(
     revision: str | None = None,
     verbose: bool = True,
 ) -> HookedAudioTransformer:
-    """Load a Qwen2-Audio checkpoint, such as `Qwen/Qwen2-Audio-7B-Instruct`.
+    """Load a checkpoint of one of the `FAMILIES`, such as `Qwen/Qwen2-Audio-7B-Instruct`.
 
-    All names and shapes are checked before the first tensor is read. No pickle is opened and no
-    remote code is run.
+    All names and shapes are checked before the first tensor is read. No remote code is run, and no
+    pickle that holds anything but tensors is opened.
 
     Args:
-        path_or_hub_id: a folder with config.json and *.safetensors (sharded or not), or a hub id.
+        path_or_hub_id: a folder with config.json and *.safetensors or pytorch_model*.bin (sharded
+            or not), or a hub id.
         device: by default the GPU if there is one.
         dtype: by default the one the weights are stored in.
         revision: the hub's branch, tag or commit.
@@ -50,27 +47,29 @@ def load_pretrained(
             misshapen or unreadable tensor, each named.
     """
     folder = resolve_folder(path_or_hub_id, revision)
-    hf_config = read_config(folder)
+    config = read_config_json(folder)
+    family = family_of(config)
     target = resolve_device(device)
     shards = find_shards(folder)
-    cfg = AudioModelConfig.from_hf(hf_config, device=str(target))
-    cfg.tie_word_embeddings = is_tied(hf_config, shards)
+    shapes = {shard: stored_shapes(shard) for shard in shards}
+    try:
+        cfg = family.read_config(config, read_json(folder / "generation_config.json"))
+    except KeyError as error:
+        raise ValueError(f"{folder / 'config.json'} lacks {error}, a size of its model") from error
+    is_head_stored = any(family.our_names(n) == (HEAD,) for names in shapes.values() for n in names)
+    cfg.tie_word_embeddings = cfg.tie_word_embeddings and not is_head_stored
     with torch.device("meta"):
         model = HookedAudioTransformer(cfg)
-    places = match_tensors(model, shards, hf_config)
-    stored = read_tensors(shards, places, target, verbose)
-    for name, tensor in stored:
+    places = match_tensors(model, shapes, family)
+    for name, tensor in read_tensors(model, places, target, verbose):
         dtype = dtype or tensor.dtype
         assign(model, name, nn.Parameter(tensor.to(dtype)))
     if cfg.tie_word_embeddings:
         model.unembed.lm_head.weight = model.embed.W_E
     cfg.dtype = cfg.audio.dtype = dtype or torch.float32
+    cfg.device = cfg.audio.device = str(target)
     cfg.model_name = Path(path_or_hub_id).name
-    eos = _read_json(folder / "generation_config.json").get("eos_token_id")
-    if eos is not None:
-        cfg.eos_token_ids = [eos] if isinstance(eos, int) else eos
-    model.processor, tokenizer = read_processor(folder)
-    model._tokenizer = tokenizer
+    model.processor, model.tokenizer = family.read_processor(folder, cfg)
     return model.eval()
 
 
@@ -83,25 +82,21 @@ def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None 
     if path.exists():
         raise FileNotFoundError(f"{name} is a file; give the folder that holds config.json")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED_FILES))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=WANTED_FILES))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*.bin"])
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
             f"{name!r} is neither a folder nor a checkpoint that the hub could give: {error}"
         ) from error
 
 
-def read_config(folder: Path) -> Qwen2AudioConfig:
-    """The checkpoint's config, its architecture checked."""
+def read_config_json(folder: Path) -> Json:
+    """The contents of the checkpoint's config.json."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so it is no checkpoint")
-    config = _read_json(folder / "config.json")
-    architectures = config.get("architectures") or []
-    if config.get("model_type") != "qwen2_audio" and ARCHITECTURE not in architectures:
-        raise ValueError(
-            f"{folder} holds a {architectures or config.get('model_type')!r}; lens_audio loads "
-            f"{ARCHITECTURE}"
-        )
-    return Qwen2AudioConfig.from_dict(config)
+    return read_json(folder / "config.json")
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -118,116 +113,58 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     return target
 
 
-def find_shards(folder: Path) -> list[Path]:
-    """The single weight file, or those that the index names, or all there are."""
-    if (folder / "model.safetensors").is_file():  # transformers looks there first, too
-        return [folder / "model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(_read_json(index)["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise ValueError(f"{folder} lacks the shards {missing} that its index names")
-        return [folder / name for name in names]
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise FileNotFoundError(
-            f"{folder} has no *.safetensors (other formats are not read: they could run code)"
-        )
-    return shards
+Shapes = dict[Path, dict[str, tuple[int, ...]]]
+Places = dict[Path, dict[str, tuple[str, ...]]]
 
 
-def is_tied(config: Any, shards: list[Path]) -> bool:
-    """Whether the head is the embedding: so says the config, and no head of its own is stored."""
-    says_so = (
-        getattr(config, "tie_word_embeddings", False) or config.text_config.tie_word_embeddings
-    )
-    if not says_so:
-        return False
-    stored: list[str] = []
-    for shard in shards:
-        with _open(shard) as file:
-            stored += file.keys()
-    return "unembed.lm_head.weight" not in map(our_name, stored)
-
-
-def match_tensors(model: nn.Module, shards: list[Path], config: Any) -> dict[str, str]:
-    """Our name of every stored tensor, after checking names and shapes against the model."""
+def match_tensors(model: nn.Module, shapes: Shapes, family: Family) -> Places:
+    """Our names for every stored tensor, after checking names and shapes against the model."""
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    places: dict[str, str] = {}
-    unknown, misshapen, twice, found_ours = [], [], [], set()
-    for shard in shards:
-        with _open(shard) as file:
-            for stored in file.keys():  # noqa: SIM118 (no dictionary)
-                ours, shape = our_name(stored), tuple(file.get_slice(stored).get_shape())
-                if ours is None or ours not in expected:
-                    unknown.append(stored)
-                    continue
-                if shape != expected[ours]:
-                    misshapen.append(f"{stored} is {shape}, config.json makes it {expected[ours]}")
-                elif ours in found_ours:
-                    twice.append(stored)
-                found_ours.add(ours)
-                places[stored] = ours
-    missing = sorted(set(expected) - found_ours)
-    if missing:
-        theirs = hub_names(config)
-        missing = [theirs[name] for name in missing]
+    places: Places = {shard: {} for shard in shapes}
+    unknown, misshapen, twice = [], [], []
+    found: set[str] = set()
+    for shard, stored in shapes.items():
+        for name, shape in stored.items():
+            ours = family.our_names(name)
+            if ours is None or not expected.keys() >= set(ours):
+                unknown.append(name)
+                continue
+            parts = [expected[part] for part in ours]
+            whole = (sum(part[0] for part in parts), *parts[0][1:]) if parts else shape
+            if shape != whole:
+                misshapen.append(f"{name} is {shape}, config.json makes it {whole}")
+            elif found & set(ours):
+                twice.append(name)
+            found.update(ours)
+            places[shard][name] = ours
+    missing = {family.their_name(name): None for name in sorted(set(expected) - found)}
     problems = {
-        "missing": missing,
+        "missing": list(missing),
         "unknown": unknown,
         "stored twice": twice,
         "of the wrong shape": misshapen,
     }
-    found = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
-    if found:
-        raise ValueError(
-            f"{shards[0].parent} does not fit its config.json. Tensors " + "; ".join(found)
-        )
+    said = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
+    if said:
+        folder = next(iter(shapes)).parent
+        raise ValueError(f"{folder} does not fit its config.json. Tensors " + "; ".join(said))
     return places
 
 
 def read_tensors(
-    shards: list[Path], places: dict[str, str], device: torch.device, verbose: bool
+    model: nn.Module, places: Places, device: torch.device, verbose: bool
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor under our name, on the device."""
-    bar = tqdm(total=len(places), desc="loading", unit="tensor", disable=not verbose, delay=1)
+    """Every tensor under our name, on the device; the parts of a fused one share its memory."""
+    n_tensors = sum(map(len, places.values()))
+    bar = tqdm(total=n_tensors, desc="loading", unit="tensor", disable=not verbose, delay=1)
     with bar:
-        for shard in shards:
-            with _open(shard, str(device)) as file:
-                for stored in file.keys():  # noqa: SIM118 (no dictionary)
-                    if stored in places:
-                        yield places[stored], file.get_tensor(stored)
-                        bar.update()
-
-
-def read_processor(folder: Path) -> tuple[Any, Any]:
-    """Processor and tokenizer, or None for what has no files here."""
-    tokenizer = processor = None
-    if any((folder / name).is_file() for name in (*TOKENIZER_FILES, "vocab.json")):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if any((folder / name).is_file() for name in PROCESSOR_FILES):
-            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
-            tokenizer = processor.tokenizer
-    return processor, tokenizer
-
-
-def _open(shard: Path, device: str = "cpu") -> Any:
-    try:
-        return safe_open(shard, framework="pt", device=device)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{shard} cannot be read ({error}); it is truncated or not safetensors. Download it again"
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        for shard, ours in places.items():
+            for stored, tensor in stored_tensors(shard, device):
+                names = ours[stored]
+                if names:
+                    sizes = [model.get_parameter(name).shape[0] for name in names]
+                    yield from zip(names, tensor.split(sizes), strict=True)
+                bar.update()
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -1,63 +1,68 @@
-"""The Qwen2-Audio family (R1-AQA included): its tensors' names, theirs to ours."""
+"""The Qwen2-Audio family (R1-AQA included)."""
 
-import re
+from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import Qwen2AudioForConditionalGeneration
+from transformers import AutoProcessor, AutoTokenizer, Qwen2AudioConfig
 
-ARCHITECTURE = "Qwen2AudioForConditionalGeneration"
+from lens_audio.checkpoints.family import Family, Json
+from lens_audio.config import AudioModelConfig, as_list
 
-# In memory, transformers >= 5.13 nests everything but the head under `model.`; the hub's files
-# have the head under `language_model.`.
-OLD_PREFIXES = {
-    r"^model\.(?=audio_tower|multi_modal_projector|language_model)": "",
-    r"^language_model\.model\.": "language_model.",
-    r"^language_model\.lm_head\.": "lm_head.",
-}
-
-RENAMED = {
-    r"^language_model\.embed_tokens\.weight$": "embed.W_E",
-    r"^language_model\.norm\.weight$": "ln_final.w",
-    r"^lm_head\.weight$": "unembed.lm_head.weight",
-    r"^language_model\.layers\.(\d+)\.input_layernorm\.weight$": r"blocks.\1.ln1.w",
-    r"^language_model\.layers\.(\d+)\.post_attention_layernorm\.weight$": r"blocks.\1.ln2.w",
-    r"^language_model\.layers\.(\d+)\.self_attn\.": r"blocks.\1.attn.",
-    r"^language_model\.layers\.(\d+)\.mlp\.": r"blocks.\1.mlp.",
-    r"^audio_tower\.(conv[12])\.": r"audio_encoder.\1.",
-    r"^audio_tower\.embed_positions\.weight$": "audio_encoder.W_pos",
-    r"^audio_tower\.layer_norm\.weight$": "audio_encoder.ln_final.w",
-    r"^audio_tower\.layer_norm\.bias$": "audio_encoder.ln_final.b",
-    r"^audio_tower\.layers\.(\d+)\.self_attn_layer_norm\.weight$": r"audio_encoder.blocks.\1.ln1.w",
-    r"^audio_tower\.layers\.(\d+)\.self_attn_layer_norm\.bias$": r"audio_encoder.blocks.\1.ln1.b",
-    r"^audio_tower\.layers\.(\d+)\.final_layer_norm\.weight$": r"audio_encoder.blocks.\1.ln2.w",
-    r"^audio_tower\.layers\.(\d+)\.final_layer_norm\.bias$": r"audio_encoder.blocks.\1.ln2.b",
-    r"^audio_tower\.layers\.(\d+)\.self_attn\.out_proj\.": r"audio_encoder.blocks.\1.attn.o_proj.",
-    r"^audio_tower\.layers\.(\d+)\.self_attn\.": r"audio_encoder.blocks.\1.attn.",
-    r"^audio_tower\.layers\.(\d+)\.fc1\.": r"audio_encoder.blocks.\1.mlp.up_proj.",
-    r"^audio_tower\.layers\.(\d+)\.fc2\.": r"audio_encoder.blocks.\1.mlp.down_proj.",
-    r"^multi_modal_projector\.linear\.": "audio_projector.linear.",
-}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-def our_name(name: str) -> str | None:
-    """Our name of a checkpoint's tensor, in the hub's or the in-memory layout; None if unknown."""
-    for pattern, replacement in OLD_PREFIXES.items():
-        name = re.sub(pattern, replacement, name)
-    for pattern, replacement in RENAMED.items():
-        renamed, n = re.subn(pattern, replacement, name)
-        if n:
-            return renamed
-    return None
+def read_config(config: Json, generation: Json) -> AudioModelConfig:
+    """The sizes; the tokens that end an answer are the generation config's, if it has any."""
+    cfg = AudioModelConfig.from_hf(Qwen2AudioConfig.from_dict(config))
+    cfg.eos_token_ids = as_list(generation.get("eos_token_id")) or cfg.eos_token_ids
+    return cfg
 
 
-def hub_names(config: Any) -> dict[str, str]:
-    """Our names to the hub's, of a model of this transformers config (for messages)."""
-    with torch.device("meta"):
-        in_memory = Qwen2AudioForConditionalGeneration(config).state_dict()
-    names = {}
-    for name in in_memory:
-        hub = re.sub(r"^model\.language_model\.", "model.language_model.model.", name)
-        hub = re.sub(r"^lm_head\.", "language_model.lm_head.", hub)
-        names[str(our_name(name))] = hub.removeprefix("model.")
-    return names
+def read_processor(folder: Path, cfg: AudioModelConfig) -> tuple[Any, Any]:
+    """Processor and tokenizer, or None for what has no files here."""
+    tokenizer = processor = None
+    if any((folder / name).is_file() for name in TOKENIZER_FILES):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if any((folder / name).is_file() for name in PROCESSOR_FILES):
+            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = processor.tokenizer
+    return processor, tokenizer
+
+
+QWEN2_AUDIO = Family(
+    architecture="Qwen2AudioForConditionalGeneration",
+    model_type="qwen2_audio",
+    read_config=read_config,
+    read_processor=read_processor,
+    names={
+        "language_model.model.embed_tokens.weight": "embed.W_E",
+        "language_model.model.norm.weight": "ln_final.w",
+        "language_model.lm_head.weight": "unembed.lm_head.weight",
+        "language_model.model.layers.*.input_layernorm.weight": "blocks.*.ln1.w",
+        "language_model.model.layers.*.post_attention_layernorm.weight": "blocks.*.ln2.w",
+        "language_model.model.layers.*.self_attn.*": "blocks.*.attn.*",
+        "language_model.model.layers.*.mlp.*": "blocks.*.mlp.*",
+        "audio_tower.conv1.*": "audio_encoder.conv1.*",
+        "audio_tower.conv2.*": "audio_encoder.conv2.*",
+        "audio_tower.embed_positions.weight": "audio_encoder.W_pos",
+        "audio_tower.layer_norm.weight": "audio_encoder.ln_final.w",
+        "audio_tower.layer_norm.bias": "audio_encoder.ln_final.b",
+        "audio_tower.layers.*.self_attn_layer_norm.weight": "audio_encoder.blocks.*.ln1.w",
+        "audio_tower.layers.*.self_attn_layer_norm.bias": "audio_encoder.blocks.*.ln1.b",
+        "audio_tower.layers.*.final_layer_norm.weight": "audio_encoder.blocks.*.ln2.w",
+        "audio_tower.layers.*.final_layer_norm.bias": "audio_encoder.blocks.*.ln2.b",
+        "audio_tower.layers.*.self_attn.out_proj.*": "audio_encoder.blocks.*.attn.o_proj.*",
+        "audio_tower.layers.*.self_attn.*": "audio_encoder.blocks.*.attn.*",
+        "audio_tower.layers.*.fc1.*": "audio_encoder.blocks.*.mlp.up_proj.*",
+        "audio_tower.layers.*.fc2.*": "audio_encoder.blocks.*.mlp.down_proj.*",
+        "multi_modal_projector.linear.*": "audio_projector.linear.*",
+    },
+    # In memory, transformers >= 5.13 nests everything but the head under `model.`, and the decoder
+    # has no `model.` of its own.
+    aliases={
+        r"^model\.(?=audio_tower|multi_modal_projector|language_model)": "",
+        r"^language_model\.(?!model\.|lm_head\.)": "language_model.model.",
+        r"^lm_head\.": "language_model.lm_head.",
+    },
+)

@@ -1,6 +1,7 @@
 """The working set of heads: add, remove, knock out, keep only, take away."""
 
 from collections.abc import Callable
+from typing import Any
 
 import ipywidgets as widgets
 
@@ -101,7 +102,7 @@ class CircuitPanel(widgets.VBox):
         self.figure.become(self._answers(edited))
         self._show_export()
 
-    def _answers(self, edited: dict[str, list[float]]) -> object:
+    def _answers(self, edited: dict[str, list[float]]) -> Any:
         runs = self.session.unedited | edited
         return answer_probabilities(self.session.candidates, runs, quantity=self.session.quantity)
 
@@ -139,10 +140,10 @@ class CircuitPanel(widgets.VBox):
             "print(test.only(circuit).faithfulness, test.without(circuit).faithfulness)"
         )
 
-    def about(self) -> dict[str, object]:
+    def about(self) -> dict[str, Any]:
         """What a circuit's JSON should say besides its heads."""
         name, answer, instead = self.metric.key
-        about: dict[str, object] = {
+        about: dict[str, Any] = {
             "model": self.session.model.cfg.model_name,
             "metric": name,
             "answer": self.session.candidates[answer],

@@ -45,7 +45,7 @@ class Explorer(widgets.VBox):
         self.clip.layout.display = "" if len(self.clip.options) > 1 else "none"
         self.quantity = dropdown("show", QUANTITIES, QUANTITIES[0])
         self.chosen = widgets.HTML()
-        self.add = widgets.Button(icon="plus", layout={"width": "auto"})
+        self.add = widgets.Button(icon="plus", layout={"width": "auto", "flex": "0 0 auto"})
         self._recovery: Any = None
         metric = MetricChoice(session)
         self.answers = CircuitPanel(session, metric, self._show_heads)

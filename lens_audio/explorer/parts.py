@@ -9,26 +9,38 @@ import plotly.graph_objects as go
 
 from lens_audio.plots.report import escape
 
+# As in the reports: few buttons, and a figure as wide as its place.
+CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtons": [["toImage", "resetScale2d"]],
+}
+
 
 class FigureView(go.FigureWidget):
     """A figure that becomes another in place: to make a new widget would load plotly again."""
 
+    data: Any
+
     def __init__(self, figure: go.Figure) -> None:
         super().__init__(figure)
-        self._config = {"displaylogo": False, "responsive": True}
+        self._config = CONFIG
 
     def become(self, figure: go.Figure) -> None:
         """Show another figure; handlers of traces stay while the kinds of traces are the same."""
-        kinds = [[trace.type for trace in each.data] for each in (self, figure)]
+        is_alike = [t.type for t in self.data] == [t.type for t in figure.data]
         with self.batch_update():
-            if kinds[0] == kinds[1]:
+            if is_alike:
                 for old, new in zip(self.data, figure.data, strict=True):
                     old.update(new.to_plotly_json(), overwrite=True)
             layout = figure.layout.to_plotly_json()
             layout.pop("template", None)
-            emptied = {"shapes": [], "annotations": []}  # the old ones go where there are no new
+            emptied: dict[str, Any] = {
+                "shapes": [],
+                "annotations": [],
+            }  # the old ones go where there are no new
             self.layout.update(emptied | layout, overwrite=True)
-        if kinds[0] != kinds[1]:
+        if not is_alike:
             self.data = ()
             self.add_traces([trace.to_plotly_json() for trace in figure.data])
 

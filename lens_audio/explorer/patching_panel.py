@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from time import monotonic
 
 import ipywidgets as widgets
 
@@ -11,7 +12,6 @@ from lens_audio.explorer.parts import FigureView, Status, dropdown, heading
 from lens_audio.explorer.player import OVER_TIME
 from lens_audio.explorer.session import SITES, Session
 from lens_audio.plots.patching import patching_heatmap
-from lens_audio.plots.theme import styled
 
 NAMES = {
     "head": "layer × head",
@@ -34,6 +34,7 @@ class PatchingPanel(widgets.VBox):
     ) -> None:
         self.session, self.metric, self._on_heads = session, metric, on_heads
         self.result: PatchingResult | None = None
+        self.shown = ("", "")  # kind and site of the result
         self.status = Status()
         self._task: asyncio.Task | None = None
         self.site = dropdown("site", SITES, "z")
@@ -46,7 +47,8 @@ class PatchingPanel(widgets.VBox):
         self.run = widgets.Button(description="Run", icon="play", button_style="primary")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.progress = widgets.IntProgress(layout={"width": "160px"})
-        self.figure = FigureView(styled(FigureView({}), height=120))
+        self.figure: FigureView | None = None  # made when there is something to draw
+        self.drawn = widgets.Box(layout={"display": "block"})
         note = "Recovery: 0, the patch does nothing; 1, as much as the whole source run."
         wrap = {"flex_flow": "wrap"}
         super().__init__(
@@ -55,10 +57,9 @@ class PatchingPanel(widgets.VBox):
                 widgets.HBox([self.site, self.kind, self.window, self.direction], layout=wrap),
                 widgets.HBox([self.run, self.stop, self.progress], layout=wrap),
                 self.status,
-                self.figure,
+                self.drawn,
             ]
         )
-        self.figure.layout.xaxis.visible = self.figure.layout.yaxis.visible = False
         self.site.observe(lambda _: self._show_kinds(), "value")
         self.kind.observe(lambda _: self._show_window(), "value")
         self.run.on_click(lambda _: self.status.reporting(self.start)())
@@ -96,9 +97,7 @@ class PatchingPanel(widgets.VBox):
 
     def _steps(self) -> Iterator[None]:
         """Run, drawing now and then; a step ends whenever something was drawn."""
-        from time import monotonic
-
-        kind, site = self.kind.value, self.site.value
+        kind, site = self.shown = self.kind.value, self.site.value
         steps = self.session.sweep(
             kind, site, self.metric.key, self.direction.value, float(self.window.value)
         )
@@ -122,13 +121,15 @@ class PatchingPanel(widgets.VBox):
 
     def _draw(self) -> None:
         assert self.result is not None
-        labels = self.session.position_labels(self.site.value, self.result)
+        labels = self.session.position_labels(*self.shown, self.result)
         figure = patching_heatmap(self.result, recovery=True, labels=labels)
-        if figure.layout.xaxis.title.text == "time (s)":
-            self.figure.add_class(OVER_TIME)
+        if self.figure is None:
+            self.figure = FigureView(figure)
+            self.drawn.children = [self.figure]
         else:
-            self.figure.remove_class(OVER_TIME)
-        self.figure.become(figure)
+            self.figure.become(figure)
+        over_time = figure.layout.xaxis.title.text == "time (s)"
+        (self.figure.add_class if over_time else self.figure.remove_class)(OVER_TIME)
 
     def _show_kinds(self) -> None:
         kinds = self.session.kinds(self.site.value)

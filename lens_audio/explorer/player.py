@@ -25,13 +25,23 @@ function render({{model, el}}) {{
     el.append(label);
     return sound;
   }});
-  const follow = playheads(sounds);
+  const follow = sounds.length ? playheads(sounds) : () => {{}};
   let observer = null;
+  // A figure takes a new width only when the window changes its size.
+  const widths = new Map();
+  const fit = new ResizeObserver((entries) => {{
+    const changed = entries.filter((e) => widths.get(e.target) !== e.contentRect.width);
+    for (const entry of changed) widths.set(entry.target, entry.contentRect.width);
+    if (changed.length) requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
+  }});
   const begin = () => {{
     const root = el.closest(".{ROOT}");
     if (!root) return false;
     const adopt = () => {{
-      for (const figure of root.querySelectorAll(".{OVER_TIME} .js-plotly-plot")) follow(figure);
+      for (const figure of root.querySelectorAll(".js-plotly-plot")) {{
+        fit.observe(figure.parentElement);
+        if (figure.closest(".{OVER_TIME}")) follow(figure);
+      }}
     }};
     observer = new MutationObserver(adopt);
     observer.observe(root, {{childList: true, subtree: true}});
@@ -42,6 +52,7 @@ function render({{model, el}}) {{
   return () => {{
     clearInterval(waiting);
     observer?.disconnect();
+    fit.disconnect();
     for (const sound of sounds) URL.revokeObjectURL(sound.src);
   }};
 }}
@@ -58,7 +69,7 @@ STYLE = (
 .lens-audio-explorer .error { color: #c0392b; font-weight: 600; }
 .lens-audio-explorer pre { white-space: pre-wrap; font-size: 12px; line-height: 1.4; user-select: all;
   padding: 8px; border: 1px solid rgba(128,128,128,.35); border-radius: 6px; margin: 2px 0; }
-.lens-audio-player { display: flex; gap: 24px; flex-wrap: wrap; }
+.lens-audio-player { display: flex; width: 100%; gap: 24px; flex-wrap: wrap; }
 .lens-audio-player label { display: flex; flex-direction: column; flex: 1 1 300px; font-size: 13px; }
 .lens-audio-player audio { width: 100%; height: 36px; margin-top: 4px; }
 """
@@ -82,4 +93,4 @@ class Player(anywidget.AnyWidget):
             if prompt.waveforms is not None:
                 wave = prompt.waveforms[prompt.clips_of(0)[clip]]
                 sounds[role] = wav_bytes(wave, prompt.sampling_rate)
-        return cls(names=list(sounds), files=list(sounds.values()))
+        return cls(names=list(sounds), files=list(sounds.values()), layout={"width": "100%"})

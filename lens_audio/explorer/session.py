@@ -166,17 +166,14 @@ class Session:
             positions=positions, heads="each" if kind == "head" else None, direction=direction,
         )  # fmt: skip
 
-    def position_labels(self, site: str, result: PatchingResult) -> list[str] | None:
+    def position_labels(self, kind: str, site: str, result: PatchingResult) -> list[str] | None:
         """Text of the swept positions, times for audio tokens; None where they speak already."""
-        places = result.axes.get("position")
-        if places is None or site.startswith("audio_encoder."):
+        if kind != "position" or site.startswith("audio_encoder."):
             return None
-        words = self.clean.str_tokens(0)
-        audio = self.clean.audio_mask[0].tolist()
+        places = [int(p) for p in result.axes.get("position", result.axes.get("group", []))]
+        words, audio = self.clean.str_tokens(0), self.clean.audio_mask[0].tolist()
         return [
-            f"{self.clean.time_of(0, int(p))[0]:.2f} s"
-            if audio[int(p)]
-            else _visible(words[int(p)])
+            f"{self.clean.time_of(0, p)[0]:.2f} s" if audio[p] else _visible(words[p])
             for p in places
         ]
 

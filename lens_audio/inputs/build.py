@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from jinja2 import TemplateError
 
 from lens_audio.inputs.audio import Rate, is_clip, load_audio
 from lens_audio.inputs.prompt import AudioPrompt
@@ -29,8 +31,12 @@ def build_prompt(
     """A prompt, or a padded batch of prompts, about audio.
 
     `question`: a string or a list of them; the processor's chat template puts the clips before
-    the question and opens the assistant's turn, after `system` (default: the template's own).
-    `raw`: instead, the whole text(s) with one `<|AUDIO|>` a clip.
+    the question and opens the assistant's turn, after `system` (default: the template's own). Both
+    are plain text: special tokens written in them are refused.
+    `raw`: instead, the whole text(s) with one placeholder a clip (the processor's `audio_token`,
+    `<|AUDIO|>` in Qwen2-Audio), or with a clip's path between the tokens that open and close a
+    clip (`<audio>glass.wav</audio>` in Qwen-Audio). Without `audio` the paths are read; with it
+    they are only names.
     `audio`: for one question None, a clip or a list of clips; for a list of questions a list with
     one entry a question: None, a clip or a list of clips. A clip is a path, an array or tensor at
     `sampling_rate` Hz, or a pair (array, rate): see `load_audio`, as for `max_seconds`.
@@ -41,8 +47,9 @@ def build_prompt(
     if processor is None or getattr(processor, "tokenizer", None) is None:
         raise ValueError(
             "There is no processor to make a prompt with: its checkpoint folder lacks the files "
-            "of the tokenizer (tokenizer.json, tokenizer_config.json) or of the feature extractor "
-            "(preprocessor_config.json). Add them, or pass tensors with AudioPrompt.from_tensors."
+            "of the tokenizer (tokenizer.json and tokenizer_config.json, or qwen.tiktoken) or of the "
+            "feature extractor (preprocessor_config.json). Add them, or pass tensors with "
+            "AudioPrompt.from_tensors."
         )
     if (question is None) == (raw is None):
         raise ValueError("Give either a question or raw= text, not both and not neither.")
@@ -55,7 +62,10 @@ def build_prompt(
         texts = _apply_template(processor, texts, rows, system)
     elif system is not None:
         raise ValueError("system= is part of the chat template: write it into the raw= text.")
-    check_placeholders(texts, rows, processor.audio_token)
+    else:
+        texts, named = take_out_paths(texts, processor)
+        rows = named if audio is None else rows
+    check_placeholders(texts, rows, processor)
     waveforms = load_clips(processor, rows, sampling_rate, max_seconds)
     return AudioPrompt.from_texts(
         processor, texts, waveforms, padding_side=padding_side, device=device
@@ -86,16 +96,34 @@ def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
     return rows
 
 
-def check_placeholders(
-    texts: Sequence[str], rows: Sequence[Sequence[Any]], audio_token: str
-) -> None:
+def take_out_paths(texts: Sequence[str], processor: Any) -> tuple[list[str], list[list[str]]]:
+    """The texts with placeholders for the clips that they name by their paths, and those paths."""
+    opens, closes, audio_token = (
+        processor.audio_bos_token,
+        processor.audio_eos_token,
+        processor.audio_token,
+    )
+    clip = re.compile(f"{re.escape(opens)}(.*?){re.escape(closes)}")
+    paths: list[list[str]] = [
+        [path for path in clip.findall(text) if audio_token not in path] for text in texts
+    ]
+    placed = [
+        clip.sub(lambda m: m[0] if audio_token in m[1] else opens + audio_token + closes, text)
+        for text in texts
+    ]
+    return placed, paths
+
+
+def check_placeholders(texts: Sequence[str], rows: Sequence[Sequence[Any]], processor: Any) -> None:
     """ValueError unless each text holds one audio placeholder for each of its row's clips."""
+    audio_token = processor.audio_token
     for row, (text, clips) in enumerate(zip(texts, rows, strict=True)):
         found = text.count(audio_token)
         if found != len(clips):
             raise ValueError(
                 f"Prompt {row} holds {found} {audio_token} placeholders and has {len(clips)} "
-                f"clips: write <|audio_bos|>{audio_token}<|audio_eos|> once for each clip."
+                f"clips: write {processor.audio_bos_token}{audio_token}{processor.audio_eos_token} "
+                f"once for each clip."
             )
 
 
@@ -141,11 +169,18 @@ def _texts(given: Any) -> list[str]:
 def _apply_template(
     processor: Any, questions: list[str], rows: list[list[Any]], system: str | None
 ) -> list[str]:
+    added = processor.tokenizer.added_tokens_decoder.values()
+    special = [str(token) for token in added if token.special]
     for name, text in [("system", system or ""), *(("question", q) for q in questions)]:
         if processor.audio_token in text:
             raise ValueError(
                 f"The {name} {text!r} holds {processor.audio_token}, which stands for a clip. Take "
                 f"it out (the chat template adds one a clip), or write the whole text as raw=."
+            )
+        if written := [token for token in special if token in text]:
+            raise ValueError(
+                f"The {name} {text!r} holds the special tokens {written}, which plain text must not "
+                f"become. Take them out, or write the whole text, template and all, as raw=."
             )
     if processor.chat_template is None:
         raise ValueError("The processor has no chat template: write the whole text as raw=.")
@@ -155,4 +190,9 @@ def _apply_template(
         content: list[dict[str, str]] = [{"type": "audio", "audio_url": ""} for _ in clips]
         content.append({"type": "text", "text": text})
         conversations.append([*opening, {"role": "user", "content": content}])
-    return processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False)
+    try:
+        return processor.apply_chat_template(
+            conversations, add_generation_prompt=True, tokenize=False
+        )
+    except TemplateError as error:
+        raise ValueError(f"The chat template refuses this: {error}.") from error

@@ -42,7 +42,7 @@ class AudioPrompt:
     waveforms: list[Float[np.ndarray, " _"]] | None = None  # None when made from tensors
     sampling_rate: int = 16000
     hop_length: int = 160  # samples between mel frames
-    processor: Any = field(default=None, kw_only=True)  # a Qwen2AudioProcessor
+    processor: Any = field(default=None, kw_only=True)  # a Qwen2AudioProcessor or of its like
     tokenizer: Any = field(default=None, kw_only=True)
     texts: tuple[str, ...] | None = field(default=None, kw_only=True)  # one placeholder a clip
     padding_side: str = field(default="left", kw_only=True)
@@ -109,7 +109,7 @@ class AudioPrompt:
         padding_side: str = "left",
         device: str | torch.device = "cpu",
     ) -> AudioPrompt:
-        """A prompt of finished texts that hold one `<|AUDIO|>` a clip, and mono waveforms at the
+        """A prompt of finished texts that hold one placeholder a clip, and mono waveforms at the
         processor's rate. Features, token counts and padding are the processor's.
         """
         extractor = processor.feature_extractor
@@ -123,12 +123,14 @@ class AudioPrompt:
         )
         tokens, mel = inputs["input_ids"], inputs.get("input_features")
         frame_mask = inputs.get("feature_attention_mask")
+        mel_lengths = None if frame_mask is None else frame_mask.sum(-1)
+        check_mel(mel, mel_lengths)
         prompt = cls(
             tokens=tokens,
             attention_mask=inputs["attention_mask"].bool(),
             audio_mask=tokens == _audio_token_id(processor, processor.tokenizer),
             mel=mel,
-            mel_lengths=None if frame_mask is None else frame_mask.sum(-1),
+            mel_lengths=mel_lengths,
             waveforms=list(waveforms) or None,
             sampling_rate=extractor.sampling_rate,
             hop_length=extractor.hop_length,
@@ -248,7 +250,7 @@ class AudioPrompt:
                 "model.prompt(question, audio), or call AudioPrompt.from_tensors again."
             )
         rows = clip_rows(audio, None if len(self) == 1 else len(self))
-        check_placeholders(self.texts, rows, self.processor.audio_token)
+        check_placeholders(self.texts, rows, self.processor)
         waveforms = load_clips(self.processor, rows, sampling_rate, max_seconds)
         return AudioPrompt.from_texts(
             self.processor,

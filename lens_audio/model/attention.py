@@ -14,7 +14,7 @@ from lens_audio.config import BlockConfig
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCacheEntry
 from lens_audio.model.mlp import bias_or_zeros
-from lens_audio.model.rotary import apply_rotary, rotary_tables
+from lens_audio.model.rotary import apply_rotary, logn_scale, rotary_base, rotary_tables
 from lens_audio.model.shared_prefix import SHORT_CONTINUATION, SharedPrefix
 
 
@@ -28,6 +28,7 @@ class AttentionContext:
     key_mask: Bool[Tensor, "batch key"] | None  # False: padding. None: there is no padding
     device: torch.device
     rotary: tuple[Tensor, Tensor] | None = None
+    query_scale: Float[Tensor, "#batch query 1 1"] | None = None  # log-n scaling
 
     @classmethod
     def of(
@@ -42,12 +43,19 @@ class AttentionContext:
         key_mask = attention_mask
         if key_mask is not None and not torch.compiler.is_compiling() and bool(key_mask.all()):
             key_mask = None
-        rotary = None
+        rotary = query_scale = None
         if cfg.positional_embedding_type == "rotary":
             positions = position_ids(key_mask, n_past, n_queries, x.device)
-            rotary = rotary_tables(positions, cfg.d_head, cfg.rotary_base, x.dtype)
+            beyond = cfg.seq_length is not None and n_keys > cfg.seq_length
+            base: float | Tensor = cfg.rotary_base
+            if beyond and cfg.use_dynamic_ntk:
+                lengths = positions.new_tensor([n_keys]) if key_mask is None else key_mask.sum(1)
+                base = rotary_base(cfg, lengths)
+            rotary = rotary_tables(positions, cfg.d_head, base, x.dtype)
+            if beyond and cfg.use_logn_attn:
+                query_scale = logn_scale(cfg, positions, x.dtype)
         causal = cfg.attention_dir == "causal"
-        return cls(n_queries, n_keys, causal, key_mask, x.device, rotary)
+        return cls(n_queries, n_keys, causal, key_mask, x.device, rotary, query_scale)
 
     @property
     def is_plain_causal(self) -> bool:
@@ -93,6 +101,9 @@ def position_ids(
 class Attention(nn.Module):
     """softmax(q kᵀ / sqrt(d_head)) v, then `o_proj`.
 
+    Where the config asks for log-n scaling it is part of `hook_rot_q`, so that scores are
+    `hook_rot_q` times `hook_rot_k` over sqrt(d_head) in every family.
+
     Scores and pattern exist only while a hook is attached to one of them; otherwise the heads run
     through `scaled_dot_product_attention`. Grouped keys and values are never copied per head.
     """
@@ -131,7 +142,8 @@ class Attention(nn.Module):
         k = self.hook_k(project_to_heads(self.k_proj, key_input, self.cfg.kv_heads))
         v = self.hook_v(project_to_heads(self.v_proj, value_input, self.cfg.kv_heads))
         if context.rotary is not None:
-            q = self.hook_rot_q(apply_rotary(q, *context.rotary))
+            q = apply_rotary(q, *context.rotary)
+            q = self.hook_rot_q(q if context.query_scale is None else q * context.query_scale)
             k = self.hook_rot_k(apply_rotary(k, *context.rotary))
         hooked = self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()
         prefix = past_kv_cache_entry

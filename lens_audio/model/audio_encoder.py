@@ -15,7 +15,7 @@ from lens_audio.model.norm import LayerNorm
 
 
 class HookedAudioEncoder(HookedModule):
-    """Qwen2-Audio's encoder, a Whisper encoder with a pool of two before the last LayerNorm.
+    """Qwen-Audio's encoder, a Whisper encoder with a pool of two before the last LayerNorm.
 
     Its blocks carry the decoder's hook points, without rotary embedding or gate.
     """
@@ -58,11 +58,12 @@ class HookedAudioEncoder(HookedModule):
         """
         self._check(mel, mel_lengths)
         mel = mel.to(self.conv1.weight)
+        longest = int(mel_lengths.max())
+        # The last frame of sound reads two mel frames of padding through the convolutions.
+        n_read = longest + longest % 2 + (0 if self.cfg.cuts_mel else 2)
         if not (keep_padding or any(hook.has_hooks() for hook in self.hook_points())):
-            # The last frame of sound reads two mel frames of padding through the convolutions.
-            longest = int(mel_lengths.max())
-            mel = mel[:, :, : longest + 2 + longest % 2]
-        return self.from_layer(0, self._embed(mel), mel_lengths)
+            mel = mel[:, :, :n_read]
+        return self.from_layer(0, self._embed(mel, n_read), mel_lengths)
 
     def from_layer(
         self,
@@ -84,10 +85,14 @@ class HookedAudioEncoder(HookedModule):
         return self.hook_out(self.ln_final(self.hook_pooled(pooled)))
 
     def _embed(
-        self, mel: Float[Tensor, "audio n_mels mel_frame"]
+        self, mel: Float[Tensor, "audio n_mels mel_frame"], n_read: int
     ) -> Float[Tensor, "audio frame d_model"]:
+        if self.cfg.cuts_mel:
+            mel = zero_from(mel, n_read)
         x = F.gelu(self.conv1(self.hook_mel(mel)))
         x = self.hook_conv1(x.transpose(1, 2)).transpose(1, 2)
+        if self.cfg.cuts_mel:
+            x = zero_from(x, n_read)
         # Contiguous, or every later sum and norm would walk the convolution's layout.
         x = self.hook_conv2(F.gelu(self.conv2(x)).transpose(1, 2).contiguous())
         pos_embed = self.hook_pos_embed(self.W_pos[: x.shape[1]].repeat(len(x), 1, 1))
@@ -98,11 +103,12 @@ class HookedAudioEncoder(HookedModule):
             raise ValueError(
                 f"the mel spectrogram has {mel.shape[1]} bins; this encoder reads {self.cfg.n_mels}"
             )
-        if mel.shape[2] != self.cfg.max_mel_frames:
+        n_frames, cuts_mel = self.cfg.max_mel_frames, self.cfg.cuts_mel
+        if mel.shape[2] > n_frames or (mel.shape[2] < n_frames and not cuts_mel):
             raise ValueError(
-                f"the mel spectrogram has {mel.shape[2]} frames; this encoder reads exactly "
-                f"{self.cfg.max_mel_frames} ({self.cfg.max_mel_frames / 100:g} s). Pad a shorter clip "
-                "as the processor does, and give its length in mel_lengths"
+                f"the mel spectrogram has {mel.shape[2]} frames; this encoder reads "
+                f"{'at most' if cuts_mel else 'exactly'} {n_frames} ({n_frames / 100:g} s). Pad a "
+                "shorter clip as the processor does, and give its length in mel_lengths"
             )
         if mel_lengths.shape != mel.shape[:1]:
             raise ValueError(f"{len(mel)} clips but {len(mel_lengths)} mel lengths")
@@ -110,3 +116,8 @@ class HookedAudioEncoder(HookedModule):
             raise ValueError(
                 f"mel lengths {mel_lengths.tolist()} must lie between 1 and {mel.shape[2]} frames"
             )
+
+
+def zero_from(x: Float[Tensor, "audio channel frame"], end: int) -> Tensor:
+    """Zeros in every frame from `end` on: what a convolution sees where the frames end."""
+    return F.pad(x[:, :, :end], (0, max(0, x.shape[2] - end)))

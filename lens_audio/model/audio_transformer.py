@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Listening:
 
 
 class HookedAudioTransformer(HookedTransformer):
-    """Qwen2-Audio: an audio encoder whose output replaces the audio tokens' embeddings.
+    """Qwen-Audio, either generation: an audio encoder's output replaces the audio tokens' embeddings.
 
     `model(prompt)` reads an AudioPrompt; `model(tokens)` is text only, unless inside
     `model.listening_to(prompt)`.
@@ -66,6 +67,8 @@ class HookedAudioTransformer(HookedTransformer):
         self.audio_encoder = HookedAudioEncoder(cfg.audio)
         self.audio_projector = AudioProjector(cfg)
         self.hook_audio_embed = HookPoint()  # [audio, token, d_model]
+        if cfg.audio_edge_ids is not None:  # embeddings of the tokens that open and close a clip
+            self.audio_edges = nn.Parameter(torch.zeros(2, cfg.d_model))
         self._listening: Listening | None = None
         self.setup()
 
@@ -155,6 +158,7 @@ class HookedAudioTransformer(HookedTransformer):
             if audio_embed is None:
                 audio_embed = self.embed_audio(prompt.mel, prompt.mel_lengths)
             resid = self._write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
+            resid = self._write_edges(resid, tokens, audio_mask)
         elif bool(audio_mask.any()):
             raise ValueError("the prompt has audio tokens but no mel spectrogram")
         return Embedded(resid, tokens, mask, audio_mask)
@@ -174,6 +178,22 @@ class HookedAudioTransformer(HookedTransformer):
             )
         is_sound = torch.arange(audio_embed.shape[1], device=resid.device) < lengths[:, None]
         return resid.masked_scatter(audio_mask[..., None], audio_embed[is_sound].to(resid.dtype))
+
+    def _write_edges(
+        self,
+        resid: Float[Tensor, "batch pos d_model"],
+        tokens: Int[Tensor, "batch pos"],
+        audio_mask: Bool[Tensor, "batch pos"],
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The learned embeddings of a clip's edges over its opening and closing tokens' own."""
+        if self.cfg.audio_edge_ids is None:
+            return resid
+        beside = (F.pad(audio_mask[:, 1:], (0, 1)), F.pad(audio_mask[:, :-1], (1, 0)))
+        edges = zip(self.cfg.audio_edge_ids, beside, self.audio_edges, strict=True)
+        for token, next_to_audio, embedding in edges:
+            is_edge = (tokens == token) & next_to_audio
+            resid = torch.where(is_edge[..., None], embedding, resid)
+        return resid
 
     def _embed_listened(
         self, listening: Listening, tokens: Tensor, attention_mask: Tensor | None

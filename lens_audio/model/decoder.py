@@ -16,6 +16,7 @@ from lens_audio.model.generation import Generation
 from lens_audio.model.hook_point import ForwardInfo, HookPoint
 from lens_audio.model.kv_cache import KeyValueCache
 from lens_audio.model.norm import make_norm
+from lens_audio.model.rotary import ntk_alpha
 
 RETURN_TYPES = ("logits", "loss", "both", None)
 
@@ -33,7 +34,8 @@ class Embedded(NamedTuple):
     resid: Float[Tensor, "batch pos d_model"]
     tokens: Int[Tensor, "batch pos"] | None
     attention_mask: Bool[Tensor, "batch pos"] | None
-    audio_mask: Bool[Tensor, "batch pos"] | None = None
+    audio_mask: Bool[Tensor, "batch prompt"] | None = None
+    n_first: int | None = None  # of a sequence read again: positions of the forward that began it
 
 
 class HookedTransformer(Generation):
@@ -98,19 +100,20 @@ class HookedTransformer(Generation):
         else:
             start = self._start_from(input, tokens, attention_mask, past_kv_cache)
         resid = self._run_blocks(start, start_at_layer, stop_at_layer, past_kv_cache)
+        n_new = start.resid.shape[1]  # a sequence that was read again gives its past, too
         if stop_at_layer is not None:
-            return resid
+            return resid[:, -n_new:]
         resid = self.ln_final(resid)
         if return_type is None:
             return None
         wants_loss = return_type in ("loss", "both")
         if logits_to_keep and not wants_loss:
-            if not 0 < logits_to_keep <= resid.shape[1]:
+            if not 0 < logits_to_keep <= n_new:
                 raise ValueError(
-                    f"logits_to_keep={logits_to_keep} of {resid.shape[1]} positions; 0 keeps all"
+                    f"logits_to_keep={logits_to_keep} of {n_new} positions; 0 keeps all"
                 )
             resid = resid[:, -logits_to_keep:]
-        logits = self.unembed(resid)
+        logits = self.unembed(resid)[:, -n_new:]
         if not wants_loss:
             return logits
         loss = self.loss_fn(
@@ -205,11 +208,15 @@ class HookedTransformer(Generation):
             )
         if past_kv_cache is not None:
             new = mask if mask is not None else resid.new_ones(resid.shape[:2], dtype=torch.bool)
+            if self._rotation_changes(past_kv_cache, new):
+                return self._read_again(start, new, start_at_layer, stop_at_layer, past_kv_cache)
             mask = past_kv_cache.append_attention_mask(new)
         info = self.forward_info
         info.n_past, info.n_total, info.attention_mask = n_past, n_past + resid.shape[1], mask
         if n_past == 0:
-            info.n_first, info.audio_mask = resid.shape[1], start.audio_mask
+            info.n_first, info.audio_mask = start.n_first or resid.shape[1], start.audio_mask
+        if past_kv_cache is not None and self.cfg.use_dynamic_ntk:
+            past_kv_cache.append_inputs(resid, (info.n_first, info.audio_mask))
         context = AttentionContext.of(self.cfg, resid, mask, n_past)
         try:
             if start_at_layer is None:
@@ -221,6 +228,45 @@ class HookedTransformer(Generation):
             if past_kv_cache is not None:
                 past_kv_cache.cut(n_past)
             raise
+        return resid
+
+    def _rotation_changes(self, past: KeyValueCache, new: Bool[Tensor, "batch new"]) -> bool:
+        """Whether a sequence so much longer has other rotary frequencies than the cached keys."""
+        mask, seq_length = past.previous_attention_mask, self.cfg.seq_length
+        if not self.cfg.use_dynamic_ntk or seq_length is None or mask is None:
+            return False
+        if mask.shape[1] + new.shape[1] <= seq_length:
+            return False
+        before, after = mask.sum(1), mask.sum(1) + new.sum(1)
+        return not torch.equal(ntk_alpha(self.cfg, before), ntk_alpha(self.cfg, after))
+
+    def _read_again(
+        self,
+        start: Embedded,
+        new: Bool[Tensor, "batch new"],
+        start_at_layer: int | None,
+        stop_at_layer: int | None,
+        past: KeyValueCache,
+    ) -> Float[Tensor, "batch total d_model"]:
+        """Run the past and the new positions as one sequence, which the cache holds afterwards.
+
+        With the frequencies every layer's output changes at every position: rotating the cached
+        keys anew would not do.
+        """
+        assert past.inputs is not None
+        assert past.previous_attention_mask is not None
+        n_first, audio_mask = past.first
+        whole = Embedded(
+            torch.cat([past.inputs, start.resid], dim=1),
+            None,
+            torch.cat([past.previous_attention_mask, new], dim=1),
+            audio_mask,
+            n_first,
+        )
+        fresh = None if past.frozen else KeyValueCache(self.cfg.n_layers)
+        resid = self._run_blocks(whole, start_at_layer, stop_at_layer, fresh)
+        if fresh is not None:
+            past.replace_by(fresh)
         return resid
 
     def _apply(self, *args: Any, **kwargs: Any) -> "HookedTransformer":

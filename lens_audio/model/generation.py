@@ -118,8 +118,6 @@ class Generation(TextHelpers):
         out = rows.before(new) if wants_tokens else self._decode(rows, new, single)
         if not return_cache:
             return out
-        if not use_past_kv_cache:
-            caches = caches[-1:]  # the last step read the whole sequence
         return out, ActivationCache(join_steps(caches), self)
 
     def generate_stream(
@@ -192,9 +190,13 @@ class Generation(TextHelpers):
             return self(inputs, logits_to_keep=1, **run)[:, -1]
         selects = self._names_selected(names_filter)
         wants_logits = selects("unembed.hook_in") or selects("unembed.hook_out")
-        logits, cache = self.run_with_cache(
+        found: Any = self.run_with_cache(
             inputs, names_filter=names_filter, logits_to_keep=0 if wants_logits else 1, **run
         )
+        logits, cache = found
+        if caches and self.forward_info.n_past == 0:  # the whole sequence was read again
+            cache.cache_dict = caches[0].cache_dict | cache.cache_dict
+            caches.clear()
         caches.append(cache)
         return logits[:, -1]
 

@@ -66,12 +66,16 @@ class KeyValueCacheEntry:
 class KeyValueCache:
     """One entry a layer, and the attention mask of the positions already read.
 
-    Pass it as `past_kv_cache=`; the calls are those of TransformerLens's key-value cache.
+    Pass it as `past_kv_cache=`; the calls are those of TransformerLens's key-value cache. Where a
+    longer sequence may have to be read again from its beginning (dynamic NTK scaling), `inputs` are
+    the residual streams that entered the first block, and `first` tells of the forward that began.
     """
 
     def __init__(self, n_layers: int) -> None:
         self.entries = [KeyValueCacheEntry() for _ in range(n_layers)]
         self.previous_attention_mask: Bool[Tensor, "batch past"] | None = None
+        self.inputs: Float[Tensor, "batch past d_model"] | None = None
+        self.first: tuple[int, Bool[Tensor, "batch prompt"] | None] = (0, None)
         self.frozen = False
 
     @classmethod
@@ -110,11 +114,33 @@ class KeyValueCache:
             self.previous_attention_mask = full
         return full
 
+    def append_inputs(
+        self,
+        inputs: Float[Tensor, "batch new d_model"],
+        first: tuple[int, Bool[Tensor, "batch prompt"] | None],
+    ) -> None:
+        """Keep what entered the first block, unless the cache is frozen.
+
+        `first` are the positions and the audio mask of the forward that began the sequence.
+        """
+        if self.frozen:
+            return
+        if self.inputs is None:
+            self.inputs, self.first = inputs, first
+        else:
+            self.inputs = torch.cat([self.inputs, inputs], dim=1)
+
+    def replace_by(self, other: "KeyValueCache") -> None:
+        """Hold what another cache holds."""
+        self.__dict__.update(other.__dict__)
+
     def cut(self, length: int) -> None:
         """Forget all but the first positions."""
         if self.previous_attention_mask is not None:
             mask = self.previous_attention_mask[:, :length]
             self.previous_attention_mask = mask if length else None
+        if self.inputs is not None:
+            self.inputs = self.inputs[:, :length] if length else None
         for entry in self.entries:
             entry.cut(length)
 

@@ -29,7 +29,8 @@ class TextHelpers(WeightViews):
         if self._tokenizer is None:
             raise ValueError(
                 "this model has no tokenizer: its checkpoint lacks tokenizer.json and "
-                "tokenizer_config.json. Add them, or pass tokens"
+                "tokenizer_config.json (or, of the first generation, qwen.tiktoken). Add them, or "
+                "pass tokens"
             )
         return self._tokenizer
 

@@ -142,16 +142,16 @@ def _without(
     past.freeze()
     chosen = []
     for cut in cuts:
-        with model.hooks(fwd_hooks=_forbid(cut, after_audio[:, start:], audio)):
+        with model.hooks(fwd_hooks=_forbid(cut, after_audio, audio)):
             logits = model(resid[:, start:], attention_mask=mask[:, start:], **begin)[:, -1]
         chosen.append(choice_logits(logits, tokens).float().softmax(-1))
     return torch.stack(chosen)
 
 
 def _forbid(
-    cut: list[Head], readers: Bool[Tensor, "batch query"], audio: Bool[Tensor, "batch key"]
+    cut: list[Head], readers: Bool[Tensor, "batch pos"], audio: Bool[Tensor, "batch pos"]
 ) -> list[Hook]:
-    """Hooks that forbid these heads' readers the audio, over a cache.
+    """Hooks that forbid these heads' readers the audio, over a cache: the queries are the last ones.
 
     `hooks.knock_out_attention` selects positions of the run that began the sequence, and in a batch
     of other text lengths some of these readers come after it and some audio too.
@@ -166,7 +166,7 @@ def _forbid(
         ) -> Float[Tensor, "batch head query key"]:
             chosen = torch.zeros(scores.shape[1], 1, 1, dtype=torch.bool, device=scores.device)
             chosen[heads] = True
-            return scores.masked_fill(forbidden & chosen, -torch.inf)
+            return scores.masked_fill(forbidden[:, :, -scores.shape[2] :] & chosen, -torch.inf)
 
         pairs.append((f"blocks.{layer}.attn.hook_attn_scores", function))
     return pairs

@@ -5,7 +5,7 @@ import torch
 import transformer_lens.patching as tl_patching
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Layout, Sizes, hooked_model, make_prompt
+from models import Layout, Sizes, hooked_model, make_prompt, with_sound_of
 
 from lens_audio.analysis import fast_patching, metrics
 from lens_audio.analysis.patching import (
@@ -29,13 +29,7 @@ def pair(layout, sizes=SIZES, seed=0):
     """A clean and a corrupted prompt: the same texts, other audio."""
     clean = make_prompt(sizes, layout, seed)
     other = make_prompt(sizes, layout, seed + 1)
-    return clean, type(clean).from_tensors(
-        clean.tokens,
-        other.mel,
-        other.mel_lengths,
-        attention_mask=clean.attention_mask,
-        audio_mask=clean.audio_mask,
-    )
+    return clean, with_sound_of(clean, other)
 
 
 def both_engines(model, clean, corrupted, site, **kwargs):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -220,11 +221,18 @@ def test_index_that_is_no_json_is_named(tmp_path, hf):
         load(tmp_path)
 
 
-def test_pickles_are_not_opened(folder):
+def test_a_folder_without_weights(folder):
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(FileNotFoundError, match="safetensors"):
         load(folder)
+
+
+def test_a_pickle_that_calls_a_function_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch called'\ntR.")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin holds more than tensors.*refused"):
+        load(folder)
+    assert not Path("called").exists()
 
 
 def test_another_architecture_is_refused(folder):

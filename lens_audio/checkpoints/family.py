@@ -1,0 +1,84 @@
+"""A checkpoint family: all that sets one kind of checkpoint apart from another, as data."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lens_audio.config import AudioModelConfig
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to read the sizes, the weights and the prompts of one kind of checkpoint.
+
+    `names` maps a stored tensor's name to the model's. A `*` stands for any text, the same on both
+    sides in order, and the first pattern that fits counts. Several names on the right are the parts
+    of a fused tensor, stacked in its first dimension; none is a tensor that is not needed.
+    """
+
+    architecture: str  # config.json's, among "architectures"
+    model_type: str  # config.json's
+    read_config: Callable[[Json, Json], AudioModelConfig]  # config.json, generation_config.json
+    read_processor: Callable[[Path, AudioModelConfig], tuple[Any, Any]]  # processor, tokenizer
+    names: Mapping[str, str | tuple[str, ...]]
+    aliases: Mapping[str, str] = field(default_factory=dict)  # other layouts: pattern, replacement
+
+    def fits(self, config: Json) -> bool:
+        """Whether this config.json is of the family."""
+        architectures = config.get("architectures") or []
+        return config.get("model_type") == self.model_type or self.architecture in architectures
+
+    def our_names(self, stored: str) -> tuple[str, ...] | None:
+        """The model's names for a stored tensor, one for each part of it; None if unknown."""
+        for pattern, replacement in self.aliases.items():
+            stored = re.sub(pattern, replacement, stored)
+        for theirs, ours in self.names.items():
+            parts = (ours,) if isinstance(ours, str) else ours
+            found = _fill_in(stored, theirs, parts)
+            if found is not None:
+                return found
+        return None
+
+    def their_name(self, ours: str) -> str:
+        """The stored tensor that a parameter of the model comes from."""
+        for theirs, parts in self.names.items():
+            for part in (parts,) if isinstance(parts, str) else parts:
+                found = _fill_in(ours, part, (theirs,))
+                if found is not None:
+                    return found[0]
+        return ours
+
+
+def read_json(path: Path) -> Json:
+    """A file's JSON object; an absent file's is empty.
+
+    Raises:
+        ValueError: for a file that holds no JSON object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object, but {type(found).__name__}")
+    return found
+
+
+def _fill_in(name: str, pattern: str, templates: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The templates with the texts that the pattern's stars stand for; None if it does not fit."""
+    match = re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), name)
+    if match is None:
+        return None
+    filled = []
+    for template in templates:
+        first, *pieces = template.split("*")
+        stars = zip(match.groups(), pieces, strict=True)
+        filled.append(first + "".join(text + piece for text, piece in stars))
+    return tuple(filled)

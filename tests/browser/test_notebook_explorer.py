@@ -1,0 +1,117 @@
+"""`la.explore` in JupyterLab and Notebook, clicked."""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from figures import click, playhead_near
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("jupyterlab")
+pytestmark = pytest.mark.browser
+
+CODE = """\
+import lens_audio as la
+
+model = la.HookedAudioTransformer.from_pretrained(la.testbed.checkpoint_dir())
+item = la.testbed.demo_item()
+prompt = model.prompt(item.question, audio=item.waveform, sampling_rate=item.sampling_rate)
+explorer = la.explore(model, prompt, choices=item.choices)
+explorer"""
+PLACES = {"JupyterLab": "lab/tree/explore.ipynb?reset", "Notebook": "notebooks/explore.ipynb"}
+PLOTS = "[...document.querySelectorAll('.lens-audio-explorer .js-plotly-plot')]"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def jupyter(tmp_path, request):
+    """A server over a folder with one notebook; the address of that notebook."""
+    module = {"JupyterLab": "jupyterlab", "Notebook": "notebook"}[request.param]
+    pytest.importorskip(module)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, tmp_path / "explore.ipynb")
+    port = free_port()
+    command = [sys.executable, "-m", module, "--no-browser", "--allow-root", f"--port={port}",
+               "--ServerApp.token=", "--ServerApp.password=", f"--ServerApp.root_dir={tmp_path}",
+               "--LabApp.news_url=None"]  # fmt: skip
+    with open(tmp_path / "server.log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status")
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "server.log").read_text()
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/{PLACES[request.param]}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def open_and_run(page, address):
+    page.goto(address)
+    page.wait_for_selector(".jp-CodeCell .cm-content")
+    page.wait_for_timeout(3000)  # the kernel is being started
+    page.complaints.clear()  # what the front end says of itself
+    page.click(".jp-CodeCell .cm-content")
+    page.keyboard.press("Shift+Enter")
+    page.wait_for_selector(".lens-audio-explorer")
+    page.wait_for_function(
+        "document.querySelectorAll('.lens-audio-explorer .main-svg').length >= 12"
+    )
+    page.wait_for_selector(".lens-audio-explorer .playhead", state="attached")
+
+
+@pytest.mark.parametrize("jupyter", list(PLACES), indirect=True)
+def test_the_explorer_is_used(jupyter, page):
+    open_and_run(page, jupyter)
+    figures = page.query_selector_all(".lens-audio-explorer .js-plotly-plot")
+    head_map, _, over_time, _ = figures
+    page.wait_for_function(f"{PLOTS}.every((f) => f.clientWidth === f._fullLayout.width)")
+
+    click(page, head_map, 6, 1)
+    page.wait_for_selector("text=L1 H6 · attention on the audio")
+    page.wait_for_function(
+        "document.querySelectorAll('.js-plotly-plot')[2].data[0].y[0] == 'L1 H6'"
+    )
+    page.click("button:has-text('add to the set')")
+    page.wait_for_selector("button:has-text('take out of the set')")
+    page.click("button:has-text('keep only these heads')")
+    page.wait_for_selector("text=faithfulness")
+    page.wait_for_function(f"{PLOTS}[1].data.length == 3")
+
+    page.evaluate("document.querySelector('.lens-audio-player audio').currentTime = 1.8")
+    page.wait_for_function(playhead_near(1.8))
+    click(page, over_time, 1.0, 0, playhead_near(1.0))
+    page.keep("explorer-top", full_page=False)
+
+    page.click("[role=tab]:has-text('Patching')")
+    page.click("button:has-text('Run')")
+    page.wait_for_selector("text=32 cells. In Python")
+    page.wait_for_function(f"{PLOTS}[0].data[0].zmin < 0")
+    page.query_selector_all(".lens-audio-explorer .js-plotly-plot")[4].scroll_into_view_if_needed()
+    page.wait_for_timeout(1500)
+    page.keep("explorer-patching", full_page=False)
+
+
+@pytest.mark.parametrize("jupyter", ["JupyterLab"], indirect=True)
+def test_a_running_sweep_is_stopped(jupyter, page):
+    open_and_run(page, jupyter)
+    page.click("[role=tab]:has-text('Patching')")
+    page.select_option("select:has(option[value='resid_mid'])", label="resid_pre")
+    page.select_option("select:has(option:text-is('layer × position'))", label="layer × position")
+    page.click("button:has-text('Run')")
+    page.click("button:has-text('Stop'):not([disabled])")
+    page.wait_for_selector("text=/Stopped at|500 cells/")
+    page.wait_for_selector("button:has-text('Run'):not([disabled])")

@@ -1,0 +1,112 @@
+"""The commands' pages in a browser: drawn, clicked, listened to."""
+
+import pytest
+import torch
+from figures import PLAYHEADS, click, overflow, playhead_near
+from typer.testing import CliRunner
+
+from lens_audio.analysis.result import PatchingResult
+from lens_audio.cli import app
+from lens_audio.plots import patching_heatmap
+from lens_audio.plots.report import figure_html, write_page
+from lens_audio.plots.report import page as whole_page
+
+pytestmark = pytest.mark.browser
+COMMANDS = {
+    "listen": [],
+    "patch": ["--by", "window", "--by", "group"],
+    "heads": ["-n", "20"],
+    "steer": ["--n-calibration", "40", "--n-test", "24", "--draws", "2"],
+}
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """The page of each command on the bundled recordings, made when first asked for."""
+    folder, made = tmp_path_factory.mktemp("reports"), {}
+
+    def report(command):
+        if command not in made:
+            made[command] = folder / f"{command}.html"
+            options = [*COMMANDS[command], "--out", str(made[command])]
+            if command in ("patch", "heads", "steer"):
+                options += ["--table", str(folder / f"{command}.json")]
+            result = CliRunner().invoke(app, [command, *options])
+            assert result.exit_code == 0, result.output
+        return made[command].as_uri()
+
+    return report
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_figure_of_a_report_is_drawn_within_the_window(reports, page, command):
+    page.goto(reports(command))
+    page.wait_for_selector(".figure .main-svg")
+    figures = page.query_selector_all(".figure")
+    assert all(figure.query_selector(".main-svg") for figure in figures)
+    assert overflow(page) <= 0
+    page.keep(command)
+
+
+@pytest.mark.parametrize("command", ["listen", "patch"])
+def test_the_playhead_follows_the_sound(reports, page, command):
+    page.goto(reports(command))
+    page.wait_for_selector(".figure[data-time] .main-svg")
+    page.wait_for_function("document.querySelector('audio').readyState > 0")
+    page.evaluate("document.querySelector('audio').currentTime = 1.5")
+    page.wait_for_function(playhead_near(1.5))
+    page.evaluate("document.querySelector('audio').play()")
+    page.wait_for_function(f"{PLAYHEADS}.every((time) => time > 1.7)")
+
+
+def test_a_click_on_a_figure_over_time_moves_the_sound(reports, page):
+    page.goto(reports("listen"))
+    figure = page.wait_for_selector(".figure[data-time]")
+    page.wait_for_selector(".figure[data-time] .main-svg")
+    page.wait_for_function("document.querySelector('audio').readyState > 0")
+    click(page, figure, 1.0, 2, "Math.abs(document.querySelector('audio').currentTime - 1) < 0.05")
+
+
+def test_the_slider_of_a_sweep_over_three_axes_changes_the_map(tmp_path, page):
+    result = PatchingResult(
+        torch.rand(1, 3, 4, 5, 1),
+        {
+            "metric": ["m"],
+            "layer": list("012"),
+            "position": list("0123"),
+            "head": list("01234"),
+            "example": ["0"],
+        },
+        torch.zeros(1, 1),
+        torch.ones(1, 1),
+        {"site": "z", "direction": "denoise"},
+    )
+    figure = patching_heatmap(result)
+    path = write_page(tmp_path / "page.html", whole_page("sweep", figure_html(figure, "sweep")))
+    page.goto(path.as_uri())
+    page.wait_for_selector(".slider-grip-rect")
+    shown = "document.querySelector('#sweep').data.findIndex((t) => t.visible !== false)"
+    for share, position in ((0.02, 0), (0.98, 3), (0.35, 1)):
+        box = page.query_selector(".slider-rail-touch-rect").bounding_box()
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.wait_for_timeout(200)
+        page.mouse.up()
+        page.wait_for_function(f"{shown} == {position}")
+
+
+def test_a_hostile_name_and_question_cannot_run(tmp_path, page):
+    from lens_audio import testbed
+
+    hostile = tmp_path / "<img src=x onerror=document.title='run'>.wav"
+    hostile.write_bytes(testbed.demo_clip().read_bytes())
+    out = tmp_path / "page.html"
+    question = "</script><script>document.title='run'</script>What is heard?"
+    result = CliRunner().invoke(
+        app, ["listen", str(hostile), "--question", question, "--out", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    page.goto(out.as_uri())
+    page.wait_for_selector(".figure .main-svg")
+    assert page.title().startswith("Is the model listening?")
+    assert "onerror" in page.inner_text("header")

@@ -1,0 +1,254 @@
+"""The explorer without a browser: what clicks change, and what is refused."""
+
+import asyncio
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import lens_audio as la
+from lens_audio.explorer.player import OVER_TIME
+from lens_audio.explorer.session import SITES
+from lens_audio.plots.theme import BLUE
+
+pytest.importorskip("ipywidgets")
+pytest.importorskip("anywidget")
+MODEL = la.HookedAudioTransformer.from_pretrained(la.testbed.checkpoint_dir())
+ITEM = la.testbed.demo_item()
+PROMPT = MODEL.prompt(ITEM.question, audio=ITEM.waveform, sampling_rate=ITEM.sampling_rate)
+
+
+@pytest.fixture
+def explorer():
+    return la.explore(MODEL, PROMPT, choices=ITEM.choices)
+
+
+def bars(explorer):
+    return {trace.name: list(trace.x) for trace in explorer.answers.figure.data}
+
+
+class Points:
+    """What plotly says of a click."""
+
+    def __init__(self, layer, head):
+        self.xs, self.ys = [head], [layer]
+
+
+def click(explorer, layer, head):
+    explorer.map.data[0]._dispatch_on_click(Points(layer, head), None)
+
+
+def test_it_opens_with_the_answers_of_both_runs(explorer):
+    clean = la.analysis.choice_log_probs(MODEL, PROMPT, ITEM.choices)
+    silent = la.analysis.choice_log_probs(MODEL, PROMPT.silenced(), ITEM.choices)
+    shown = bars(explorer)
+    np.testing.assert_allclose(shown["clean"], clean.softmax(-1)[0], rtol=1e-4)
+    np.testing.assert_allclose(shown["corrupted"], silent.softmax(-1)[0], rtol=1e-4)
+
+
+def test_the_map_is_the_attention_on_the_audio(explorer):
+    mass = la.analysis.audio_mass(la.analysis.audio_attention(MODEL, PROMPT)[0])
+    np.testing.assert_allclose(explorer.map.data[0].z, mass, rtol=1e-5)
+
+
+def test_a_click_on_the_map_shows_that_head(explorer):
+    click(explorer, 1, 6)
+    assert explorer.head == (1, 6)
+    assert "L1 H6" in explorer.chosen.value
+    assert explorer.time.data[0].y[0] == "L1 H6"
+    assert explorer.tokens.layout.title.text == "L1 H6, clean"
+    expected = la.plots.token_attention(la.analysis.head_pattern(MODEL, PROMPT, 1, 6)[0], PROMPT)
+    np.testing.assert_allclose(explorer.tokens.data[0].z, expected.data[0].z)
+
+
+def test_the_selected_head_is_marked(explorer):
+    explorer.select(1, 6)
+    (shape,) = [s for s in explorer.map.layout.shapes if s.line.color == BLUE]
+    assert (shape.x0, shape.y0) == (5.5, 0.5)
+
+
+def test_the_other_run_is_shown(explorer):
+    explorer.role.value = "corrupted"
+    attention = la.analysis.audio_attention(MODEL, PROMPT.silenced())[0]
+    layer, head = explorer.head
+    np.testing.assert_allclose(explorer.time.data[0].z[0], 100 * attention[layer, head], rtol=1e-4)
+    assert "corrupted" in explorer.tokens.layout.title.text
+
+
+def test_heads_are_added_and_taken_out(explorer):
+    for head in [(2, 7), (0, 2)]:
+        explorer.select(*head)
+        explorer.add.click()
+    assert explorer.circuit.heads == ((0, 2), (2, 7))
+    assert [tag.description for tag in explorer.answers.tags.children] == ["L0 H2", "L2 H7"]
+    explorer.answers.tags.children[0].click()
+    assert explorer.circuit.heads == ((2, 7),)
+    explorer.select(2, 7)
+    explorer.add.click()
+    assert len(explorer.circuit) == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "keep"), [("keep only these heads", True), ("knock these heads out", False)]
+)
+def test_the_working_set_changes_the_answers(explorer, mode, keep):
+    explorer.circuit = [(0, 2), (2, 7)]
+    explorer.answers.mode.value = mode
+    right, wrong = (explorer.session.tokens[i] for i in explorer.session.default_answers)
+    metric = la.analysis.metrics.logit_diff(right, wrong)
+    test = la.analysis.CircuitTest(MODEL, PROMPT, PROMPT.silenced(), metric)
+    outcome = (test.only if keep else test.without)([(0, 2), (2, 7)])
+    assert f"{outcome.faithfulness:.3f}" in explorer.answers.outcome.value
+    with MODEL.hooks(fwd_hooks=test.corrupting([(0, 2), (2, 7)], keep=keep)):
+        probs = la.analysis.choice_log_probs(MODEL, PROMPT, ITEM.choices).softmax(-1)[0]
+    np.testing.assert_allclose(list(bars(explorer).values())[2], probs, rtol=1e-4)
+    explorer.answers.mode.value = "as it is"
+    assert len(bars(explorer)) == 2
+
+
+def test_a_sweep_over_heads_becomes_a_quantity_of_the_map(explorer):
+    explorer.patching.run.click()
+    recovery = explorer.result.recovery()
+    assert explorer.quantity.value == "recovery by patching"
+    np.testing.assert_allclose(explorer.map.data[0].z, recovery, rtol=1e-5)
+    np.testing.assert_allclose(explorer.patching.figure.data[0].z, recovery, rtol=1e-5)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_offered_sweep_begins(explorer, site):
+    explorer.patching.site.value = site
+    for _, kind in explorer.patching.kind.options:
+        metric = explorer.answers.metric.key
+        steps = explorer.session.sweep(kind, site, metric, "denoise", 0.25)
+        (_, total, _), (done, _, result) = next(steps), next(steps)
+        assert (done, total) == (1, result.values.numel())
+
+
+def test_positions_are_named_by_their_tokens_and_times(explorer):
+    explorer.patching.site.value, explorer.patching.kind.value = "audio_embed", "position"
+    explorer.patching.run.click()
+    assert explorer.patching.figure.layout.xaxis.title.text == "time (s)"
+
+
+def test_a_sweep_over_time_follows_the_sound(explorer):
+    explorer.patching.site.value, explorer.patching.kind.value = "resid_pre", "window"
+    explorer.patching.run.click()
+    assert OVER_TIME in explorer.patching.figure._dom_classes
+    explorer.patching.kind.value = "group"
+    explorer.patching.run.click()
+    assert OVER_TIME not in explorer.patching.figure._dom_classes
+
+
+def test_a_running_sweep_leaves_room_for_clicks_and_stops(explorer, monkeypatch):
+    monkeypatch.setattr("lens_audio.explorer.patching_panel.SECONDS", 0.0)
+    explorer.patching.site.value, explorer.patching.kind.value = "resid_pre", "position"
+
+    async def user():
+        explorer.patching.run.click()
+        await asyncio.sleep(0.1)
+        explorer.select(1, 1)
+        explorer.patching.stop.click()
+        await asyncio.sleep(0.1)
+
+    asyncio.run(user())
+    values = explorer.result.values
+    assert bool(values.isnan().any())
+    assert not bool(values.isnan().all())
+    assert "Stopped" in explorer.patching.status.value
+    assert not explorer.patching.run.disabled
+    assert explorer.head == (1, 1)
+
+
+def test_an_error_is_shown_and_not_lost(explorer):
+    explorer.answers.metric.instead.value = explorer.answers.metric.answer.value
+    explorer.patching.run.click()
+    assert "begin with the same token" in explorer.patching.status.value
+
+
+def test_code_and_json_give_the_circuit(explorer):
+    explorer.circuit = [(0, 2), (2, 7)]
+    names = {"model": MODEL, "clean": PROMPT, "corrupted": PROMPT.silenced()}
+    exec(explorer.to_code(), names)
+    assert names["circuit"] == explorer.circuit
+    about = json.loads(explorer.circuit.to_json(**explorer.answers.about()))
+    assert about["answer"] == ITEM.answer
+    assert "(0, 2), (2, 7)" in explorer.answers.export.value
+
+
+def test_without_choices_the_likeliest_tokens_are_compared():
+    explorer = la.explore(MODEL, PROMPT)
+    probs = la.analysis.next_token_probs(MODEL, PROMPT)[0]
+    assert MODEL.to_single_str_token(int(probs.argmax())) == explorer.session.candidates[0]
+    assert bars(explorer)["clean"][0] == pytest.approx(float(probs.max()), rel=1e-4)
+
+
+def test_another_recording_can_be_the_corrupted_one():
+    other = PROMPT.with_audio(np.roll(ITEM.waveform, 8000), sampling_rate=ITEM.sampling_rate)
+    explorer = la.explore(MODEL, PROMPT, other, choices=ITEM.choices)
+    assert explorer.players.children[0].names == ["clean", "corrupted"]
+    torch.testing.assert_close(
+        explorer.session.mass("corrupted"),
+        la.analysis.audio_mass(la.analysis.audio_attention(MODEL, other)[0]),
+    )
+
+
+def test_hostile_choices_are_text(explorer):
+    choices = ["<img src=x onerror=alert(1)>", "glass"]
+    explorer = la.explore(MODEL, PROMPT, choices=choices)
+    explorer.circuit = [(0, 0)]
+    assert "<img" not in explorer.answers.export.value
+    assert "<img" not in explorer.answers.figure.layout.yaxis.ticktext[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: MODEL.prompt(["a", "b"], audio=[ITEM.waveform] * 2, sampling_rate=16000),
+            "one row",
+        ),
+        (lambda: MODEL.prompt("What?"), "no audio"),
+        (
+            lambda: la.AudioPrompt.from_tensors(
+                PROMPT.tokens, PROMPT.mel, PROMPT.mel_lengths, audio_mask=PROMPT.audio_mask
+            ),
+            r"tokenizer|processor",
+        ),
+    ],
+    ids=["batch", "text only", "tensors"],
+)
+def test_what_cannot_be_explored_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        la.explore(MODEL, make())
+
+
+def test_recordings_of_unequal_length_are_refused():
+    shorter = PROMPT.with_audio(ITEM.waveform[:20000], sampling_rate=ITEM.sampling_rate)
+    with pytest.raises(ValueError, match="positions do not correspond"):
+        la.explore(MODEL, PROMPT, shorter)
+
+
+def test_a_head_that_does_not_exist_is_refused(explorer):
+    with pytest.raises(ValueError, match="4 layers x 8 heads"):
+        explorer.select(4, 0)
+    with pytest.raises(ValueError, match="4 layers x 8 heads"):
+        explorer.circuit = [(0, 8)]
+    assert len(explorer.circuit) == 0
+
+
+def test_no_hook_is_left_on_the_model(explorer):
+    explorer.answers.mode.value = "knock these heads out"
+    explorer.patching.run.click()
+    assert all(not point.fwd_hooks for point in MODEL.hook_points())
+
+
+def test_without_widgets_there_are_figures(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    static = la.explore(MODEL, PROMPT, choices=["<b>x</b>", "glass"])
+    page = static.save(tmp_path / "page.html").read_text()
+    assert page.count('class="figure"') == 4
+    assert "<audio" in page
+    assert "<b>x" not in page
+    assert static._repr_html_().startswith("<iframe srcdoc=")

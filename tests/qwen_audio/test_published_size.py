@@ -1,0 +1,24 @@
+"""The real config.json builds the full model, on the meta device."""
+
+import json
+import runpy
+from math import prod
+from pathlib import Path
+
+from qwen_audio_golden import FOLDER
+from qwen_audio_models import stored_shapes
+
+CONFIG = FOLDER / "published_config.json"
+COUNT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "parameters.py"))
+
+
+def test_the_published_model_has_8_4_billion_parameters():
+    parts = COUNT["count_by_part"](CONFIG)
+    assert parts.total() == 8_396_222_464
+    assert parts["audio_encoder"] == 636_784_640
+    assert parts["embed"] == parts["unembed"] == 155947 * 4096
+
+
+def test_as_many_as_its_tensors_hold():
+    stored = stored_shapes(json.loads(CONFIG.read_text()))
+    assert COUNT["count_by_part"](CONFIG).total() == sum(map(prod, stored.values()))
