@@ -2,7 +2,6 @@
 
 import configparser
 import importlib
-import json
 import re
 import runpy
 import shlex
@@ -164,14 +163,3 @@ def test_the_reference_has_every_public_name(site):
         for name in importlib.import_module(f"lens_audio{room}").__all__
     }
     assert names - anchors == set()
-
-
-@pytest.mark.parametrize(
-    "notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name
-)
-def test_every_notebook_runs_top_to_bottom(notebook, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    namespace: dict = {}
-    for cell in json.loads(notebook.read_text())["cells"]:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), notebook.name, "exec"), namespace)

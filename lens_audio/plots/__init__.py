@@ -1,6 +1,7 @@
 """What is looked at: plotly figures, one function a figure, and self-contained HTML reports."""
 
 from lens_audio.plots.choices import answer_probabilities, choice_probabilities
+from lens_audio.plots.circuit import circuit_graph
 from lens_audio.plots.heads import attribution_by_source, head_map
 from lens_audio.plots.logit_lens import logit_lens_table
 from lens_audio.plots.patching import patching_heatmap
@@ -15,6 +16,7 @@ __all__ = [
     "attention_over_time",
     "attribution_by_source",
     "choice_probabilities",
+    "circuit_graph",
     "head_map",
     "logit_lens_table",
     "patching_heatmap",
