@@ -26,12 +26,12 @@ from torch import Tensor
 from lens_audio import hooks
 from lens_audio.analysis.cells import check_prompts
 from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
+from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.metrics import metric_values
-from lens_audio.analysis.path_patching import path_patch
+from lens_audio.analysis.path_patching import Head, Paths
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 
-Head = tuple[int, int]  # (layer, head)
 MetricFunction = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
 
 
@@ -192,7 +192,9 @@ class CircuitTest:
     def prune(self, circuit: Circuit | Iterable[Sequence[int]], least: float = 0.9) -> Pruned:
         """Drop heads one by one, each time the one that leaves most, while faithfulness is enough.
 
-        Greedy: the circuit is small, not the smallest. Each step runs every head that is left.
+        Greedy: the circuit is small, not the smallest. Each step runs every head that is left. What
+        is left fits these prompts best: with few of them it may be far less faithful to others, so
+        test it on pairs that it was not found on.
 
         Args:
             circuit: to begin with, such as the strongest heads of a patching sweep.
@@ -273,40 +275,47 @@ class CircuitTest:
 EDGE_INPUTS = ("q", "k", "v")
 
 
+@torch.no_grad()
 def circuit_edges(
     model: HookedAudioTransformer,
     clean: AudioPrompt,
     corrupted: AudioPrompt,
     circuit: Circuit | Iterable[Sequence[int]],
     metric: MetricFunction,
-    **options: Any,
+    *,
+    direction: str = "denoise",
+    mlps: str = "recompute",
 ) -> pd.DataFrame:
     """What each head of a circuit tells the later ones, and the logits, by path patching.
 
     Args:
-        options: of `path_patch`, such as direction="noise" or mlps="freeze".
+        direction, mlps: as in `path_patch`.
 
     Returns:
         Columns sender, receiver ((layer, head) pairs, or "logits"), input ("q", "k", "v"; of the
         logits "resid") and recovery: 0 where the direct path does nothing, 1 where it does as much
-        as the whole source run.
+        as the whole source run; NaN where base and source do not differ.
+
+    Raises:
+        ValueError: for an empty circuit, and what `path_patch` raises.
     """
     heads = list(Circuit.of(circuit).heads)
+    check_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
+    paths = Paths.between(model, clean, corrupted, mlps=mlps, direction=direction)
+    base, source = (
+        float(metric_values(metric, logits).mean())
+        for logits in (paths.base_logits, paths.source_logits)
+    )
+    gap = source - base or float("nan")
     group = model.cfg.n_heads // model.cfg.kv_heads
     rows: list[tuple[Head, Any, str, float]] = []
-
-    def add(senders: list[Head], receiver: Any, name: str, **to: Any) -> None:
-        found = path_patch(
-            model, clean, corrupted, metric, senders=senders, verbose=False, **to, **options
-        )
-        recovery = found.recovery().tolist()
-        rows.extend((s, receiver, name, r) for s, r in zip(senders, recovery, strict=True))
-
-    for receiver in heads:
-        senders = [head for head in heads if head[0] < receiver[0]]
-        for name in EDGE_INPUTS if senders else ():
-            layer, head = receiver
-            reached = (layer, head if name == "q" else head // group)
-            add(senders, receiver, name, receivers=[reached], receiver_input=name)
-    add(heads, "logits", "resid")
+    for sender in heads:
+        edges: list[tuple[Any, str, Tensor]] = [("logits", "resid", paths.to_logits(sender))]
+        for layer, head in heads:
+            for name in EDGE_INPUTS if layer > sender[0] else ():
+                reached = (layer, head if name == "q" else head // group)
+                edges.append(((layer, head), name, paths.to_heads(sender, [reached], name)))
+        for receiver, name, logits in edges:
+            recovery = (float(metric_values(metric, logits).mean()) - base) / gap
+            rows.append((sender, receiver, name, recovery))
     return pd.DataFrame(rows, columns=["sender", "receiver", "input", "recovery"])

@@ -72,7 +72,6 @@ def path_patch(
             receivers or senders, a metric that is NaN or not one number a row, hooks on the model.
     """
     _check_options(receivers, receiver_input, mlps, direction)
-    check_prompts(model, clean, corrupted)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     chosen = every if senders is None else _heads(senders, n_layers, n_heads, "sender")
@@ -80,10 +79,10 @@ def path_patch(
     if not isinstance(receivers, str):
         n_input_heads = n_heads if receiver_input == "q" else model.cfg.kv_heads
         reached = _heads(receivers, n_layers, n_input_heads, "receiver")
-    base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
-    mask = as_mask(positions, base, base.tokens.shape[1])
-    paths = Paths.of(model, base, source, mask, freeze_mlps=mlps == "freeze")
-    values = torch.empty(len(chosen), len(base.tokens))
+    paths = Paths.between(
+        model, clean, corrupted, positions=positions, mlps=mlps, direction=direction
+    )
+    values = torch.empty(len(chosen), len(clean))
     base_values = metric_values(metric, paths.base_logits).float().cpu()
     source_values = metric_values(metric, paths.source_logits).float().cpu()
     for i, sender in enumerate(
@@ -101,7 +100,7 @@ def path_patch(
         axes |= {"layer": _labels(n_layers), "head": _labels(n_heads)}
     else:
         axes["sender"] = [f"{layer}.{head}" for layer, head in chosen]
-    axes["example"] = _labels(len(base.tokens))
+    axes["example"] = _labels(len(clean))
     about = {"method": "path patching", "direction": direction, "mlps": mlps}
     about["receivers"] = "logits" if reached is None else f"{receiver_input} of {reached}"
     return PatchingResult(values[None], axes, base_values[None], source_values[None], about)
@@ -121,14 +120,21 @@ class Paths:
     freeze_mlps: bool
 
     @classmethod
-    def of(
+    def between(
         cls,
         model: HookedAudioTransformer,
-        base: AudioPrompt,
-        source: AudioPrompt,
-        positions: Bool[Tensor, "rows pos"],
-        freeze_mlps: bool,
+        clean: AudioPrompt,
+        corrupted: AudioPrompt,
+        *,
+        positions: Any = "all",
+        mlps: str = "recompute",
+        direction: str = "denoise",
     ) -> "Paths":
+        """Both runs; arguments and errors are those of `path_patch`."""
+        _check_options("logits", "q", mlps, direction)
+        check_prompts(model, clean, corrupted)
+        base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+        freeze_mlps = mlps == "freeze"
         kept = ("attn.hook_z", "hook_resid_pre", *(["hook_mlp_out"] if freeze_mlps else []))
 
         def keeps(name: str) -> bool:
@@ -143,7 +149,7 @@ class Paths:
         return cls(
             model,
             base.attention_mask.to(model.device),
-            positions,
+            as_mask(positions, base, base.tokens.shape[1]),
             base_cache,
             source_cache,
             base_logits[:, -1],
