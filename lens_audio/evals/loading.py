@@ -1,7 +1,6 @@
 """Recordings and questions made into prompts by worker processes, ahead of the model."""
 
 import io
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -104,33 +103,20 @@ def reason(item: AudioQAItem, error: BaseException) -> str:
     return text if name is None else text.replace(str(item.audio), name)
 
 
-class Loader:
-    """Batches in order, loaded ahead; counts the seconds that the model waited for them."""
-
-    def __init__(self, batches: Batches, workers: int) -> None:
-        self.processor, self.waited = batches.processor, 0.0
-        ahead: dict[str, Any] = {"prefetch_factor": 2} if workers else {}
-        self._loader = DataLoader(
-            batches, batch_size=None, num_workers=min(workers, len(batches)), **ahead
-        )
-
-    def __iter__(self) -> Iterator[Loaded]:
-        batches = iter(self._loader)
-        while True:
-            start = time.perf_counter()
-            loaded = next(batches, None)
-            self.waited += time.perf_counter() - start
-            if loaded is None:
-                return
-            if loaded.prompt is not None:
-                tools = {"processor": self.processor, "tokenizer": self.processor.tokenizer}
-                loaded = replace(loaded, prompt=replace(loaded.prompt, **tools))
-            yield loaded
+def load(batches: Batches, workers: int) -> Iterator[Loaded]:
+    """The batches in order, loaded ahead by worker processes; without any, as they are asked for."""
+    ahead: dict[str, Any] = {"prefetch_factor": 2} if workers and len(batches) else {}
+    workers = min(workers, len(batches))
+    tools = {"processor": batches.processor, "tokenizer": batches.processor.tokenizer}
+    for loaded in DataLoader(batches, batch_size=None, num_workers=workers, **ahead):
+        prompt = None if loaded.prompt is None else replace(loaded.prompt, **tools)
+        yield replace(loaded, prompt=prompt)
 
 
 def rows(prompt: AudioPrompt, start: int, stop: int) -> AudioPrompt:
     """Some rows of a loaded prompt, as a batch of their own."""
-    assert prompt.texts is not None and prompt.waveforms is not None
+    assert prompt.texts is not None
+    assert prompt.waveforms is not None
     return AudioPrompt.from_texts(
         prompt.processor, prompt.texts[start:stop], prompt.waveforms[start:stop]
     )

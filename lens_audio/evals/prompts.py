@@ -15,15 +15,10 @@ R1_AQA = (
 
 @dataclass(frozen=True)
 class Wording:
-    """A template with `{question}` and `{choices}`, and how its answers begin.
-
-    `opening` is what the answer begins with before the choice: options are scored behind it when
-    they are scored by log-probability.
-    """
+    """A template with `{question}` and `{choices}`."""
 
     name: str
     template: str
-    opening: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -43,15 +38,21 @@ class Wording:
         """The user's text. Choices are written as a Python list, as R1-AQA does."""
         return self.template.format(question=question, choices=list(choices))
 
+    def answer(self, choice: str) -> str:
+        """The whole answer that names this choice: what its log-probability is taken of."""
+        return f"<answer>{choice}</answer>" if "<answer>" in self.template else choice
+
 
 WORDINGS = {
     wording.name: wording
     for wording in (
-        Wording("r1-aqa", R1_AQA, "<answer>"),
+        Wording("r1-aqa", R1_AQA),
         Wording(
             "plain", "{question} Please choose the answer from the following options: {choices}."
         ),
-        Wording("brief", "{question}\nOptions: {choices}\nAnswer with one option and nothing else."),
+        Wording(
+            "brief", "{question}\nOptions: {choices}\nAnswer with one option and nothing else."
+        ),
     )
 }
 

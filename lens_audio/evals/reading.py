@@ -53,6 +53,7 @@ def hear(
     The encoder runs once, and for silence once a length. With `answer_silence` the silent side is
     read to its end, to be answered too; without it and without layers it is not read at all.
     """
+    prompt = prompt.to(model.device)
     entered: list[Tensor] = []
 
     def keep_input(resid: Tensor, hook: Any) -> None:
@@ -85,6 +86,8 @@ def _read(
         kept.append(resid[:, -1].clone())  # a copy lets go of the other positions
 
     past, n_layers = KeyValueCache(model.cfg.n_layers), model.cfg.n_layers
-    with model.hooks(fwd_hooks=[(f"blocks.{layer}.hook_resid_post", keep_last) for layer in layers]):
+    with model.hooks(
+        fwd_hooks=[(f"blocks.{layer}.hook_resid_post", keep_last) for layer in layers]
+    ):
         resid = model(input, past_kv_cache=past, stop_at_layer=n_layers, **begin)
     return Read(past, resid[:, -1].clone()), kept

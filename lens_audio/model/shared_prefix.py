@@ -149,7 +149,8 @@ class Continuations(KeyValueCache):
         self.previous_attention_mask = past.previous_attention_mask
         self.entries = []
         for entry in past.entries:
-            assert entry.past_keys is not None and entry.past_values is not None
+            assert entry.past_keys is not None
+            assert entry.past_values is not None
             self.entries.append(GrowingContinuation(entry.past_keys, entry.past_values))
 
     def __getitem__(self, layer: int) -> GrowingContinuation:  # type: ignore[override]
