@@ -72,7 +72,9 @@ def run(request: Request) -> None:
     processes = Processes(request.device)
     try:
         model = load_model(request, processes)
-        steering = request.steering and AudioSilenceSteering.load(request.steering, model)
+        steering = None
+        if request.steering is not None:
+            steering = AudioSilenceSteering.load(request.steering, model)
         results, spent = evaluate(
             model, dataset, request.out, settings, items=items, steering=steering,
             processes=processes, workers=request.workers,

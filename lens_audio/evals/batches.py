@@ -29,8 +29,9 @@ class Outcome:
     sums: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __add__(self, other: "Outcome") -> "Outcome":
-        names = self.sums.keys() | other.sums.keys()
-        sums = {name: self.sums.get(name, 0) + other.sums.get(name, 0) for name in names}
+        sums = dict(self.sums)
+        for name, value in other.sums.items():
+            sums[name] = sums[name] + value if name in sums else value
         return Outcome(self.items + other.items, sums)
 
     def to_json(self) -> dict[str, Any]:

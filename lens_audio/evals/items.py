@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -28,19 +28,37 @@ class AudioQAItem:
     question: str  # without its choices
     choices: tuple[str, ...]  # as the benchmark has them; one may come twice
     answer: str | None  # one of the choices; None where the benchmark withholds it
-    audio: Any  # a path, a file's bytes, or (samples, rate)
+    audio: Any  # a path, (samples, rate), or something whose `read()` gives a file's bytes
     facts: Mapping[str, str] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
+@runtime_checkable
 class AudioQADataset(Protocol):
     """A benchmark. Another one is one file with a class of these few members."""
 
-    name: str  # such as "MMAU test-mini"
-    version: str
-    groups: tuple[str, ...]  # the facts that accuracies are reported by
-    prompt: str  # the wording that is its default, of `prompts.WORDINGS`
-    items: Sequence[AudioQAItem]
+    @property
+    def name(self) -> str:
+        """Such as "MMAU test-mini"."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Which edition of the questions."""
+        ...
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The facts of items that accuracies are reported by."""
+        ...
+
+    @property
+    def prompt(self) -> str:
+        """The wording that is its default, of `prompts.WORDINGS`."""
+        ...
+
+    @property
+    def items(self) -> Sequence[AudioQAItem]: ...
 
     def matches(self, prediction: str, answer: str, choices: Sequence[str]) -> bool:
         """Whether the benchmark's own scorer counts this prediction as right."""
@@ -123,14 +141,14 @@ def seconds(item: AudioQAItem) -> float:
         samples, rate = item.audio
         return len(samples) / rate
     try:
-        return soundfile.info(as_file(item.audio)).duration
+        return soundfile.info(as_clip(item.audio)).duration
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError):
         return 0.0
 
 
-def as_file(audio: Any) -> Any:
-    """What soundfile opens: the bytes of a file as a file."""
-    return io.BytesIO(audio) if isinstance(audio, bytes) else audio
+def as_clip(audio: Any) -> Any:
+    """What `load_audio` takes: a stored file is opened in memory."""
+    return io.BytesIO(audio.read()) if hasattr(audio, "read") else audio
 
 
 def fingerprint(items: Sequence[AudioQAItem], matches: Callable[..., bool]) -> str:
@@ -147,4 +165,14 @@ def _audio_identity(audio: Any) -> bytes:
     if isinstance(audio, Path):
         size = audio.stat().st_size if audio.is_file() else -1
         return f"{audio.name} {size}".encode()
-    return audio if isinstance(audio, bytes) else np.asarray(audio[0]).tobytes()
+    if hasattr(audio, "read"):
+        return str(_stored_size(audio)).encode()
+    return np.asarray(audio[0]).tobytes()
+
+
+def _stored_size(audio: Any) -> int:
+    """Of a stored file in bytes; -1 where it cannot be read."""
+    try:
+        return len(audio.read())
+    except (OSError, ValueError):
+        return -1

@@ -1,6 +1,5 @@
 """Recordings and questions made into prompts by worker processes, ahead of the model."""
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from lens_audio.evals.items import AudioQAItem, seconds
+from lens_audio.evals.items import AudioQAItem, as_clip, seconds
 from lens_audio.evals.prompts import Wording
 from lens_audio.inputs import AudioPrompt, build_prompt, load_audio
 
@@ -88,12 +87,6 @@ class Batches(Dataset):
         for token in self.processor.tokenizer.all_special_tokens:
             if token in text:
                 raise ValueError(f"its text holds {token}, which would end or change the prompt")
-
-
-def as_clip(audio: Any) -> Any:
-    """What `load_audio` takes: a file in memory is opened."""
-    audio = audio.read() if hasattr(audio, "read") else audio
-    return io.BytesIO(audio) if isinstance(audio, bytes) else audio
 
 
 def reason(item: AudioQAItem, error: BaseException) -> str:

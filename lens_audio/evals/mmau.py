@@ -85,10 +85,8 @@ class MMAU:
         return cls.of_rows(rows, [folder] * len(rows), version, path.name)
 
     @classmethod
-    def of_rows(
-        cls, rows: Sequence[Any], audio: Sequence[Path | bytes], version: str, where: str
-    ) -> "MMAU":
-        """Questions as the official JSON has them, each with its folder or with its file's bytes.
+    def of_rows(cls, rows: Sequence[Any], audio: Sequence[Any], version: str, where: str) -> "MMAU":
+        """Questions as the official JSON has them, each with its folder or its stored recording.
 
         Raises:
             ValueError: naming the rows that are no questions, or for an unknown version.
@@ -107,12 +105,12 @@ class MMAU:
         return cls(items, version, " and ".join(sorted(splits)))
 
 
-def _item(row: Any, source: Path | bytes) -> AudioQAItem:
+def _item(row: Any, source: Any) -> AudioQAItem:
     if not isinstance(row, Mapping):
         raise ValueError(f"a {type(row).__name__}, not a question")
-    needed = ("id", "audio_id", "question", "choices")
-    if isinstance(source, bytes):
-        needed = ("id", "question", "choices")
+    needed = ["id", "question", "choices"]
+    if isinstance(source, Path):
+        needed.append("audio_id")
     missing = [key for key in needed if key not in row]
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
@@ -128,7 +126,7 @@ def _item(row: Any, source: Path | bytes) -> AudioQAItem:
         question=row["question"],
         choices=tuple(choices),
         answer=answer,
-        audio=source if isinstance(source, bytes) else audio_path(row["audio_id"], source),
+        audio=audio_path(row["audio_id"], source) if isinstance(source, Path) else source,
         facts={name: _fact(row.get(name)) for name in GROUPS},
         record=row,
     )

@@ -9,6 +9,7 @@ choices as JSON text.
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,35 @@ def read_parquet(path: str | os.PathLike[str], version: str = REVISED) -> MMAU:
         )
     # The file's bytes as they are, so that a damaged one is one item's failure.
     table = table.cast_column(column, Audio(decode=False))
-    rows, sounds, problems = [], [], []
-    for number, row in enumerate(table):
+    rows, problems = [], []
+    for number, row in enumerate(table.remove_columns(column)):
         try:
             rows.append(_row(row))
-            sounds.append(_bytes(row[column]))
         except ValueError as error:
             problems.append(f"row {number}: {error}")
     refuse(problems, path.name)
+    sounds = [StoredAudio(table, number, column) for number in range(len(table))]
     return MMAU.of_rows(rows, sounds, version, path.name)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredAudio:
+    """A recording in a table, read when it is needed."""
+
+    table: Any
+    row: int
+    column: str
+
+    def read(self) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            ValueError: where the table holds none.
+        """
+        held = self.table[self.row][self.column]
+        if not held or not held.get("bytes"):
+            raise ValueError("the table holds no recording")
+        return held["bytes"]
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,9 +95,3 @@ def _parsed(text: str, what: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(f"its {what} are not valid JSON") from error
-
-
-def _bytes(audio: Any) -> bytes:
-    if not isinstance(audio, Mapping) or not audio.get("bytes"):
-        raise ValueError("it holds no recording")
-    return audio["bytes"]

@@ -24,7 +24,7 @@ class Processes:
             on_cpu = device == "cpu" or not torch.cuda.is_available()
             state = PartialState(cpu=on_cpu, timeout=PATIENCE)
             self.rank, self.count = state.process_index, state.num_processes
-            self.device = str(state.device)
+            self.device = "cpu" if on_cpu else str(state.device)
 
     @property
     def is_main(self) -> bool:

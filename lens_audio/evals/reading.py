@@ -70,7 +70,7 @@ def hear(
             begin = {"start_at_layer": 0, "attention_mask": mask}
             silent, residuals = _read(model, quiet, layers, **begin)
         else:
-            residuals = last_residuals(model, quiet, mask, layers).unbind(1)
+            residuals = list(last_residuals(model, quiet, mask, layers).unbind(1))
         pairs = zip(heard, residuals, strict=True)
         shift = {layer: a - b for layer, (a, b) in zip(layers, pairs, strict=True)}
     return Heard(read, mass, shift, silent)

@@ -23,13 +23,7 @@ class Comparison(NamedTuple):
 
 
 def mcnemar(first: Bool[Tensor, " item"], second: Bool[Tensor, " item"]) -> Comparison:
-    """Whether two runs are right equally often: a binomial test of the items they differ on.
-
-    Raises:
-        ValueError: for runs over different numbers of items.
-    """
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} items; runs over the same are compared")
+    """Whether two runs are right equally often: a binomial test of the items they differ on."""
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     return Comparison(gained, lost, float(p))

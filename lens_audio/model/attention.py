@@ -56,7 +56,7 @@ class AttentionContext:
         if device == self.device:
             return self
         key_mask = None if self.key_mask is None else self.key_mask.to(device)
-        rotary = None if self.rotary is None else tuple(table.to(device) for table in self.rotary)
+        rotary = self.rotary and (self.rotary[0].to(device), self.rotary[1].to(device))
         return replace(self, key_mask=key_mask, device=device, rotary=rotary)
 
     @property
