@@ -25,7 +25,7 @@ from lens_audio.evals.prompts import Wording
 from lens_audio.evals.reading import Heard, Read, hear
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
-from lens_audio.steering.audio_silence import AudioSilenceSteering, steps
+from lens_audio.steering.audio_silence import ADAPTIVE, AudioSilenceSteering, steps
 from lens_audio.steering.calibration import BETAS, KS, choose_setting, separation
 from lens_audio.steering.knockout import random_heads
 from lens_audio.steering.sides import Silences
@@ -63,8 +63,12 @@ class Settings:
                 f"runs must be {BASE} and others of {', '.join(RUNS)}, each once; not "
                 f"{', '.join(self.runs)}"
             )
-        if self.answer_by not in ANSWER_BY:
-            raise ValueError(f"answer_by must be one of {ANSWER_BY}, not {self.answer_by!r}")
+        for name, value, possible in (
+            ("answer_by", self.answer_by, ANSWER_BY),
+            ("adaptive", self.adaptive, ADAPTIVE),
+        ):
+            if value not in possible:
+                raise ValueError(f"{name} must be one of {possible}, not {value!r}")
         if not 0 < self.calibration_share < 1:
             raise ValueError(
                 f"calibration_share must lie between 0 and 1, not {self.calibration_share}"

@@ -80,6 +80,13 @@ def test_refuses_a_model_of_another_shape(model, vector, message, tmp_path) -> N
         SteeringVector.load(tmp_path / "v.safetensors", model)
 
 
+def test_the_same_vector_gives_the_same_file(vector, tmp_path) -> None:
+    """safetensors writes its metadata in an order that changes from file to file."""
+    for number in range(8):
+        vector.save(tmp_path / str(number))
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 @pytest.mark.parametrize(
     ("directions", "message"),
     [
