@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_audio.evals.reading import Read
+from lens_audio.evals.silence import Read
 from lens_audio.model import HookedAudioTransformer
 from lens_audio.model.shared_prefix import Continuations
 
@@ -45,7 +45,7 @@ def generate(
     n_runs, n_rows = len(steps), len(read.final)
     said: list[list[list[int]]] = [[[] for _ in range(n_rows)] for _ in range(n_runs)]
     branches = [_Branch(row, list(range(n_runs))) for row in range(n_rows)]
-    past, final = Continuations(read.past), read.final[None]  # [cell, row, d_model]
+    past, final = Continuations.of(read.past), read.final[None]  # [cell, row, d_model]
     ends = set(model.cfg.eos_token_ids or [model.tokenizer.eos_token_id])
     for step in range(max_new_tokens):
         tokens = _next_tokens(model, final, steps, branches)
@@ -139,7 +139,7 @@ def option_log_probs(
     tokens, is_real = tokens.to(model.device), is_real.to(model.device)
     first = read.final.expand(n_cells, -1, -1)[:, :, None]
     if longest > 1:
-        past = Continuations(read.past)
+        past = Continuations.of(read.past)
         past.select(torch.arange(n_rows, device=model.device).repeat(n_cells))
         said = tokens[:, :, :-1].flatten(0, 1)
         resid = model(said, past_kv_cache=past, stop_at_layer=model.cfg.n_layers)

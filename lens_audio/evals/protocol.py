@@ -22,13 +22,13 @@ from lens_audio.evals.batches import Outcome, Records, Runner
 from lens_audio.evals.extraction import extract, is_closed
 from lens_audio.evals.items import AudioQADataset, AudioQAItem
 from lens_audio.evals.prompts import Wording
-from lens_audio.evals.reading import Heard, Read, hear
+from lens_audio.evals.reading import Heard, hear
+from lens_audio.evals.silence import Read, SilentBeginnings
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 from lens_audio.steering.audio_silence import ADAPTIVE, AudioSilenceSteering, steps
 from lens_audio.steering.calibration import BETAS, KS, choose_setting, separation
 from lens_audio.steering.knockout import random_heads
-from lens_audio.steering.sides import Silences
 from lens_audio.steering.storage import model_facts, versions
 
 BASE, STEERED, RANDOM, FIXED, SILENCED = "base", "steered", "random", "fixed", "silenced"
@@ -111,7 +111,7 @@ class Evaluation:
     ) -> None:
         self.model, self.dataset = model, dataset
         self.settings, self.runner = settings, runner
-        self.silences = Silences()
+        self.beginnings = SilentBeginnings()
 
     def calibrate(self, items: Sequence[AudioQAItem]) -> Chosen:
         """Find the specialists, then k and beta, on these items.
@@ -185,7 +185,7 @@ class Evaluation:
 
     def _listen(self, prompt: AudioPrompt, items: list[AudioQAItem]) -> Outcome:
         """Mass and correctness of a calibration batch."""
-        heard = hear(self.model, prompt, [], self.silences)
+        heard = hear(self.model, prompt, [], self.beginnings)
         answers = self._answers(heard.read, torch.zeros_like(heard.read.final)[None], items)[0]
         return Outcome(
             [
@@ -201,7 +201,7 @@ class Evaluation:
         items: list[AudioQAItem],
     ) -> Outcome:
         """Correctness of a calibration batch under every setting, and the sum of each k's s."""
-        heard = hear(self.model, prompt, _layers(tried.values()), self.silences)
+        heard = hear(self.model, prompt, _layers(tried.values()), self.beginnings)
         added = torch.stack([self._added(steering, heard) for steering in tried.values()])
         answers = self._answers(heard.read, added, items)
         of_each_k = {f"k={k}": steering for (k, _), steering in tried.items()}
@@ -223,7 +223,7 @@ class Evaluation:
     ) -> Outcome:
         """Every run's answers to a batch."""
         silenced = SILENCED in self.settings.runs
-        heard = hear(self.model, prompt, _layers(steerings.values()), self.silences, silenced)
+        heard = hear(self.model, prompt, _layers(steerings.values()), self.beginnings, silenced)
         nothing = torch.zeros_like(heard.read.final)
         added = [nothing, *(self._added(steering, heard) for steering in steerings.values())]
         answers = dict(

@@ -1,5 +1,7 @@
 """One prefix, many continuations: attention over keys that are stored once for all of them."""
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -118,6 +120,10 @@ class GrowingContinuation(SharedPrefix):
         """As of a shared prefix; the new keys and values are kept."""
         return super().attend(q, *self._grown(k, v), mask)
 
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """The prefix and what each row has read after it, copied: keys and values."""
+        return super().append(self.own_keys, self.own_values)
+
     def select(self, rows: Int[Tensor, " row"]) -> None:
         """Go on with copies of these rows' own keys and values."""
         self.own_keys, self.own_values = self.own_keys[rows], self.own_values[rows]
@@ -137,21 +143,36 @@ class GrowingContinuation(SharedPrefix):
 class Continuations(KeyValueCache):
     """A key-value cache in which many rows continue each example, whose own past is stored once.
 
-    Made of the cache that the examples were read into, which stays as it is. Row r continues
-    example r % n_examples; there is one row an example until `select` says otherwise.
+    Row r continues example r % n_examples; there is one row an example until `select` says
+    otherwise.
+
+    Args:
+        prefix: keys and values of the examples' own past, layer by layer, which stay as they are.
+        attention_mask: False at its padding.
     """
 
     entries: list[GrowingContinuation]  # type: ignore[assignment]
 
-    def __init__(self, past: KeyValueCache) -> None:
+    def __init__(
+        self,
+        prefix: Sequence[tuple[Tensor, Tensor]],
+        attention_mask: Bool[Tensor, "example past"],
+    ) -> None:
         self.frozen = False
-        self.n_prefix = past.length
-        self.previous_attention_mask = past.previous_attention_mask
-        self.entries = []
+        self.n_prefix = attention_mask.shape[1]
+        self.previous_attention_mask = attention_mask
+        self.entries = [GrowingContinuation(keys, values) for keys, values in prefix]
+
+    @classmethod
+    def of(cls, past: KeyValueCache) -> "Continuations":
+        """Of the examples that were read into this cache."""
+        prefix = []
         for entry in past.entries:
             assert entry.past_keys is not None
             assert entry.past_values is not None
-            self.entries.append(GrowingContinuation(entry.past_keys, entry.past_values))
+            prefix.append((entry.past_keys, entry.past_values))
+        assert past.previous_attention_mask is not None
+        return cls(prefix, past.previous_attention_mask)
 
     def __getitem__(self, layer: int) -> GrowingContinuation:  # type: ignore[override]
         return self.entries[layer]

@@ -8,8 +8,8 @@ from lens_audio.evals.answering import generate, option_log_probs
 from lens_audio.evals.loading import Batches, load
 from lens_audio.evals.prompts import wording
 from lens_audio.evals.reading import hear
+from lens_audio.evals.silence import SilentBeginnings
 from lens_audio.steering import AudioSilenceSteering
-from lens_audio.steering.sides import Silences
 
 HEADS = [(0, 1), (2, 3)]
 BETAS = (0.0, 2.0, 30.0)
@@ -24,7 +24,7 @@ def loaded(model, dataset):
 
 @pytest.fixture(scope="module")
 def heard(model, loaded):
-    return hear(model, loaded.prompt, [0, 2], Silences(), answer_silence=True)
+    return hear(model, loaded.prompt, [0, 2], SilentBeginnings(), answer_silence=True)
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,7 @@ def continued(rows, steps):
     """Logits of `steps` tokens behind the prompt, of as many copies of it as rows ask for."""
     past = KeyValueCache(SIZES.n_layers)
     MODEL(PROMPT, past_kv_cache=past)
-    cache = Continuations(past)
+    cache = Continuations.of(past)
     cache.select(rows)
     return cache, [MODEL(token[:, None], past_kv_cache=cache)[:, 0] for token in steps.T]
 
