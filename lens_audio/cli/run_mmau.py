@@ -112,8 +112,7 @@ def chosen_items(request: Request, dataset: AudioQADataset) -> list[AudioQAItem]
         FileNotFoundError: for missing recordings, listed, unless they are to be skipped.
         ValueError: if no items are left.
     """
-    wanted = {"task": request.task, "difficulty": request.difficulty}
-    items = select(dataset.items, None, **wanted)
+    items = select(dataset.items, task=request.task, difficulty=request.difficulty)
     if request.skip_missing:
         missing = {item.id for item in missing_audio(items)}
         items = [item for item in items if item.id not in missing]

@@ -94,19 +94,19 @@ def refuse(problems: Sequence[str], where: str) -> None:
 def _problems(item: AudioQAItem) -> Iterable[str]:
     if not item.question.strip():
         yield "the question is empty"
-    for text in (item.question, *item.choices):
+    for text in (item.id, item.question, *item.choices):
         if len(text) > MAX_QUESTION:
             yield f"a text of {len(text)} letters; at most {MAX_QUESTION} are asked"
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            yield "a text with half a character (a lone surrogate)"
     if len(set(item.choices)) < 2 or not all(choice.strip() for choice in item.choices):
         yield "it needs at least two different choices, none of them empty"
     if item.answer is not None and item.answer not in item.choices:
         yield f"the answer {item.answer[:80]!r} is none of its choices"
 
 
-def select(
-    items: Sequence[AudioQAItem], limit: int | None = None, **wanted: str | None
-) -> list[AudioQAItem]:
-    """The items with these facts (such as task="sound"), at most `limit` of them, in order.
+def select(items: Sequence[AudioQAItem], **wanted: str | None) -> list[AudioQAItem]:
+    """The items with these facts, such as task="sound", in order.
 
     Raises:
         ValueError: for a fact that no item has, naming those there are.
@@ -121,7 +121,7 @@ def select(
         chosen = [item for item in chosen if item.facts.get(name) == value]
     if not chosen:
         raise ValueError(f"no item has all of {wanted}")
-    return chosen[:limit]
+    return chosen
 
 
 def is_calibration(item_id: str, share: float, seed: int) -> bool:

@@ -12,6 +12,7 @@ from lens_audio.evals.prompts import Wording
 from lens_audio.inputs import AudioPrompt, build_prompt, load_audio
 
 TOKENS_A_SECOND, LETTERS_A_TOKEN = 25, 4
+TEMPLATE_TOKENS = 64  # at most, of the chat template around a question
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,12 @@ class Batches(Dataset):
         processor: Any,
         wording: Wording,
         max_seconds: float,
+        n_ctx: int,
+        max_new_tokens: int,
     ) -> None:
         self.batches, self.processor = batches, processor
         self.wording, self.max_seconds = wording, max_seconds
+        self.n_ctx, self.max_new_tokens = n_ctx, max_new_tokens
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -59,8 +63,8 @@ class Batches(Dataset):
             try:
                 wave = self._wave(item)
                 text = self.wording.ask(item.question, item.choices)
-                self._refuse_special_tokens(text)
-            except (OSError, TypeError, ValueError) as error:
+                self._check_text(item, text, len(wave))
+            except Exception as error:  # whatever is wrong with one item stops no other
                 failed[item.id] = reason(item, error)
                 continue
             good.append(item)
@@ -83,10 +87,17 @@ class Batches(Dataset):
             hop_length=extractor.hop_length,
         )
 
-    def _refuse_special_tokens(self, text: str) -> None:
-        for token in self.processor.tokenizer.all_special_tokens:
+    def _check_text(self, item: AudioQAItem, text: str, n_samples: int) -> None:
+        tokenizer, extractor = self.processor.tokenizer, self.processor.feature_extractor
+        for token in tokenizer.all_special_tokens:
             if token in text:
                 raise ValueError(f"its text holds {token}, which would end or change the prompt")
+        answers = [self.wording.answer(choice) for choice in item.choices]
+        asked, *said = map(len, tokenizer([text, *answers], add_special_tokens=False)["input_ids"])
+        heard = TOKENS_A_SECOND * n_samples / extractor.sampling_rate
+        needed = int(asked + heard + max(self.max_new_tokens, *said)) + TEMPLATE_TOKENS
+        if needed > self.n_ctx:
+            raise ValueError(f"it needs {needed} tokens; the model's context is {self.n_ctx}")
 
 
 def reason(item: AudioQAItem, error: BaseException) -> str:

@@ -79,6 +79,8 @@ def evaluate(
             processor=model.processor,
             wording=settings.wording,
             max_seconds=min(settings.max_seconds or heard, heard),
+            n_ctx=model.cfg.n_ctx,
+            max_new_tokens=settings.max_new_tokens,
         )
         runner = Runner(journal, processes, to_load, settings.batch_size, workers, verbose)
         run = Evaluation(model, dataset, settings, runner)

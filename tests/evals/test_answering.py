@@ -18,7 +18,7 @@ BETAS = (0.0, 2.0, 30.0)
 @pytest.fixture(scope="module")
 def loaded(model, dataset):
     """Texts and recordings of different lengths, so that rows are padded."""
-    batches = Batches([dataset.items[::4]], model.processor, wording("plain"), 4.0)
+    batches = Batches([dataset.items[::4]], model.processor, wording("plain"), 4.0, 2048, 8)
     return next(load(batches, 0))
 
 

@@ -29,6 +29,7 @@ def item(name="a", **changes):
         ({"question": " "}, "question is empty"),
         ({"question": "x" * 10_000_000}, "10000000 letters"),
         ({"choices": ("dog", "x" * 30_000)}, "30000 letters"),
+        ({"question": "What\ud800?"}, "half a character"),
         ({"choices": ("dog", "dog")}, "two different choices"),
         ({"choices": ("dog", "")}, "none of them empty"),
         ({"answer": "cow"}, "'cow' is none of its choices"),
@@ -57,10 +58,10 @@ def test_only_a_few_of_many_problems_are_named():
         check_items([item(str(n), question="") for n in range(20)], "some.json")
 
 
-def test_items_are_chosen_by_fact_and_limit():
+def test_items_are_chosen_by_fact():
     items = [item(str(n), facts={"task": "music" if n % 2 else "sound"}) for n in range(6)]
-    assert [i.id for i in select(items, 2, task="music")] == ["1", "3"]
-    assert len(select(items, None, task=None)) == 6
+    assert [i.id for i in select(items, task="music")] == ["1", "3", "5"]
+    assert len(select(items, task=None)) == 6
     with pytest.raises(ValueError, match="no item has task 'speech'; there are music, sound"):
         select(items, task="speech")
 

@@ -134,7 +134,7 @@ def test_the_layouts_of_the_hub(folder, row, column, model):
     assert found.version == "v05.15.25"
     assert (first.question, first.choices) == ("What?", ("(A) dog", "(B) cat"))
     assert (first.answer, first.facts["category"]) == ("(A) dog", "Reasoning")
-    batches = Batches([found.items], model.processor, wording("plain"), 4.0)
+    batches = Batches([found.items], model.processor, wording("plain"), 4.0, 2048, 8)
     loaded = next(load(batches, 0))
     assert loaded.items == [first]
     assert "cannot be read as audio" in loaded.failed[other.id]
