@@ -3,7 +3,8 @@
     python benchmarks/mmau_throughput.py                  # embedded checkpoint, and 46 M parameters
     python benchmarks/mmau_throughput.py --shape 7B --device cuda --dtype bfloat16 --workers 8
 
-Both take turns; the ratio of their times is the median over the rounds. Steering reads silence up to
+Both take turns; `time` is the median over the rounds of the ratio to base alone, and `operations` the
+same of floating-point operations, which no other work on the machine disturbs. Steering reads silence up to
 the deepest specialist: `half` and `last` say how deep that is. `waiting` is the share of the time in
 which the model waited for recordings to be decoded and made into features.
 """
@@ -11,10 +12,12 @@ which the model waited for recordings to be decoded and made into features.
 import argparse
 import statistics
 import tempfile
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from shapes import SHAPES, build
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
 import lens_audio as la
@@ -53,6 +56,7 @@ def measure(model, dataset, label: str, args: argparse.Namespace) -> None:
         depth: AudioSilenceSteering([(layer, 0)], beta=1.0) for depth, layer in depths.items()
     }
     spent: dict[str, list] = {name: [] for name in runs}
+    operations: dict[str, int] = {}
     words = wording(dataset.prompt)
     for turn in range(args.rounds + 1):
         for name, steering in runs.items():
@@ -60,13 +64,16 @@ def measure(model, dataset, label: str, args: argparse.Namespace) -> None:
                 words, ("base",) if steering is None else ("base", "steered"),
                 batch_size=args.batch_size, max_new_tokens=args.max_new_tokens,
             )  # fmt: skip
-            with tempfile.TemporaryDirectory() as folder:
+            counter = FlopCounterMode(display=False) if not turn else nullcontext()
+            with tempfile.TemporaryDirectory() as folder, counter:
                 _, seconds = evaluate(
                     model, dataset, folder, settings,
                     steering=steering, workers=args.workers, verbose=False,
                 )  # fmt: skip
             if turn:
                 spent[name].append(seconds)
+            else:
+                operations[name] = counter.get_total_flops()
     n = len(dataset.items)
     for name, times in spent.items():
         speed = n / statistics.median(s.total for s in times)
@@ -74,7 +81,8 @@ def measure(model, dataset, label: str, args: argparse.Namespace) -> None:
         pairs = zip(times, spent["base"], strict=True)
         ratio = statistics.median(a.total / b.total for a, b in pairs)
         what = "base" if name == "base" else f"base + steered, {name}"
-        print(f"{label:10}{what:24}{speed:9.2f}{ratio:9.2f}{waiting:9.1%}", flush=True)
+        more = operations[name] / operations["base"]
+        print(f"{label:10}{what:24}{speed:9.2f}{ratio:9.2f}{more:13.2f}{waiting:9.1%}", flush=True)
 
 
 def main() -> None:
@@ -89,7 +97,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    print(f"{'model':10}{'runs':24}{'items/s':>9}{'/ base':>9}{'waiting':>9}")
+    print(f"{'model':10}{'runs':24}{'items/s':>9}{'time':>9}{'operations':>13}{'waiting':>9}")
     embedded = la.HookedAudioTransformer.from_pretrained(
         la.testbed.checkpoint_dir(), device=args.device
     )

@@ -128,8 +128,10 @@ class Evaluation:
             raise ValueError(f"there are no specialist heads to steer by: {found.undefined}")
         tried = self._tried(found, len(heard))
         outcome = self.runner.run("strength", items, partial(self._try, tried))
-        tested = _read_ones(outcome.items, items)
-        bits = torch.tensor([record["correct"] for record in tested], dtype=torch.bool)
+        tested = {record["id"]: record["correct"] for record in _read_ones(outcome.items, items)}
+        both = [row for row, record in enumerate(heard) if record["id"] in tested]
+        mass, plain = mass[both], plain[both]
+        bits = torch.tensor([tested[heard[row]["id"]] for row in both], dtype=torch.bool)
         correct = {(k, 0.0): plain for k in settings.ks}
         correct |= {setting: bits[:, i] for i, setting in enumerate(tried)}
         everyone = {"all": torch.ones(len(plain), dtype=torch.bool)}
