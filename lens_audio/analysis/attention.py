@@ -37,6 +37,16 @@ def audio_attention(
     Raises:
         ValueError: for a query out of range, or at padding in some row.
     """
+    hooks, attention = attention_hooks(model, prompt, query)
+    with model.hooks(fwd_hooks=hooks):
+        model(prompt, stop_at_layer=model.cfg.n_layers)
+    return attention()
+
+
+def attention_hooks(
+    model: HookedAudioTransformer, prompt: AudioPrompt, query: int | Sequence[int] = -1
+) -> tuple[list[tuple[str, Callable]], Callable[[], Tensor]]:
+    """`audio_attention` of a forward that is run anyway: its hooks, and what it gives afterwards."""
     mask = prompt.attention_mask.to(model.device)
     queries = _positions(query, mask)
     may_read = torch.arange(mask.shape[1], device=mask.device) <= queries[:, None]
@@ -56,10 +66,12 @@ def audio_attention(
     for layer in range(model.cfg.n_layers):
         hooks += [(f"blocks.{layer}.attn.hook_rot_q", keep_query)]
         hooks += [(f"blocks.{layer}.attn.hook_rot_k", keep_row)]
-    with model.hooks(fwd_hooks=hooks):
-        model(prompt, stop_at_layer=model.cfg.n_layers)
-    attention = torch.stack(kept, dim=1)
-    return attention[:, :, :, 0] if isinstance(query, int) else attention
+
+    def attention() -> Float[Tensor, "batch layer head *query audio_token"]:
+        stacked = torch.stack([rows.to(mask.device) for rows in kept], dim=1)
+        return stacked[:, :, :, 0] if isinstance(query, int) else stacked
+
+    return hooks, attention
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import typer
 
 from lens_audio.cli.errors import clear_errors
 from lens_audio.cli.heads import heads
+from lens_audio.cli.mmau import mmau
 from lens_audio.cli.options import Choices, Debug, Device, Model, split_choices
 from lens_audio.cli.patch import patch
 from lens_audio.cli.steer import steer
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 
 app.command()(heads)
+app.command()(mmau)
 app.command()(patch)
 app.command()(steer)
 

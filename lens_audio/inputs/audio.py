@@ -6,8 +6,9 @@ import math
 import numbers
 import os
 import re
+from io import SEEK_END, BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import soundfile
@@ -20,8 +21,8 @@ from lens_audio.inputs.timing import MIN_MEL_FRAMES, Seconds
 
 Samples = np.ndarray | Tensor
 Rate = SupportsIndex | float  # a whole number of Hz
-Clip = str | os.PathLike | Samples | tuple[Samples, Rate]
-"""What one clip may be: a path, samples, or samples with their sampling rate."""
+Clip = str | os.PathLike | BufferedIOBase | Samples | tuple[Samples, Rate]
+"""What one clip may be: a path, an open file, samples, or samples with their sampling rate."""
 
 MAX_CHANNELS = 8  # of an array: more than 7.1 surround is a batch of clips, not one clip
 MAX_RATE = 1_000_000  # Hz
@@ -34,7 +35,7 @@ def is_clip(audio: object) -> bool:
     """Whether `audio` is of a kind that `load_audio` takes (not whether it can be read)."""
     if isinstance(audio, tuple):
         return len(audio) == 2 and _is_samples(audio[0]) and isinstance(audio[1], numbers.Number)
-    return isinstance(audio, (str, os.PathLike)) or _is_samples(audio)
+    return isinstance(audio, (str, os.PathLike, BufferedIOBase)) or _is_samples(audio)
 
 
 def load_audio(
@@ -48,8 +49,8 @@ def load_audio(
 ) -> Float[np.ndarray, " samples"]:
     """One clip as mono float32 samples at `target_rate` Hz, resampled with torchaudio if need be.
 
-    `audio` is a path (wav, flac, mp3, ogg; the file's own rate counts), or a numpy array or torch
-    tensor at `sampling_rate` Hz, or a pair (array, rate). Arrays are `[samples]`,
+    `audio` is a path or an open file (wav, flac, mp3, ogg; the file's own rate counts), or a numpy
+    array or torch tensor at `sampling_rate` Hz, or a pair (array, rate). Arrays are `[samples]`,
     `[channels, samples]` or `[samples, channels]` (the smaller dimension is channels, at most 8),
     of a floating dtype within [-1, 1] or int16, which is scaled to [-1, 1]. Channels are averaged.
     `max_seconds` keeps the first seconds of a longer clip.
@@ -64,14 +65,16 @@ def load_audio(
         audio, sampling_rate = audio
     if isinstance(audio, (str, os.PathLike)):
         channels, rate, n_samples = _read_file(Path(audio).expanduser(), keep, limit_seconds)
+    elif isinstance(audio, BufferedIOBase):
+        channels, rate, n_samples = _read_stream(audio, "The file", keep, limit_seconds)
     elif isinstance(audio, (np.ndarray, Tensor)):
         rate = _check_rate(sampling_rate)
         channels = _read_array(audio)
         n_samples = len(channels)
     else:
         raise TypeError(
-            f"A clip must be a path, a numpy array, a torch tensor or a pair (array, rate), "
-            f"not {type(audio).__name__}."
+            f"A clip must be a path, an open file, a numpy array, a torch tensor or a pair "
+            f"(array, rate), not {type(audio).__name__}."
         )
     if keep is not None:
         channels = channels[: _n_samples(keep, rate)]
@@ -161,37 +164,50 @@ def _read_file(
         raise FileNotFoundError(
             f"There is no audio file at {path} (a file on the web must be downloaded first)."
         )
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is an empty file.")
     with open(path, "rb") as stream:
-        try:
-            with soundfile.SoundFile(stream) as sound:
-                _check_wav_size(path, sound)
-                rate = _check_rate(sound.samplerate)
-                wanted = _n_samples(keep_seconds or limit_seconds, rate)
-                wanted += keep_seconds is None  # one more shows that the clip is too long
-                samples = sound.read(wanted, dtype="float32", always_2d=True)
-                _check_all_decoded(path, sound, min(wanted, sound.frames), len(samples), stream)
-                return samples, rate, max(sound.frames, len(samples))
-        except (soundfile.LibsndfileError, TypeError) as error:
-            raise ValueError(
-                f"{path} cannot be read as audio ({error}): it is damaged, truncated or not audio. "
-                f"Give a wav, flac, mp3 or ogg file."
-            ) from error
+        return _read_stream(stream, str(path), keep_seconds, limit_seconds)
 
 
-def _check_wav_size(path: Path, sound: soundfile.SoundFile) -> None:
+def _read_stream(
+    stream: BufferedIOBase, name: str, keep_seconds: Seconds | None, limit_seconds: Seconds
+) -> tuple[Float[np.ndarray, "samples channels"], int, int]:
+    size = stream.seek(0, SEEK_END)
+    stream.seek(0)
+    if size == 0:
+        raise ValueError(f"{name} is an empty file.")
+    try:
+        with soundfile.SoundFile(stream) as sound:
+            _check_wav_size(name, sound)
+            rate = _check_rate(sound.samplerate)
+            wanted = _n_samples(keep_seconds or limit_seconds, rate)
+            wanted += keep_seconds is None  # one more shows that the clip is too long
+            samples = sound.read(wanted, dtype="float32", always_2d=True)
+            _check_all_decoded(name, size, sound, min(wanted, sound.frames), len(samples), stream)
+            return samples, rate, max(sound.frames, len(samples))
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise ValueError(
+            f"{name} cannot be read as audio ({error}): it is damaged, truncated or not audio. "
+            f"Give a wav, flac, mp3 or ogg file."
+        ) from error
+
+
+def _check_wav_size(name: str, sound: soundfile.SoundFile) -> None:
     """Refuses a wav or aiff file whose data is shorter than its header says."""
     size = re.search(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info, re.M)
     if size and int(size[2]) < int(size[1]) < _UNKNOWN_SIZE:
         raise ValueError(
-            f"{path} is truncated: its header says {size[1]} bytes of samples and it holds "
+            f"{name} is truncated: its header says {size[1]} bytes of samples and it holds "
             f"{size[2]}. Get the whole file, or re-encode it to keep what is there."
         )
 
 
 def _check_all_decoded(
-    path: Path, sound: soundfile.SoundFile, expected: int, decoded: int, stream: BinaryIO
+    name: str,
+    size: int,
+    sound: soundfile.SoundFile,
+    expected: int,
+    decoded: int,
+    stream: BufferedIOBase,
 ) -> None:
     """Refuses a file that held fewer samples than it said, or an mp3 that holds far more.
 
@@ -201,15 +217,14 @@ def _check_all_decoded(
     is_mp3 = sound.format == "MP3"
     if decoded < expected - (2 * 1152 if is_mp3 else 0):
         raise ValueError(
-            f"{path} is truncated: it says {expected / sound.samplerate:.3f} s and only "
+            f"{name} is truncated: it says {expected / sound.samplerate:.3f} s and only "
             f"{decoded / sound.samplerate:.3f} s can be decoded. Get the whole file, or "
             f"re-encode it."
         )
-    size = path.stat().st_size
     guessed = is_mp3 and re.search(r"bitrate mode\s*: constant", sound.extra_info)
     if guessed and expected == sound.frames and stream.tell() < 0.9 * size:
         raise ValueError(
-            f"{path} does not say how long it is and only {stream.tell()} of its {size} bytes were "
+            f"{name} does not say how long it is and only {stream.tell()} of its {size} bytes were "
             f"decoded. Re-encode it (to wav or flac)."
         )
 

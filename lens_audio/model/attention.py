@@ -1,7 +1,8 @@
 """Multi-head attention with TransformerLens's hook points."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -56,6 +57,15 @@ class AttentionContext:
                 query_scale = logn_scale(cfg, positions, x.dtype)
         causal = cfg.attention_dir == "causal"
         return cls(n_queries, n_keys, causal, key_mask, x.device, rotary, query_scale)
+
+    def to(self, device: torch.device | str | int, **_: Any) -> "AttentionContext":
+        """The same on another device: a model spread over several asks for it at each block."""
+        device = torch.device(device)
+        if device == self.device:
+            return self
+        key_mask = None if self.key_mask is None else self.key_mask.to(device)
+        rotary = self.rotary and (self.rotary[0].to(device), self.rotary[1].to(device))
+        return replace(self, key_mask=key_mask, device=device, rotary=rotary)
 
     @property
     def is_plain_causal(self) -> bool:

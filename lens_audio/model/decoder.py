@@ -197,7 +197,8 @@ class HookedTransformer(Generation):
         for name, layer in (("start_at_layer", start_at_layer), ("stop_at_layer", stop_at_layer)):
             if layer is not None and not -n_layers <= layer <= n_layers:
                 raise ValueError(f"{name}={layer}; this model has {n_layers} layers")
-        if stop_at_layer is not None and past_kv_cache is not None and not past_kv_cache.frozen:
+        fills_all = stop_at_layer in (None, n_layers)
+        if past_kv_cache is not None and not past_kv_cache.frozen and not fills_all:
             raise ValueError("stop_at_layer would fill only some layers of the cache; freeze() it")
         resid, mask = start.resid, start.attention_mask
         n_past = past_kv_cache.length if past_kv_cache is not None else 0

@@ -1,9 +1,13 @@
 """One prefix, many continuations: attention over keys that are stored once for all of them."""
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from lens_audio.model.kv_cache import KeyValueCache
 
 # Up to this many new positions, reading the prefix in place beats copying it for every row.
 SHORT_CONTINUATION = 64
@@ -40,8 +44,8 @@ class SharedPrefix:
     def attend(
         self,
         q: Float[Tensor, "row new head d_head"],
-        k: Float[Tensor, "row new kv_head d_head"],
-        v: Float[Tensor, "row new kv_head d_head"],
+        k: Float[Tensor, "row own kv_head d_head"],
+        v: Float[Tensor, "row own kv_head d_head"],
         mask: Bool[Tensor, "#row 1 #new total"] | None,
     ) -> Float[Tensor, "row new head d_head"]:
         """z of every row, over the prefix and the row's own positions, without copying the prefix.
@@ -64,7 +68,7 @@ class SharedPrefix:
         scores = torch.cat([to_prefix, own @ k.permute(0, 2, 3, 1)], dim=-1)
         if mask is not None:
             scores = scores.view(n_rows, n_heads, n_new, -1).masked_fill(~mask, -torch.inf)
-            scores = scores.view(n_rows, n_kv, -1, n_past + n_new)
+            scores = scores.view(n_rows, n_kv, -1, scores.shape[-1])
         pattern = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(v.dtype)
         if mask is not None:
             pattern = pattern.nan_to_num(0.0)  # a padding query that may read nothing
@@ -82,3 +86,107 @@ class SharedPrefix:
         )
         from_own = pattern[..., n_past:] @ v.transpose(1, 2)
         return z + rearrange(from_own, "row kv (group new) d -> row new (kv group) d", new=n_new)
+
+
+class GrowingContinuation(SharedPrefix):
+    """A shared prefix whose rows keep what they read after it."""
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "example past kv_head d_head"],
+        values: Float[Tensor, "example past kv_head d_head"],
+    ) -> None:
+        super().__init__(keys, values)
+        self.frozen = False
+        self.own_keys, self.own_values = keys[:, :0], values[:, :0]
+
+    def append(
+        self,
+        keys: Float[Tensor, "row new kv_head d_head"],
+        values: Float[Tensor, "row new kv_head d_head"],
+    ) -> tuple[
+        Float[Tensor, "row total kv_head d_head"], Float[Tensor, "row total kv_head d_head"]
+    ]:
+        """The prefix, copied for every row, with all the row's own keys and values behind it."""
+        return super().append(*self._grown(keys, values))
+
+    def attend(
+        self,
+        q: Float[Tensor, "row new head d_head"],
+        k: Float[Tensor, "row own kv_head d_head"],
+        v: Float[Tensor, "row own kv_head d_head"],
+        mask: Bool[Tensor, "#row 1 #new total"] | None,
+    ) -> Float[Tensor, "row new head d_head"]:
+        """As of a shared prefix; the new keys and values are kept."""
+        return super().attend(q, *self._grown(k, v), mask)
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """The prefix and what each row has read after it, copied: keys and values."""
+        return super().append(self.own_keys, self.own_values)
+
+    def select(self, rows: Int[Tensor, " row"]) -> None:
+        """Go on with copies of these rows' own keys and values."""
+        self.own_keys, self.own_values = self.own_keys[rows], self.own_values[rows]
+
+    def cut(self, length: int) -> None:
+        """Forget all own positions but the first."""
+        self.own_keys, self.own_values = self.own_keys[:, :length], self.own_values[:, :length]
+
+    def _grown(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        keys = torch.cat([self.own_keys, keys], dim=1)
+        values = torch.cat([self.own_values, values], dim=1)
+        if not self.frozen:
+            self.own_keys, self.own_values = keys, values
+        return keys, values
+
+
+class Continuations(KeyValueCache):
+    """A key-value cache in which many rows continue each example, whose own past is stored once.
+
+    Row r continues example r % n_examples; there is one row an example until `select` says
+    otherwise.
+
+    Args:
+        prefix: keys and values of the examples' own past, layer by layer, which stay as they are.
+        attention_mask: False at its padding.
+    """
+
+    entries: list[GrowingContinuation]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        prefix: Sequence[tuple[Tensor, Tensor]],
+        attention_mask: Bool[Tensor, "example past"],
+    ) -> None:
+        self.frozen = False
+        self.n_prefix = attention_mask.shape[1]
+        self.previous_attention_mask = attention_mask
+        self.entries = [GrowingContinuation(keys, values) for keys, values in prefix]
+
+    @classmethod
+    def of(cls, past: KeyValueCache) -> "Continuations":
+        """Of the examples that were read into this cache."""
+        prefix = []
+        for entry in past.entries:
+            assert entry.past_keys is not None
+            assert entry.past_values is not None
+            prefix.append((entry.past_keys, entry.past_values))
+        assert past.previous_attention_mask is not None
+        return cls(prefix, past.previous_attention_mask)
+
+    def __getitem__(self, layer: int) -> GrowingContinuation:  # type: ignore[override]
+        return self.entries[layer]
+
+    def select(self, rows: Int[Tensor, " row"]) -> None:
+        """Go on with copies of these rows; copy i must continue the example that row i stands for."""
+        assert self.previous_attention_mask is not None
+        self.previous_attention_mask = self.previous_attention_mask[rows]
+        for entry in self.entries:
+            entry.select(rows.to(entry.own_keys.device))
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first positions, the prefix at least."""
+        assert self.previous_attention_mask is not None
+        self.previous_attention_mask = self.previous_attention_mask[:, :length]
+        for entry in self.entries:
+            entry.cut(length - self.n_prefix)

@@ -160,10 +160,14 @@ class AudioSilenceSteering:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; all but the fixed direction is in its metadata."""
+        tensors = {} if self.direction is None else {"direction": self.direction}
+        save(path, KIND, tensors, self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """All but the fixed direction, as JSON holds it."""
         facts = asdict(replace(self, direction=None))
         del facts["direction"]
-        tensors = {} if self.direction is None else {"direction": self.direction}
-        save(path, KIND, tensors, facts)
+        return facts
 
     @classmethod
     def load(

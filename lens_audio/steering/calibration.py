@@ -102,14 +102,11 @@ def calibrate(
         for beta in sorted({0.0, *map(float, betas)}):
             tried[k, beta] = AudioSilenceSteering(heads, beta, adaptive, provenance=provenance)
     correct = {setting: readings.correct(model, s) for setting, s in tried.items()}
-    table = _table_of_settings(correct, plain, readings.conditions)
-    separation = {
-        k: _separation(readings.mass.cpu()[members], plain[members], best_heads(found.r, k))
+    separations = {
+        k: separation(readings.mass.cpu()[members], plain[members], best_heads(found.r, k))
         for k in ks
     }
-    table.insert(1, "auroc", table["k"].map(separation))
-    k, beta = _choose(table, max_cost)
-    table["chosen"] = (table["k"] == k) & (table["beta"] == beta)
+    table, k, beta = choose_setting(correct, plain, readings.conditions, separations, max_cost)
     steering = tried[k, beta]
     fixed = replace(steering, direction=readings.mean_direction(steering.heads))
     of_all = correlate(readings.mass.cpu(), plain, 1, seed)
@@ -134,6 +131,27 @@ def _members(readings: Readings, condition: str | None) -> Bool[Tensor, " item"]
     return conditions[condition]
 
 
+def choose_setting(
+    correct: dict[tuple[int, float], Bool[Tensor, " item"]],
+    plain: Bool[Tensor, " item"],
+    conditions: dict[str, Bool[Tensor, " item"]],
+    separations: dict[int, float],
+    max_cost: float | int,
+) -> tuple[pd.DataFrame, int, float]:
+    """The best k and beta by the rule of `calibrate`, and the table that they were chosen from.
+
+    Args:
+        correct: what is answered right under each (k, beta); beta 0 is among them.
+        plain: what is answered right without steering.
+        separations: of each k, the AUROC of its heads' listening score.
+    """
+    table = _table_of_settings(correct, plain, conditions)
+    table.insert(1, "auroc", table["k"].map(separations))
+    k, beta = _choose(table, max_cost)
+    table["chosen"] = (table["k"] == k) & (table["beta"] == beta)
+    return table, k, beta
+
+
 def _table_of_settings(
     correct: dict[tuple[int, float], Bool[Tensor, " item"]],
     plain: Bool[Tensor, " item"],
@@ -148,7 +166,7 @@ def _table_of_settings(
     return pd.DataFrame(rows, columns=["k", "beta", "condition", "n", "accuracy", "change"])
 
 
-def _separation(
+def separation(
     mass: Float[Tensor, "item layer head"], correct: Bool[Tensor, " item"], heads: Sequence[Head]
 ) -> float:
     """AUROC of these heads' listening score for a right answer."""

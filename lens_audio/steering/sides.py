@@ -48,11 +48,11 @@ class Silences:
         if missing:
             mel = prompt.silenced().mel
             assert mel is not None
-            clips = list(missing.values())
-            lengths = prompt.mel_lengths[clips]
-            embedded = model.embed_audio(mel[clips], lengths)
-            for key, rows, n in zip(missing, embedded, n_audio_tokens(lengths), strict=True):
-                found[key] = self._kept[key] = rows[: int(n)].clone()
+            for key, clip in missing.items():
+                # Alone, so that what is kept is no matter of the batch that it was first met in.
+                lengths = prompt.mel_lengths[clip : clip + 1]
+                embedded = model.embed_audio(mel[clip : clip + 1], lengths)[0]
+                found[key] = self._kept[key] = embedded[: int(n_audio_tokens(lengths))].clone()
         while len(self._kept) > KEPT_LENGTHS:
             self._kept.popitem(last=False)
         return torch.cat([found[key] for key in keys])

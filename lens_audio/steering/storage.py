@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 
@@ -27,8 +27,17 @@ def save(
     metadata = {"lens_audio": kind, "facts": json.dumps(facts)}
     # safetensors writes no file without a tensor.
     tensors = tensors or {"none": torch.zeros(0)}
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
+    held = serialize({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+    path.write_bytes(_in_order(held))
     return path
+
+
+def _in_order(file: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: safetensors shuffles the metadata's."""
+    start = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + file[start:]
 
 
 def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

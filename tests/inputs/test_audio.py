@@ -1,5 +1,6 @@
 """load_audio: what it takes, what it makes of it, and what it refuses."""
 
+import io
 import os
 
 import numpy as np
@@ -34,6 +35,17 @@ def cut(path, fraction):
 
 
 # What it takes
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+def test_an_open_file_is_read_as_its_path_is(write, name):
+    path = write(name, 44100, 2)
+    with open(path, "rb") as stream:
+        np.testing.assert_array_equal(load_audio(stream), load_audio(path))
+    np.testing.assert_array_equal(load_audio(io.BytesIO(path.read_bytes())), load_audio(path))
+    for damaged, message in ((path.read_bytes()[:8], "cannot be read|truncated"), (b"", "empty")):
+        with pytest.raises(ValueError, match=message):
+            load_audio(io.BytesIO(damaged))
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from models import Layout, Sizes, hooked_model, make_prompt
 
 from lens_audio import AudioPrompt, KeyValueCache
+from lens_audio.model.shared_prefix import Continuations
 
 SIZES = Sizes()
 MODEL = hooked_model(SIZES)
@@ -138,3 +139,64 @@ def test_keys_kept_of_a_step_are_not_a_window_on_the_next():
     MODEL(tokens[:, 2:3], past_kv_cache=cache)
     MODEL(tokens[:, 3:], past_kv_cache=cache)
     assert torch.equal(first[name], kept)
+
+
+# Continuations: many rows behind each example.
+
+
+@torch.no_grad()
+def continued(rows, steps):
+    """Logits of `steps` tokens behind the prompt, of as many copies of it as rows ask for."""
+    past = KeyValueCache(SIZES.n_layers)
+    MODEL(PROMPT, past_kv_cache=past)
+    cache = Continuations.of(past)
+    cache.select(rows)
+    return cache, [MODEL(token[:, None], past_kv_cache=cache)[:, 0] for token in steps.T]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hooked", [False, True])
+def test_many_continuations_are_each_what_a_cache_of_its_own_gives(hooked):
+    tokens = torch.arange(12).view(6, 2)  # three cells of two examples
+    pattern = [("blocks.0.attn.hook_pattern", lambda pattern, hook: None)] if hooked else []
+    with MODEL.hooks(fwd_hooks=pattern):
+        _, found = continued(torch.arange(2).repeat(3), tokens)
+    for cell in range(3):
+        past = KeyValueCache(SIZES.n_layers)
+        MODEL(PROMPT, past_kv_cache=past)
+        for step in range(2):
+            mine = tokens[2 * cell : 2 * cell + 2, step : step + 1]
+            close(found[step][2 * cell : 2 * cell + 2], MODEL(mine, past_kv_cache=past)[:, 0])
+
+
+@torch.no_grad()
+def test_continuations_branch_where_rows_are_selected():
+    cache, _ = continued(torch.arange(2), torch.tensor([[1], [2]]))
+    cache.select(torch.tensor([0, 1, 0, 1]))
+    branched = MODEL(torch.tensor([[3], [3], [4], [4]]), past_kv_cache=cache)[:, 0]
+    for cell, token in enumerate((3, 4)):
+        _, alone = continued(torch.arange(2), torch.tensor([[1, token], [2, token]]))
+        close(branched[2 * cell : 2 * cell + 2], alone[1])
+
+
+@torch.no_grad()
+def test_frozen_continuations_keep_nothing_and_cut_ones_forget():
+    cache, _ = continued(torch.arange(2), torch.tensor([[1], [2]]))
+    n, more = cache.length, torch.tensor([[3], [3]])
+    cache.freeze()
+    first = MODEL(more, past_kv_cache=cache)
+    assert cache.length == n
+    cache.unfreeze()
+    close(MODEL(more, past_kv_cache=cache), first)
+    cache.cut(n)
+    close(MODEL(more, past_kv_cache=cache), first)
+
+
+@torch.no_grad()
+def test_a_forward_to_the_last_layer_fills_the_cache_and_gives_the_stream_before_the_logits():
+    past, plain = KeyValueCache(SIZES.n_layers), KeyValueCache(SIZES.n_layers)
+    resid = MODEL(PROMPT, past_kv_cache=past, stop_at_layer=SIZES.n_layers)
+    logits = MODEL(PROMPT, past_kv_cache=plain)
+    close(MODEL.unembed(MODEL.ln_final(resid)), logits)
+    token = torch.tensor([[1], [1]])
+    close(MODEL(token, past_kv_cache=past), MODEL(token, past_kv_cache=plain))

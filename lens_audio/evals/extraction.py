@@ -1,0 +1,18 @@
+"""The answer in what a model said."""
+
+import re
+
+CLOSING = "</answer>"
+
+
+def extract(text: str) -> str:
+    """What stands in the last `<answer>…</answer>` (it may lack its end); else all of the text."""
+    opened = re.split(r"<answer>", text, flags=re.IGNORECASE)
+    if len(opened) == 1:
+        return text.strip()
+    return re.split(r"</answer>", opened[-1], flags=re.IGNORECASE)[0].strip()
+
+
+def is_closed(text: str) -> bool:
+    """Whether the answer is complete, so that nothing need be generated after it."""
+    return CLOSING in text.lower()

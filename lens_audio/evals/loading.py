@@ -1,0 +1,126 @@
+"""Recordings and questions made into prompts by worker processes, ahead of the model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from lens_audio.evals.items import AudioQAItem, as_clip, seconds
+from lens_audio.evals.prompts import Wording
+from lens_audio.inputs import AudioPrompt, build_prompt, load_audio
+
+TOKENS_A_SECOND, LETTERS_A_TOKEN = 25, 4
+TEMPLATE_TOKENS = 64  # at most, of the chat template around a question
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A batch as the model takes it. `prompt` has a row for each of `items`, in order."""
+
+    items: list[AudioQAItem]
+    prompt: AudioPrompt | None  # None where all failed
+    failed: dict[str, str]  # why, by id
+
+
+def plan(items: Sequence[AudioQAItem], batch_size: int) -> list[list[int]]:
+    """Batches of indices: recordings of like length together, the longest first.
+
+    It depends on the items alone, so that it is the same when a run is resumed.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    lengths = [
+        TOKENS_A_SECOND * seconds(item) + len(item.question) / LETTERS_A_TOKEN for item in items
+    ]
+    order = sorted(range(len(items)), key=lambda i: (-lengths[i], i))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+class Batches(Dataset):
+    """Planned batches, each loaded when it is asked for; a worker process holds a copy."""
+
+    def __init__(
+        self,
+        batches: Sequence[Sequence[AudioQAItem]],
+        processor: Any,
+        wording: Wording,
+        max_seconds: float,
+        n_ctx: int,
+        max_new_tokens: int,
+    ) -> None:
+        self.batches, self.processor = batches, processor
+        self.wording, self.max_seconds = wording, max_seconds
+        self.n_ctx, self.max_new_tokens = n_ctx, max_new_tokens
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Loaded:
+        good, texts, waves, failed = [], [], [], {}
+        for item in self.batches[number]:
+            try:
+                wave = self._wave(item)
+                text = self.wording.ask(item.question, item.choices)
+                self._check_text(item, text, len(wave))
+            except Exception as error:  # whatever is wrong with one item stops no other
+                failed[item.id] = reason(item, error)
+                continue
+            good.append(item)
+            texts.append(text)
+            waves.append(wave)
+        if not good:
+            return Loaded([], None, failed)
+        rate = self.processor.feature_extractor.sampling_rate
+        prompt = build_prompt(self.processor, texts, waves, sampling_rate=rate)
+        # The processor stays behind: to send a tokenizer with every batch would cost more than all.
+        return Loaded(good, replace(prompt, processor=None, tokenizer=None), failed)
+
+    def _wave(self, item: AudioQAItem) -> np.ndarray:
+        extractor = self.processor.feature_extractor
+        return load_audio(
+            as_clip(item.audio),
+            target_rate=extractor.sampling_rate,
+            limit_seconds=extractor.n_samples / extractor.sampling_rate,
+            max_seconds=self.max_seconds,
+            hop_length=extractor.hop_length,
+        )
+
+    def _check_text(self, item: AudioQAItem, text: str, n_samples: int) -> None:
+        tokenizer, extractor = self.processor.tokenizer, self.processor.feature_extractor
+        for token in tokenizer.all_special_tokens:
+            if token in text:
+                raise ValueError(f"its text holds {token}, which would end or change the prompt")
+        answers = [self.wording.answer(choice) for choice in item.choices]
+        asked, *said = map(len, tokenizer([text, *answers], add_special_tokens=False)["input_ids"])
+        heard = TOKENS_A_SECOND * n_samples / extractor.sampling_rate
+        needed = int(asked + heard + max(self.max_new_tokens, *said)) + TEMPLATE_TOKENS
+        if needed > self.n_ctx:
+            raise ValueError(f"it needs {needed} tokens; the model's context is {self.n_ctx}")
+
+
+def reason(item: AudioQAItem, error: BaseException) -> str:
+    """An error in one line, without the folder that the recording lies in."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    name = getattr(item.audio, "name", None)
+    return text if name is None else text.replace(str(item.audio), name)
+
+
+def load(batches: Batches, workers: int) -> Iterator[Loaded]:
+    """The batches in order, loaded ahead by worker processes; without any, as they are asked for."""
+    ahead: dict[str, Any] = {"prefetch_factor": 2} if workers and len(batches) else {}
+    workers = min(workers, len(batches))
+    tools = {"processor": batches.processor, "tokenizer": batches.processor.tokenizer}
+    for loaded in DataLoader(batches, batch_size=None, num_workers=workers, **ahead):
+        prompt = None if loaded.prompt is None else replace(loaded.prompt, **tools)
+        yield replace(loaded, prompt=prompt)
+
+
+def rows(prompt: AudioPrompt, start: int, stop: int) -> AudioPrompt:
+    """Some rows of a loaded prompt, as a batch of their own."""
+    assert prompt.texts is not None
+    assert prompt.waveforms is not None
+    return AudioPrompt.from_texts(
+        prompt.processor, prompt.texts[start:stop], prompt.waveforms[start:stop]
+    )

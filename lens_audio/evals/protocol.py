@@ -1,0 +1,313 @@
+"""The paper's protocol on a benchmark: calibrate on one split, answer the other in every run.
+
+Glazer, Aharon, Fetaya, arXiv 2603.06854. On the calibration split the heads whose attention on the
+audio goes with right answers are found, then the number k of them and the strength beta by answering
+under every setting. On the other items the model answers as it is and under each control.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_audio.analysis.listening import Correlation, best_heads, correlate, listening_score
+from lens_audio.evals.answering import generate, option_log_probs
+from lens_audio.evals.batches import Outcome, Records, Runner
+from lens_audio.evals.extraction import extract, is_closed
+from lens_audio.evals.items import AudioQADataset, AudioQAItem
+from lens_audio.evals.prompts import Wording
+from lens_audio.evals.reading import Heard, hear
+from lens_audio.evals.silence import Read, SilentBeginnings
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model import HookedAudioTransformer
+from lens_audio.steering.audio_silence import ADAPTIVE, AudioSilenceSteering, steps
+from lens_audio.steering.calibration import BETAS, KS, choose_setting, separation
+from lens_audio.steering.knockout import random_heads
+from lens_audio.steering.storage import model_facts, versions
+
+BASE, STEERED, RANDOM, FIXED, SILENCED = "base", "steered", "random", "fixed", "silenced"
+RUNS = (BASE, STEERED, RANDOM, FIXED, SILENCED)
+NEED_STEERING = (STEERED, RANDOM, FIXED)
+ANSWER_BY = ("generation", "log-probability")
+DIGITS = 6  # of recorded numbers: enough to use, few enough to hide the noise of float sums
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a benchmark is run. All of it is part of what a run is."""
+
+    wording: Wording
+    runs: tuple[str, ...] = RUNS
+    calibration_share: float = 0.3
+    seed: int = 0  # of the split, the permutations and the random heads
+    answer_by: str = "generation"
+    max_new_tokens: int = 32
+    ks: tuple[int, ...] = KS
+    betas: tuple[float, ...] = BETAS
+    adaptive: str = "constant"
+    n_permutations: int = 2000
+    draws: int = 3  # sets of random heads, each a run
+    batch_size: int = 8
+    max_seconds: float | None = None  # of a recording; None is what the model hears
+
+    def __post_init__(self) -> None:
+        unknown = [run for run in self.runs if run not in RUNS]
+        if unknown or BASE not in self.runs or len(set(self.runs)) < len(self.runs):
+            raise ValueError(
+                f"runs must be {BASE} and others of {', '.join(RUNS)}, each once; not "
+                f"{', '.join(self.runs)}"
+            )
+        for name, value, possible in (
+            ("answer_by", self.answer_by, ANSWER_BY),
+            ("adaptive", self.adaptive, ADAPTIVE),
+        ):
+            if value not in possible:
+                raise ValueError(f"{name} must be one of {possible}, not {value!r}")
+        if not 0 < self.calibration_share < 1:
+            raise ValueError(
+                f"calibration_share must lie between 0 and 1, not {self.calibration_share}"
+            )
+        if not self.ks or not self.betas or min(self.betas) <= 0:
+            raise ValueError("give at least one k, and at least one beta, all above 0")
+
+    @property
+    def steers(self) -> bool:
+        """Whether any run needs steering."""
+        return any(run in NEED_STEERING for run in self.runs)
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as JSON holds it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The steering of a run, and what it was chosen from."""
+
+    steering: AudioSilenceSteering
+    fixed: AudioSilenceSteering | None  # the calibration items' mean s instead of the item's own
+    correlation: Correlation | None = None  # None for steering that was given
+    table: pd.DataFrame | None = None  # k, auroc, beta, n, accuracy, change, chosen
+
+
+class Evaluation:
+    """One model on one benchmark, in phases that a runner records and resumes.
+
+    `calibrate` needs the answers of the items; `answer` does not.
+    """
+
+    def __init__(
+        self,
+        model: HookedAudioTransformer,
+        dataset: AudioQADataset,
+        settings: Settings,
+        runner: Runner,
+    ) -> None:
+        self.model, self.dataset = model, dataset
+        self.settings, self.runner = settings, runner
+        self.beginnings = SilentBeginnings()
+
+    def calibrate(self, items: Sequence[AudioQAItem]) -> Chosen:
+        """Find the specialists, then k and beta, on these items.
+
+        Raises:
+            ValueError: for too few items that could be read, or all answered right, or all wrong.
+        """
+        settings = self.settings
+        heard = _read_ones(self.runner.run("listening", items, self._listen).items, items)
+        mass = torch.tensor([record["mass"] for record in heard], dtype=torch.float64)
+        plain = torch.tensor([record["correct"] for record in heard], dtype=torch.bool)
+        found = correlate(mass, plain, settings.n_permutations, settings.seed)
+        if found.undefined is not None:
+            raise ValueError(f"there are no specialist heads to steer by: {found.undefined}")
+        tried = self._tried(found, len(heard))
+        outcome = self.runner.run("strength", items, partial(self._try, tried))
+        tested = {record["id"]: record["correct"] for record in _read_ones(outcome.items, items)}
+        both = [row for row, record in enumerate(heard) if record["id"] in tested]
+        mass, plain = mass[both], plain[both]
+        bits = torch.tensor([tested[heard[row]["id"]] for row in both], dtype=torch.bool)
+        correct = {(k, 0.0): plain for k in settings.ks}
+        correct |= {setting: bits[:, i] for i, setting in enumerate(tried)}
+        everyone = {"all": torch.ones(len(plain), dtype=torch.bool)}
+        separations = {k: separation(mass, plain, best_heads(found.r, k)) for k in settings.ks}
+        table, k, beta = choose_setting(correct, plain, everyone, separations, max_cost=0.0)
+        steering = next(s for (some_k, _), s in tried.items() if some_k == k).with_beta(beta)
+        mean = torch.from_numpy(outcome.sums[f"k={k}"] / len(tested))
+        return Chosen(steering, replace(steering, direction=mean), found, table)
+
+    def answer(self, items: Sequence[AudioQAItem], chosen: Chosen | None) -> Records:
+        """A record for each item, in order: every run's answer, or why it could not be asked."""
+        steerings = self.steerings(chosen)
+        outcome = self.runner.run("answers", items, partial(self._answer, steerings))
+        return _in_order(outcome.items, items)
+
+    def steerings(self, chosen: Chosen | None) -> dict[str, AudioSilenceSteering]:
+        """The steering of each run that has one; random heads are drawn several times."""
+        if chosen is None:
+            return {}
+        cfg, heads = self.model.cfg, chosen.steering.heads
+        found: dict[str, AudioSilenceSteering] = {}
+        for run in self.settings.runs:
+            if run == STEERED:
+                found[run] = chosen.steering
+            elif run == FIXED:
+                if chosen.fixed is None:
+                    raise ValueError(
+                        "the fixed direction is the calibration items'; none were read"
+                    )
+                found[run] = chosen.fixed
+            elif run == RANDOM:
+                draws = random_heads(
+                    cfg.n_layers, cfg.n_heads, len(heads), self.settings.draws,
+                    self.settings.seed, heads,
+                )  # fmt: skip
+                for number, drawn in enumerate(draws, 1):
+                    found[f"{run} {number}"] = replace(chosen.steering, heads=tuple(drawn))
+        return found
+
+    def _tried(
+        self, found: Correlation, n_items: int
+    ) -> dict[tuple[int, float], AudioSilenceSteering]:
+        settings = self.settings
+        data = {"what": self.dataset.name, "n_items": n_items, "seed": settings.seed}
+        provenance = {"model": model_facts(self.model), "data": data, "versions": versions()}
+        return {
+            (k, beta): AudioSilenceSteering(
+                tuple(best_heads(found.r, k)), beta, settings.adaptive, provenance=provenance
+            )
+            for k in sorted(set(settings.ks))
+            for beta in sorted(set(settings.betas))
+        }
+
+    def _listen(self, prompt: AudioPrompt, items: list[AudioQAItem]) -> Outcome:
+        """Mass and correctness of a calibration batch."""
+        heard = hear(self.model, prompt, [], self.beginnings)
+        answers = self._answers(heard.read, torch.zeros_like(heard.read.final)[None], items)[0]
+        return Outcome(
+            [
+                {"id": item.id, **answer, "mass": rounded(mass.tolist())}
+                for item, answer, mass in zip(items, answers, heard.mass, strict=True)
+            ]
+        )
+
+    def _try(
+        self,
+        tried: dict[tuple[int, float], AudioSilenceSteering],
+        prompt: AudioPrompt,
+        items: list[AudioQAItem],
+    ) -> Outcome:
+        """Correctness of a calibration batch under every setting, and the sum of each k's s."""
+        heard = hear(self.model, prompt, _layers(tried.values()), self.beginnings)
+        added = torch.stack([self._added(steering, heard) for steering in tried.values()])
+        answers = self._answers(heard.read, added, items)
+        of_each_k = {f"k={k}": steering for (k, _), steering in tried.items()}
+        sums = {
+            name: heard.direction(steering.layers).float().sum(0).cpu().numpy()
+            for name, steering in of_each_k.items()
+        }
+        records = [
+            {"id": item.id, "correct": [int(run[row]["correct"]) for run in answers]}
+            for row, item in enumerate(items)
+        ]
+        return Outcome(records, sums)
+
+    def _answer(
+        self,
+        steerings: dict[str, AudioSilenceSteering],
+        prompt: AudioPrompt,
+        items: list[AudioQAItem],
+    ) -> Outcome:
+        """Every run's answers to a batch."""
+        silenced = SILENCED in self.settings.runs
+        heard = hear(self.model, prompt, _layers(steerings.values()), self.beginnings, silenced)
+        nothing = torch.zeros_like(heard.read.final)
+        added = [nothing, *(self._added(steering, heard) for steering in steerings.values())]
+        answers = dict(
+            zip(
+                [BASE, *steerings], self._answers(heard.read, torch.stack(added), items),
+                strict=True,
+            )
+        )  # fmt: skip
+        if heard.silent is not None:
+            answers[SILENCED] = self._answers(heard.silent, nothing[None], items)[0]
+        records = []
+        for row, item in enumerate(items):
+            record: dict[str, Any] = {"id": item.id}
+            if STEERED in steerings:
+                steering = steerings[STEERED]
+                score = listening_score(heard.mass[row], steering.heads)
+                norm = heard.direction(steering.layers)[row].norm()
+                record |= {"listening_score": rounded(score), "direction_norm": rounded(norm)}
+            assert prompt.texts is not None
+            record["prompt"] = prompt.texts[row]
+            record["runs"] = {run: found[row] for run, found in answers.items()}
+            records.append(record)
+        return Outcome(records)
+
+    def _added(self, steering: AudioSilenceSteering, heard: Heard) -> Float[Tensor, "row d_model"]:
+        """What this steering adds to each row's final representation."""
+        s, final = heard.direction(steering.layers), heard.read.final
+        if steering.direction is not None:
+            s = steering.direction.to(final).expand(len(final), -1)
+        score = listening_score(heard.mass, steering.heads)
+        model = self.model
+        return steps(
+            steering, s, score, lambda: model.unembed(model.ln_final(final[:, None]))[:, 0]
+        )
+
+    def _answers(
+        self, read: Read, added: Float[Tensor, "run row d_model"], items: list[AudioQAItem]
+    ) -> list[list[dict[str, Any]]]:
+        """Each run's answer to each row: text, prediction, correct where the answer is known."""
+        if self.settings.answer_by == "generation":
+            texts = generate(self.model, read, added, self.settings.max_new_tokens, is_closed)
+            return [
+                [self._judged(*of, extract(of[1])) for of in zip(items, run, strict=True)]
+                for run in texts
+            ]
+        wording, encode = self.settings.wording, self.model.tokenizer.encode
+        choices = [list(dict.fromkeys(item.choices)) for item in items]
+        options = [
+            [encode(wording.answer(choice), add_special_tokens=False) for choice in row]
+            for row in choices
+        ]
+        scores = option_log_probs(self.model, read, added, options)
+        return [[self._best(*of) for of in zip(items, choices, run, strict=True)] for run in scores]
+
+    def _best(self, item: AudioQAItem, choices: list[str], scores: list[float]) -> dict[str, Any]:
+        best = choices[int(np.argmax(scores))]
+        log_probs = dict(zip(choices, rounded(scores), strict=True))
+        return {**self._judged(item, best, best), "log_probs": log_probs}
+
+    def _judged(self, item: AudioQAItem, text: str, prediction: str) -> dict[str, Any]:
+        judged: dict[str, Any] = {"text": text, "prediction": prediction}
+        if item.answer is not None:
+            judged["correct"] = self.dataset.matches(prediction, item.answer, item.choices)
+        return judged
+
+
+def _layers(steerings: Any) -> list[int]:
+    return sorted({layer for steering in steerings for layer in steering.layers})
+
+
+def _in_order(records: Records, items: Sequence[AudioQAItem]) -> Records:
+    by_id = {record["id"]: record for record in records}
+    return [by_id[item.id] for item in items]
+
+
+def _read_ones(records: Records, items: Sequence[AudioQAItem]) -> Records:
+    """Those that could be read, in order."""
+    return [record for record in _in_order(records, items) if "failed" not in record]
+
+
+def rounded(value: Any) -> Any:
+    """A number, or nested lists of them, with `DIGITS` significant digits."""
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{float(value):.{DIGITS}g}")

@@ -1,0 +1,147 @@
+"""What a run found, and its files."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from lens_audio.analysis.listening import Interval, auroc
+from lens_audio.evals.batches import Records
+from lens_audio.evals.items import AudioQADataset, AudioQAItem
+from lens_audio.evals.page import results_page
+from lens_audio.evals.protocol import BASE, Chosen
+from lens_audio.evals.scores import accuracies, comparisons
+from lens_audio.plots.report import write_page
+from lens_audio.steering.calibration import interval_facts
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Every answer of every run, and what follows from them.
+
+    An item that could not be asked counts as answered wrong in every run, as the benchmark's own
+    script counts a prediction that is empty.
+    """
+
+    dataset: AudioQADataset
+    items: Sequence[AudioQAItem]
+    records: Records  # one an item, in order
+    manifest: dict[str, Any]
+    chosen: Chosen | None
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why items could not be asked, by id."""
+        return {r["id"]: r["failed"] for r in self.records if "failed" in r}
+
+    @cached_property
+    def runs(self) -> list[str]:
+        """The runs, the base first."""
+        return next((list(r["runs"]) for r in self.records if "failed" not in r), [BASE])
+
+    @cached_property
+    def correct(self) -> dict[str, Bool[Tensor, " item"]] | None:
+        """Which items each run answers right; None where the answers are withheld."""
+        if any(item.answer is None for item in self.items):
+            return None
+        return {
+            run: torch.tensor(
+                ["failed" not in r and r["runs"][run]["correct"] for r in self.records]
+            )
+            for run in self.runs
+        }
+
+    @cached_property
+    def accuracy(self) -> pd.DataFrame | None:
+        """Accuracy of each run in total and by each fact; see `scores.accuracies`."""
+        facts = [item.facts for item in self.items]
+        return (
+            None if self.correct is None else accuracies(self.correct, facts, self.dataset.groups)
+        )
+
+    @cached_property
+    def comparison(self) -> pd.DataFrame | None:
+        """Each run against the base; see `scores.comparisons`."""
+        seed = self.manifest["settings"]["seed"]
+        return None if self.correct is None else comparisons(self.correct, seed)
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """The listening score by id, where there are specialists."""
+        return {r["id"]: r["listening_score"] for r in self.records if "listening_score" in r}
+
+    @cached_property
+    def auroc(self) -> Interval | None:
+        """Of the listening score for a right answer of the base run."""
+        if not self.scores or self.correct is None:
+            return None
+        right = {r["id"]: bool(c) for r, c in zip(self.records, self.correct[BASE], strict=True)}
+        labels = torch.tensor([right[name] for name in self.scores])
+        return auroc(torch.tensor(list(self.scores.values())), labels)
+
+    def predictions(self, run: str) -> list[dict[str, Any]]:
+        """The benchmark's own format: its rows, each with the prediction ("" where it failed)."""
+        return [
+            self.dataset.official_row(
+                item, "" if "failed" in record else record["runs"][run]["prediction"]
+            )
+            for item, record in zip(self.items, self.records, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the single answers, as JSON holds it; NaN is null."""
+        chosen, found = self.chosen, self.auroc
+        return {
+            **self.manifest,
+            "n_test": len(self.items),
+            "failed": self.failed,
+            "heads": None if chosen is None else chosen.steering.heads,
+            "beta": None if chosen is None else chosen.steering.beta,
+            "calibration": None if chosen is None else _rows(chosen.table),
+            "auroc": None if found is None else interval_facts(found),
+            "accuracy": _rows(self.accuracy),
+            "comparison": _rows(self.comparison),
+        }
+
+    def write(self, folder: str | os.PathLike[str], command: str = "") -> Path:
+        """All files of the results; what is returned is the report.
+
+        Args:
+            command: what made them, for the report.
+        """
+        place = Path(folder)
+        write_page(place / "answers.jsonl", "".join(_line(r) for r in self._with_answers()))
+        write_page(place / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
+        for run in self.runs:
+            predictions = json.dumps(self.predictions(run), indent=1)
+            write_page(place / f"predictions-{run.replace(' ', '-')}.json", predictions + "\n")
+        for name, table in (("accuracy", self.accuracy), ("comparison", self.comparison)):
+            if table is not None:
+                write_page(place / f"{name}.csv", table.to_csv(index=False))
+        if self.chosen is not None and self.chosen.table is not None:
+            self.chosen.steering.save(place / "steering.safetensors")
+        return write_page(place / "report.html", results_page(self, command))
+
+    def _with_answers(self) -> Records:
+        """The records with what was asked and what is right."""
+        return [
+            {"id": item.id, "question": item.question, "choices": list(item.choices),
+             "answer": item.answer, **item.facts, **record}
+            for item, record in zip(self.items, self.records, strict=True)
+        ]  # fmt: skip
+
+
+def _rows(table: pd.DataFrame | None) -> Any:
+    return None if table is None else json.loads(table.to_json(orient="records"))
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"

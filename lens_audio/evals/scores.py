@@ -1,0 +1,70 @@
+"""Accuracies with their intervals, by whatever an item is; and two runs compared."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from scipy.stats import binomtest
+from torch import Tensor
+
+from lens_audio.steering.statistics import paired_difference, wilson
+
+ALL = "all"
+
+
+class Comparison(NamedTuple):
+    """Two runs over the same items. `p_value` is McNemar's, exact and two-sided."""
+
+    gained: int  # right in the second only
+    lost: int  # right in the first only
+    p_value: float
+
+
+def mcnemar(first: Bool[Tensor, " item"], second: Bool[Tensor, " item"]) -> Comparison:
+    """Whether two runs are right equally often: a binomial test of the items they differ on."""
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    return Comparison(gained, lost, float(p))
+
+
+def accuracies(
+    correct: Mapping[str, Bool[Tensor, " item"]],
+    facts: Sequence[Mapping[str, str]],
+    groups: Sequence[str],
+) -> pd.DataFrame:
+    """Accuracy of each run over all items, then by each fact, with 95 % Wilson intervals.
+
+    Returns:
+        Columns run, group, value, n, correct, accuracy, low, high.
+    """
+    members = {(ALL, ALL): torch.ones(len(facts), dtype=torch.bool)}
+    for group in groups:
+        for value in sorted({fact.get(group, "") for fact in facts}):
+            here = [fact.get(group, "") == value for fact in facts]
+            members[group, value] = torch.tensor(here)
+    rows = []
+    for (group, value), chosen in members.items():
+        for run, right in correct.items():
+            share = wilson(right[chosen])
+            rows.append(
+                (run, group, value, int(chosen.sum()), int(right[chosen].sum()), *share[:3])
+            )
+    columns = ["run", "group", "value", "n", "correct", "accuracy", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def comparisons(correct: Mapping[str, Bool[Tensor, " item"]], seed: int = 0) -> pd.DataFrame:
+    """Each run against the first: change in accuracy, paired, and McNemar's test.
+
+    Returns:
+        Columns run, change, low, high (95 % bootstrap over items), gained, lost, p_value.
+    """
+    (_, base), *others = correct.items()
+    rows: list[Any] = []
+    for run, right in others:
+        change = paired_difference(right, base, seed)
+        rows.append((run, *change[:3], *mcnemar(base, right)))
+    columns = ["run", "change", "low", "high", "gained", "lost", "p_value"]
+    return pd.DataFrame(rows, columns=columns)

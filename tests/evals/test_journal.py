@@ -1,0 +1,72 @@
+"""The journal: what is done is kept, what is not is dropped, and another run is refused."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lens_audio.evals.journal import Journal, differences
+
+MANIFEST = {"model": {"name": "a", "weights": "0"}, "settings": {"seed": 1, "ks": (2, 4)}}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.jsonl"
+
+
+def begin(path, manifest=MANIFEST, n=0):
+    journal = Journal(path, manifest)
+    for batch in range(n):
+        journal.append("answers", batch, {"items": [batch]})
+    journal.close()
+    return journal
+
+
+def test_what_was_done_is_known_when_it_is_opened_again(path):
+    begin(path, n=3)
+    assert begin(path).done == {("answers", n): {"items": [n]} for n in range(3)}
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_journal_cut_anywhere_holds_the_batches_before(path, data):
+    path.unlink(missing_ok=True)
+    begin(path, n=3)
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    n_lines = whole[:cut].count(b"\n")
+    assert len(begin(path).done) == max(0, n_lines - 1)
+    assert path.read_bytes() == b"".join(whole.splitlines(True)[: max(1, n_lines)])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({**MANIFEST, "model": {"name": "b", "weights": "0"}}, "model name was 'a' and is 'b'"),
+        ({**MANIFEST, "model": {"name": "a", "weights": "1"}}, "model weights was '0' and is '1'"),
+        ({**MANIFEST, "settings": {"seed": 2, "ks": (2, 4)}}, "settings seed was 1 and is 2"),
+        ({"model": MANIFEST["model"]}, "settings was .* and is None"),
+    ],
+)
+def test_another_run_is_refused_with_what_changed(path, changed, message):
+    begin(path, n=1)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        begin(path, changed)
+    assert path.read_bytes() == before
+    begin(path)
+
+
+def test_a_line_damaged_in_the_middle_is_named(path):
+    begin(path, n=2)
+    lines = path.read_bytes().splitlines(True)
+    path.write_bytes(lines[0] + b"{nonsense}\n" + lines[2])
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        begin(path)
+
+
+def test_nothing_differs_between_equals():
+    assert differences(json.loads(json.dumps(MANIFEST)), json.loads(json.dumps(MANIFEST))) == []

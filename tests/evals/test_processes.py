@@ -1,0 +1,85 @@
+"""Two CPU processes over gloo: the same results as one, also after one of them was killed."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from lens_audio.cli import app
+from lens_audio.evals import processes as processes_module
+from lens_audio.evals.processes import Processes
+
+ROOT = Path(__file__).parents[2]
+COMMAND = ["mmau", "--dataset", "testbed", "-n", "8", "--draws", "1", "--ks", "2,4", "--betas", "1,4",
+           "--batch-size", "3", "--max-new-tokens", "4", "--workers", "0", "--device", "cpu"]  # fmt: skip
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+          "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+          "--main_process_port", "0", "-m", "lens_audio.cli"]  # fmt: skip
+
+
+def launched(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([*LAUNCH, *map(str, arguments)], env=environment, **options)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
+
+
+def second_process(launcher):
+    """The launched process of rank 1, once it is there."""
+    while launcher.poll() is None:
+        for child in psutil.Process(launcher.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # others come and go
+                if child.environ().get("RANK") == "1":
+                    return child
+    raise AssertionError("the launcher ended before its processes began")
+
+
+def test_two_processes_of_which_one_was_killed_end_as_one_does(tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    launcher = launched(*COMMAND, "--out", together, **quiet)
+    other = second_process(launcher)
+    journal = together / "journal.jsonl"
+    while launcher.poll() is None and not (journal.exists() and journal.stat().st_size > 5000):
+        time.sleep(0.01)
+    os.kill(other.pid, signal.SIGKILL)
+    assert launcher.wait() != 0  # and it does not hang
+    begun = journal.read_bytes()
+    assert launched(*COMMAND, "--out", together, **quiet).wait() == 0
+    assert journal.read_bytes().startswith(begun[: begun.rindex(b"\n")])
+    result = CliRunner().invoke(app, [*COMMAND, "--out", str(alone)])
+    assert result.exit_code == 0, result.output
+    assert files(together) == files(alone)
+
+
+def test_both_processes_end_with_one_error(tmp_path):
+    missing = tmp_path / "mmau.json"
+    missing.write_text('[{"id": "a", "audio_id": "a.wav", "question": "?", "choices": ["b", "c"]}]')
+    ended = launched("mmau", missing, stderr=subprocess.PIPE, text=True)
+    said = ended.communicate()[1]
+    assert ended.returncode != 0
+    assert "1 of 1 recordings are missing: a.wav" in said
+
+
+def test_an_error_of_one_process_is_an_error_of_all(monkeypatch):
+    told = [(1, None), (2, "ValueError: bad")]
+    monkeypatch.setattr(processes_module.Processes, "gather", lambda self, value: told)
+    with pytest.raises(RuntimeError, match="process 1 ended with ValueError: bad"):
+        Processes().together(1)
+    with pytest.raises(KeyError):
+        Processes().together(2, KeyError("own"))
+
+
+def test_one_process_gathers_from_itself():
+    alone = Processes("cpu")
+    assert (alone.rank, alone.count, alone.is_main) == (0, 1, True)
+    assert alone.together(3) == [3]

@@ -1,0 +1,70 @@
+"""The words around questions, and the answer in what is said."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lens_audio.evals.extraction import extract, is_closed
+from lens_audio.evals.prompts import WORDINGS, Wording, wording
+
+
+def test_r1_aqa_asks_as_its_authors_do():
+    assert wording("r1-aqa").ask("Who speaks?", ["Man", "Woman"]) == (
+        "Who speaks? Please choose the answer from the following options: ['Man', 'Woman']. "
+        "Output the final answer in <answer> </answer>."
+    )
+
+
+@given(st.text(), st.text())
+def test_braces_in_a_question_stay_as_they_are(question, choice):
+    for words in WORDINGS.values():
+        asked = words.ask(question, [choice, "{question}{0}"])
+        assert question in asked
+        assert "'{question}{0}'" in asked
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{question}", "{choices}", "{question} {choices} {0}", "{question} {choices} {audio}", "",
+        "{question!r} {choices}", "{question.__class__} {choices}", "{question} {choices} {",
+        "{question} {question} {choices}", "{question:>9} {choices}", "{choices[0]} {question}",
+    ],
+)  # fmt: skip
+def test_a_template_without_its_fields_or_with_others_is_refused(template):
+    with pytest.raises(ValueError, match="the prompt 'mine'"):
+        Wording("mine", template)
+
+
+def test_a_wording_of_ones_own_is_a_file(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("Q: {question}\nOne of {{{choices}}}?\n")
+    assert wording(str(path)).ask("Who?", ["a", "b"]) == "Q: Who?\nOne of {['a', 'b']}?"
+    with pytest.raises(ValueError, match="there are r1-aqa, plain"):
+        wording("no such")
+
+
+def test_an_answer_has_the_form_that_is_asked_for():
+    assert wording("r1-aqa").answer("Man") == "<answer>Man</answer>"
+    assert wording("plain").answer("Man") == "Man"
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("<answer>Man</answer>", "Man"),
+        ("It is <ANSWER> Man </Answer>, I think", "Man"),
+        ("<answer>Man", "Man"),
+        ("first <answer>Man</answer>, no: <answer>Woman</answer>", "Woman"),
+        (" Man. ", "Man."),
+        ("", ""),
+        ("</answer>", "</answer>"),
+    ],
+)
+def test_the_answer_is_what_stands_in_the_tags(said, answer):
+    assert extract(said) == answer
+
+
+def test_generation_may_stop_at_the_closing_tag():
+    assert is_closed("<answer>Man</answer>")
+    assert not is_closed("<answer>Man</answ")
