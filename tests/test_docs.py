@@ -82,6 +82,8 @@ def test_every_command_that_is_named_exists(page):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     for line in shell_lines(page) + inline_commands(page):
         program, *words = shlex.split(line)
+        if program == "accelerate":  # run for true by tests/evals/test_processes.py
+            program, words = "lens-audio", words[words.index("lens_audio.cli") + 1 :]
         if program == "make":
             assert set(words) <= set(targets), line
         elif program == "lens-audio":

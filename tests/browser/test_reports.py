@@ -16,6 +16,7 @@ COMMANDS = {
     "listen": [],
     "patch": ["--by", "window", "--by", "group"],
     "heads": ["-n", "20"],
+    "mmau": ["--dataset", "testbed", "-n", "16", "--draws", "1"],
     "steer": ["--n-calibration", "40", "--n-test", "24", "--draws", "2"],
 }
 
@@ -27,8 +28,9 @@ def reports(tmp_path_factory):
 
     def report(command):
         if command not in made:
-            made[command] = folder / f"{command}.html"
-            options = [*COMMANDS[command], "--out", str(made[command])]
+            out = folder / command if command == "mmau" else folder / f"{command}.html"
+            made[command] = out / "report.html" if command == "mmau" else out
+            options = [*COMMANDS[command], "--out", str(out)]
             if command in ("patch", "heads", "steer"):
                 options += ["--table", str(folder / f"{command}.json")]
             result = CliRunner().invoke(app, [command, *options])
