@@ -145,7 +145,7 @@ def as_mask(selection: Selection, prompt: Any, length: int) -> Bool[Tensor, "#ex
     elif isinstance(selection, slice):
         mask[:, selection] = True
     else:
-        wanted = torch.as_tensor(selection).reshape(-1)
+        wanted = torch.as_tensor(selection).cpu().reshape(-1)
         outside = wanted[(wanted < -length) | (wanted >= length)]
         if len(outside):
             raise ValueError(f"position {int(outside[0])} is outside the {length} positions")
@@ -201,11 +201,16 @@ def check_prompts(
             "audio, or write texts of one length"
         )
     for name in ("audio_mask", "attention_mask"):
-        if not torch.equal(getattr(clean, name), getattr(corrupted, name)):
+        if not torch.equal(getattr(clean, name).cpu(), getattr(corrupted, name).cpu()):
             raise ValueError(
                 f"clean and corrupted differ in their {name}; positions do not correspond"
             )
     if not bool(clean.attention_mask[:, -1].all()):
         raise ValueError("the metric reads the last position; pad on the left")
+    check_no_hooks(model)
+
+
+def check_no_hooks(model: HookedAudioTransformer) -> None:
+    """Raises ValueError for hooks on the model, which would act in every run."""
     if any(point.has_hooks() for point in model.hook_points()):
         raise ValueError("hooks are set on the model; call model.reset_hooks() first")

@@ -12,6 +12,7 @@ in the Wild", arXiv 2211.00593; Hanna, Pezzelle, Belinkov, "Have Faith in Faithf
 """
 
 import json
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -46,10 +47,13 @@ class Circuit:
         """The circuit of some (layer, head) pairs; a pair given twice counts once."""
         if isinstance(heads, Circuit):
             return heads
-        pairs = [tuple(int(number) for number in head) for head in heads]
-        wrong = [pair for pair in pairs if len(pair) != 2 or min(pair) < 0]
+        try:
+            pairs = [(operator.index(layer), operator.index(head)) for layer, head in heads]
+        except (TypeError, ValueError):
+            raise ValueError(f"heads are (layer, head) pairs of integers, not {heads!r}") from None
+        wrong = [pair for pair in pairs if min(pair) < 0]
         if wrong:
-            raise ValueError(f"heads are (layer, head) pairs counted from 0, not {wrong[0]}")
+            raise ValueError(f"layers and heads are counted from 0; there is no {wrong[0]}")
         return cls(tuple(sorted({(layer, head) for layer, head in pairs})))
 
     def __len__(self) -> int:
@@ -76,7 +80,7 @@ class Circuit:
 
     def to_json(self, path: str | os.PathLike[str] | None = None, **about: Any) -> str:
         """The circuit as JSON, with what else should be kept; written to a file if one is named."""
-        text = json.dumps({"heads": self.heads, **about}, indent=2)
+        text = json.dumps({**about, "heads": self.heads}, indent=2)
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text

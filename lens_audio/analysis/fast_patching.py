@@ -176,7 +176,8 @@ class FastPatcher:
         heads[torch.arange(len(cells)), [cell.head for cell in cells]] = True
         shape = [1] * n_axes
         shape[0], shape[3 - axis] = len(masks), heads.shape[1]
-        return selected & heads.repeat_interleave(self.n_examples, dim=0).reshape(shape)
+        rows_a_cell = len(masks) // len(cells)  # examples; in the encoder, clips
+        return selected & heads.repeat_interleave(rows_a_cell, dim=0).reshape(shape)
 
     def _encoder_rows(self, first: int, cells: list[Cell]) -> Float[Tensor, "row pos d_model"]:
         """The decoder's residual streams over the audio of a patched encoder."""

@@ -23,6 +23,7 @@ from lens_audio.analysis.cells import (
     Cell,
     Positions,
     Site,
+    check_no_hooks,
     check_prompts,
     make_grid,
     position_masks,
@@ -116,7 +117,8 @@ def sweep_steps(
 ) -> Iterator[tuple[int, int, PatchingResult]]:
     """A sweep to watch, or to stop half way: the same as `sweep`, cell by cell.
 
-    No hook is on the model between two steps, so other things may be run there.
+    No hook is on the model between two steps, so other things may be run there. Hooks that are left
+    on it then are refused at the next step.
 
     Yields:
         Cells done, cells in all, and the result so far: always the same object, NaN where nothing
@@ -161,6 +163,7 @@ def sweep_steps(
             if n_done % 256 == 0:
                 progress.write()
             yield n_done, n_cells, result
+            check_no_hooks(model)
     finally:
         progress.write()
 

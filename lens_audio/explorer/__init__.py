@@ -25,18 +25,19 @@ def explore(
         prompt: the clean one, one row.
         corrupted: the same question over another recording of the same length; by default over
             silence.
-        choices: the answers to compare; by default the likeliest next tokens.
+        choices: two or more answers to compare (metrics compare their first tokens); by default
+            the likeliest next tokens.
 
     Returns:
         An `Explorer` widget (`.circuit`, `.result`, `.select(layer, head)`, … work from code too),
         or a `StaticExplorer` of figures where ipywidgets or anywidget are not installed.
 
     Raises:
-        ValueError: for a prompt of several rows, without audio or without a tokenizer, prompts of
-            unequal shape, or hooks left on the model.
+        ValueError: for fewer than two choices, a prompt of several rows, without audio or without a
+            tokenizer, prompts of unequal shape, or hooks left on the model.
     """
     corrupted = prompt.silenced() if corrupted is None else corrupted
-    session = Session(model, prompt, corrupted, None if choices is None else list(choices))
+    session = Session(model, prompt, corrupted, choices)
     try:
         import anywidget  # noqa: F401
         import ipywidgets  # noqa: F401

@@ -86,21 +86,21 @@ class CircuitPanel(widgets.VBox):
         self.status.reporting(self._update)()
 
     def _update(self) -> None:
-        self.status.value = ""
+        self.status.value = self.outcome.value = ""
+        self.figure.become(self._answers({}))
+        self._show_export()
         keep = MODES[self.mode.value]
-        edited, words = {}, ""
         if keep is not None:
             outcome, probabilities = self.session.run_circuit(self.circuit, keep, self.metric.key)
             edited = {"only these heads" if keep else "without these heads": probabilities}
             whole, none = float(outcome.whole.mean()), float(outcome.none.mean())
             name = "faithfulness" if keep else "what is left"
-            words = (
-                f"<b>{name} {outcome.faithfulness:.3f}</b> · {escape(self.metric.name.value)} "
+            metric = escape(self.session.metric(*self.metric.key).name)
+            self.outcome.value = (
+                f"<b>{name} {outcome.faithfulness:.3f}</b> · {metric} "
                 f"{float(outcome.metric.mean()):.3f} (all heads clean {whole:.3f}, none {none:.3f})"
             )
-        self.outcome.value = words
-        self.figure.become(self._answers(edited))
-        self._show_export()
+            self.figure.become(self._answers(edited))
 
     def _answers(self, edited: dict[str, list[float]]) -> Any:
         runs = self.session.unedited | edited
@@ -113,7 +113,10 @@ class CircuitPanel(widgets.VBox):
                 description=head_name(*head), icon="times", tooltip="take it out of the set",
                 layout={"width": "auto"},
             )  # fmt: skip
-            tag.on_click(lambda _, head=head: self.set(self.circuit.removed(head)))
+            remove = self.status.reporting(
+                lambda _, head=head: self.set(self.circuit.removed(head))
+            )
+            tag.on_click(remove)
             tags.append(tag)
         none = widgets.HTML('<span class="note">No head yet: click one, then add it.</span>')
         self.tags.children = tags or [none]

@@ -20,12 +20,8 @@ from lens_audio.plots.sound import attention_over_time
 from lens_audio.plots.theme import BLUE, head_name
 from lens_audio.plots.tokens import token_attention
 
-QUANTITIES = (
-    "attention on the audio, clean",
-    "attention on the audio, corrupted",
-    "attention on the audio, clean - corrupted",
-)
-RECOVERY = "recovery by patching"
+MASS = "attention on the audio"
+DIFFERENCE = "attention on the audio, clean - corrupted"
 MOST_ROWS = 12  # heads over time
 
 
@@ -43,10 +39,10 @@ class Explorer(widgets.VBox):
         self.role = dropdown("run", ROLES, "clean")
         self.clip = dropdown("clip", range(len(session.clean.clips_of(0))), 0)
         self.clip.layout.display = "" if len(self.clip.options) > 1 else "none"
-        self.quantity = dropdown("show", QUANTITIES, QUANTITIES[0])
+        self.quantity = dropdown("show", (MASS, DIFFERENCE), MASS)
         self.chosen = widgets.HTML()
         self.add = widgets.Button(icon="plus", layout={"width": "auto", "flex": "0 0 auto"})
-        self._recovery: Any = None
+        self._recovery: dict[str, Any] = {}  # by the name it has above the map
         metric = MetricChoice(session)
         self.answers = CircuitPanel(session, metric, self._show_heads)
         self.patching = PatchingPanel(session, metric, self._keep_recovery)
@@ -54,7 +50,7 @@ class Explorer(widgets.VBox):
         self.time = FigureView(self._over_time())
         self.time.add_class(OVER_TIME)
         self.tokens = FigureView(self._tokens())
-        self.players = widgets.Box([Player.of(session, 0)])
+        self.player = Player(session)
         self._compose()
         self._listen()
         self._show_head()
@@ -113,7 +109,11 @@ class Explorer(widgets.VBox):
         top = widgets.HBox([left, self.answers], layout={"flex_flow": "wrap", "grid_gap": "20px"})
         over_time = widgets.VBox(
             [
-                heading("Over time", "Click anywhere to hear the recording from there."),
+                heading(
+                    "Over time",
+                    f"The selected head, the working set, the strongest heads: {MOST_ROWS} at most. "
+                    "Click to move the playhead.",
+                ),
                 self.clip,
                 self.time,
             ]
@@ -121,12 +121,12 @@ class Explorer(widgets.VBox):
         tabs = widgets.Tab([self.tokens, self.patching], titles=("Tokens", "Patching"))
         clean = self.session.clean
         title = (
-            f"<h3>{escape(self.session.model.cfg.model_name)}</h3><div class='note'>"
-            f"{clean.clip_seconds(clean.clips_of(0)[0]):.2f} s of audio, "
+            f"<h3>Model: {escape(self.session.model.cfg.model_name)}</h3><div class='note'>"
+            f"{sum(map(clean.clip_seconds, clean.clips_of(0))):.2f} s of audio, "
             f"{int(clean.audio_mask.sum())} audio tokens of {clean.tokens.shape[1]}</div>"
         )
         self.tabs = tabs
-        super().__init__([widgets.HTML(title), self.players, top, over_time, tabs])
+        super().__init__([widgets.HTML(title), self.player, top, over_time, tabs])
         self.add_class(ROOT)
 
     def _listen(self) -> None:
@@ -152,7 +152,7 @@ class Explorer(widgets.VBox):
         self.tokens.become(self._tokens())
 
     def _show_clip(self) -> None:
-        self.players.children = [Player.of(self.session, self.clip.value)]
+        self.player.play_clip(self.clip.value)
         self._show_heads()
 
     def _show_heads(self) -> None:
@@ -173,24 +173,25 @@ class Explorer(widgets.VBox):
 
     def _keep_recovery(self, result: PatchingResult) -> None:
         """A sweep over the model's heads becomes a quantity of the map."""
-        recovery = result.recovery()
-        if recovery.shape == self.session.mass("clean").shape:
-            self._recovery = recovery
-            self.quantity.options = (*QUANTITIES, RECOVERY)
-            self.quantity.value = RECOVERY
-            self._show_heads()
+        site, recovery = str(result.about["site"]), result.recovery()
+        if site.startswith("audio_encoder.") or recovery.shape != self.session.mass("clean").shape:
+            return  # other heads than the map's
+        name = f"recovery of {result.metrics[0]}, {site}, {result.about['direction']}"
+        self._recovery[name] = recovery
+        self.quantity.options = (MASS, DIFFERENCE, *self._recovery)
+        self.quantity.value = name
+        self._show_heads()
 
     def _head_map(self) -> go.Figure:
         chosen = self.quantity.value
         clean, corrupted = (self.session.mass(role) for role in ROLES)
-        values, signed, limits = {
-            QUANTITIES[0]: (clean, False, (0.0, 1.0)),
-            QUANTITIES[1]: (corrupted, False, (0.0, 1.0)),
-            QUANTITIES[2]: (clean - corrupted, True, None),
-            RECOVERY: (self._recovery, True, None),
-        }[chosen]
         circuit = self.answers.circuit.heads
-        figure = head_map(values, chosen, outlined=circuit, signed=signed, limits=limits)
+        if chosen == MASS:
+            mass, name = self.session.mass(self.role.value), f"{MASS}, {self.role.value}"
+            figure = head_map(mass, name, outlined=circuit, limits=(0.0, 1.0))
+        else:
+            values = self._recovery.get(chosen, clean - corrupted)
+            figure = head_map(values, chosen, outlined=circuit, signed=True)
         layer, head = self.head
         corners = {"x0": head - 0.5, "x1": head + 0.5, "y0": layer - 0.5, "y1": layer + 0.5}
         line = {"color": BLUE, "width": 3, "dash": "dot"}

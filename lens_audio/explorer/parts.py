@@ -32,17 +32,19 @@ class FigureView(go.FigureWidget):
         with self.batch_update():
             if is_alike:
                 for old, new in zip(self.data, figure.data, strict=True):
-                    old.update(new.to_plotly_json(), overwrite=True)
-            layout = figure.layout.to_plotly_json()
-            layout.pop("template", None)
-            emptied: dict[str, Any] = {
-                "shapes": [],
-                "annotations": [],
-            }  # the old ones go where there are no new
-            self.layout.update(emptied | layout, overwrite=True)
+                    old.update(_instead_of(old, new, keep=("uid",)), overwrite=True)
+            layout = _instead_of(self.layout, figure.layout, keep=("template", "autosize", "width"))
+            self.layout.update(layout, overwrite=True)
         if not is_alike:
             self.data = ()
             self.add_traces([trace.to_plotly_json() for trace in figure.data])
+
+
+def _instead_of(old: Any, new: Any, keep: tuple[str, ...]) -> dict[str, Any]:
+    """What makes the old part of a figure the new one: what it has no more is None."""
+    given, before = new.to_plotly_json(), old.to_plotly_json()
+    gone = dict.fromkeys(set(before) - set(given))
+    return {name: value for name, value in (gone | given).items() if name not in keep}
 
 
 class Status(widgets.HTML):

@@ -37,7 +37,7 @@ class PatchingPanel(widgets.VBox):
         self.shown = ("", "")  # kind and site of the result
         self.status = Status()
         self._task: asyncio.Task | None = None
-        self.site = dropdown("site", SITES, "z")
+        self.site = dropdown("site", [site for site in SITES if session.kinds(site)], "z")
         self.kind = dropdown("by", [], None)
         self.direction = dropdown("patch", DIRECTIONS, "denoise")
         self.window = widgets.BoundedFloatText(
@@ -60,8 +60,8 @@ class PatchingPanel(widgets.VBox):
                 self.drawn,
             ]
         )
-        self.site.observe(lambda _: self._show_kinds(), "value")
-        self.kind.observe(lambda _: self._show_window(), "value")
+        self.site.observe(self.status.reporting(lambda _: self._show_kinds()), "value")
+        self.kind.observe(self.status.reporting(lambda _: self._show_window()), "value")
         self.run.on_click(lambda _: self.status.reporting(self.start)())
         self.stop.on_click(lambda _: self.halt())
         self._show_kinds()
@@ -89,6 +89,7 @@ class PatchingPanel(widgets.VBox):
             for _ in steps:
                 await asyncio.sleep(0.02)
         except asyncio.CancelledError:
+            self._draw()
             self.status.say(f"Stopped at {self.progress.value} of {self.progress.max} cells.")
         except Exception as error:
             self.status.fail(error)
@@ -113,7 +114,8 @@ class PatchingPanel(widgets.VBox):
                     drawn = monotonic()
                     yield
             self._draw()
-            self.status.say(f"{total} cells. In Python: explorer.result")
+            patched = self.session.what_is_patched(kind, site, float(self.window.value))
+            self.status.say(f"{total} cells; each patches {patched}. In Python: explorer.result")
             if kind == "head" and self.result is not None:
                 self._on_heads(self.result)
         finally:
@@ -122,7 +124,7 @@ class PatchingPanel(widgets.VBox):
     def _draw(self) -> None:
         assert self.result is not None
         labels = self.session.position_labels(*self.shown, self.result)
-        figure = patching_heatmap(self.result, recovery=True, labels=labels)
+        figure = patching_heatmap(self.result, recovery=True, labels=labels, missing="not run yet")
         if self.figure is None:
             self.figure = FigureView(figure)
             self.drawn.children = [self.figure]

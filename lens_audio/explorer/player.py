@@ -13,18 +13,22 @@ OVER_TIME = "lens-audio-over-time"  # class of a figure whose x axis is the soun
 RENDER = f"""
 function render({{model, el}}) {{
   el.classList.add("lens-audio-player");
-  const names = model.get("names"), files = model.get("files");
-  const sounds = names.map((name, i) => {{
+  const sounds = model.get("names").map((name) => {{
     const label = document.createElement("label");
     const sound = document.createElement("audio");
     const title = document.createElement("span");
     title.textContent = name;
     sound.controls = true;
-    sound.src = URL.createObjectURL(new Blob([files[i]], {{type: "audio/wav"}}));
     label.append(title, sound);
     el.append(label);
     return sound;
   }});
+  const load = () => model.get("files").forEach((file, i) => {{
+    URL.revokeObjectURL(sounds[i].src);
+    sounds[i].src = URL.createObjectURL(new Blob([file], {{type: "audio/wav"}}));
+  }});
+  load();
+  model.on("change:files", load);
   const follow = sounds.length ? playheads(sounds) : () => {{}};
   let observer = null;
   // A figure takes a new width only when the window changes its size.
@@ -53,6 +57,7 @@ function render({{model, el}}) {{
     clearInterval(waiting);
     observer?.disconnect();
     fit.disconnect();
+    model.off("change:files", load);
     for (const sound of sounds) URL.revokeObjectURL(sound.src);
   }};
 }}
@@ -77,20 +82,26 @@ STYLE = (
 
 
 class Player(anywidget.AnyWidget):
-    """A player for each recording that has a waveform: the clip of that number in its row."""
+    """A player for each recording that has a waveform, of one clip at a time."""
 
     _esm = PLAYHEADS + RENDER
     _css = STYLE
     names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     files = traitlets.List(traitlets.Bytes()).tag(sync=True)
 
-    @classmethod
-    def of(cls, session: Session, clip: int) -> "Player":
-        """The clean and the corrupted recording's player."""
-        sounds = {}
-        for role in ROLES:
-            prompt = session.prompt(role)
-            if prompt.waveforms is not None:
-                wave = prompt.waveforms[prompt.clips_of(0)[clip]]
-                sounds[role] = wav_bytes(wave, prompt.sampling_rate)
-        return cls(names=list(sounds), files=list(sounds.values()), layout={"width": "100%"})
+    def __init__(self, session: Session) -> None:
+        prompts = {role: session.prompt(role) for role in ROLES}
+        self.prompts = {
+            role: prompt for role, prompt in prompts.items() if prompt.waveforms is not None
+        }
+        super().__init__(names=list(self.prompts), layout={"width": "100%"})
+        self.play_clip(0)
+
+    def play_clip(self, clip: int) -> None:
+        """Offer the clips of that number."""
+        files = []
+        for prompt in self.prompts.values():
+            assert prompt.waveforms is not None
+            wave = prompt.waveforms[prompt.clips_of(0)[clip]]
+            files.append(wav_bytes(wave, prompt.sampling_rate))
+        self.files = files

@@ -32,10 +32,13 @@ class Session:
     model: HookedAudioTransformer
     clean: AudioPrompt
     corrupted: AudioPrompt
-    choices: list[str] | None = None
+    choices: Sequence[str] | None = None
+    _tests: dict[tuple[str, int, int], CircuitTest] = field(default_factory=dict)
     _patterns: dict[tuple[str, Head], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.choices, str) or (self.choices is not None and len(self.choices) < 2):
+            raise ValueError(f"choices must be a list of two texts or more, not {self.choices!r}")
         for prompt in (self.clean, self.corrupted):
             if len(prompt) != 1:
                 raise ValueError(
@@ -105,11 +108,17 @@ class Session:
 
     @property
     def default_answers(self) -> tuple[int, int]:
-        """The clean run's candidate, and the corrupted run's, or the clean run's second."""
+        """The clean run's candidate, and the corrupted run's, or the clean run's next.
+
+        Where it can be, one that begins with another token.
+        """
         clean, corrupted = (self.unedited[role] for role in ROLES)
         order = sorted(range(len(clean)), key=clean.__getitem__, reverse=True)
-        other = max(range(len(corrupted)), key=corrupted.__getitem__)
-        return order[0], other if other != order[0] else order[1]
+        first = order[0]
+        others = [max(range(len(corrupted)), key=corrupted.__getitem__), *order[1:]]
+        others = [other for other in others if other != first]
+        told_apart = [other for other in others if self.tokens[other] != self.tokens[first]]
+        return first, (told_apart or others)[0]
 
     def metric(self, name: str, answer: int, instead: int) -> metrics.Metric:
         """A metric of candidates by number.
@@ -118,25 +127,27 @@ class Session:
             ValueError: for a logit difference of two candidates that begin with the same token.
         """
         right, wrong = self.tokens[answer], self.tokens[instead]
+        words = [_visible(self.candidates[number]) for number in (answer, instead)]
         if name == "log probability":
-            return metrics.log_prob(right)
+            return metrics.Metric(f"log p({words[0]})", metrics.log_prob(right))
         if name == "probability":
-            return metrics.probability(right)
+            return metrics.Metric(f"p({words[0]})", metrics.probability(right))
         if right == wrong:
             raise ValueError(
                 f"{self.candidates[answer]!r} and {self.candidates[instead]!r} begin with the same "
                 "token, so their logit difference is zero; choose another pair"
             )
-        return metrics.logit_diff(right, wrong)
+        difference = metrics.logit_diff(right, wrong)
+        return metrics.Metric(f"logit({words[0]}) - logit({words[1]})", difference)
 
     def circuit_test(self, name: str, answer: int, instead: int) -> CircuitTest:
         """Of one metric; the last one is kept."""
         key = (name, answer, instead)
-        if getattr(self, "_test_key", None) != key:
+        if key not in self._tests:
+            self._tests.clear()
             metric = self.metric(*key)
-            self._test = CircuitTest(self.model, self.clean, self.corrupted, metric)
-            self._test_key = key
-        return self._test
+            self._tests[key] = CircuitTest(self.model, self.clean, self.corrupted, metric)
+        return self._tests[key]
 
     def run_circuit(
         self, circuit: Circuit, keep: bool, metric: tuple[str, int, int]
@@ -156,6 +167,10 @@ class Session:
             return kinds
         return [*kinds, "position"] if site == "audio_embed" else [*kinds, "group", "position"]
 
+    def what_is_patched(self, kind: str, site: str, window: float) -> str:
+        """A cell of such a sweep in words."""
+        return positions_by(kind, site, self.clean, window)[1]
+
     def sweep(
         self, kind: str, site: str, metric: tuple[str, int, int], direction: str, window: float
     ) -> Iterator[tuple[int, int, PatchingResult]]:
@@ -173,7 +188,7 @@ class Session:
         places = [int(p) for p in result.axes.get("position", result.axes.get("group", []))]
         words, audio = self.clean.str_tokens(0), self.clean.audio_mask[0].tolist()
         return [
-            f"{self.clean.time_of(0, p)[0]:.2f} s" if audio[p] else _visible(words[p])
+            f"{self.clean.time_of(0, p)[0]:.2f} s" if audio[p] else f"{_visible(words[p])} · {p}"
             for p in places
         ]
 

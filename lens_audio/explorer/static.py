@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from lens_audio.analysis.attention import top_heads
-from lens_audio.explorer.session import ROLES, Session
+from lens_audio.explorer.session import Session
 from lens_audio.plots.choices import answer_probabilities
 from lens_audio.plots.heads import head_map
 from lens_audio.plots.report import audio_html, escape, figure_html, page, write_page
@@ -44,7 +44,7 @@ class StaticExplorer:
         }  # fmt: skip
         sections = [f"<section><h2>{escape(t)}</h2>{f}</section>" for t, f in figures.items()]
         note = (
-            '<p class="note">Figures only: <code>pip install "lens_audio[notebook]"</code> makes '
+            '<p class="note">Figures only: <code>pip install anywidget ipywidgets</code> makes '
             "this an explorer to click on.</p>"
         )
         return page("lens_audio explorer", note + "\n".join(sections))
@@ -59,5 +59,4 @@ class StaticExplorer:
 
     def _player(self) -> str:
         waveforms = self.session.clean.waveforms
-        assert ROLES[0] == "clean"
         return "" if not waveforms else audio_html(waveforms[0], self.session.clean.sampling_rate)

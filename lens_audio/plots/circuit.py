@@ -58,7 +58,7 @@ def circuit_graph(
     figure = go.Figure()
     if heard is not None:
         figure.add_traces([_from_audio(places, head, share) for head, share in heard.items()])
-    largest = float(drawn["recovery"].abs().max()) if len(drawn) else 1.0
+    largest = float(drawn["recovery"].abs().max() if len(drawn) else 0.0) or 1.0
     for edge in drawn.sort_values("recovery", key=abs).to_dict("records"):
         figure.add_traces(_edge(places, edge, largest))
     figure.add_trace(_nodes(places, heads, edges, shown, text(quantity)))
@@ -265,7 +265,11 @@ def _arranged(
     rows |= {-1: "audio"} if has_audio else {}
     hidden = {"showgrid": False, "showticklabels": False, "range": [-1.2, 1.25]}
     shown = {"showgrid": False, "tickvals": list(rows), "ticktext": list(rows.values())}
-    note = f"{n_left_out} edges of less than {least:g} are left out" if n_left_out else ""
+    note = (
+        f"{n_left_out} edges of less than {least:g}, or undefined, are left out"
+        if n_left_out
+        else ""
+    )
     return styled(
         figure,
         height=150 + 110 * (top + 1),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
@@ -18,7 +19,7 @@ def head_map(
     signed: bool = False,
     limits: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """One number for each head, as a layer x head map; the last layer is on top.
+    """One number for each head, as a layer x head map; the last layer is on top, NaN is blank.
 
     Args:
         quantity: what the numbers are, with their unit if they have one.
@@ -28,8 +29,9 @@ def head_map(
     """
     n_layers, n_heads = values.shape
     z = values.detach().float().cpu().numpy()
-    largest = float(abs(z).max()) or 1.0
-    low, high = limits or (-largest if signed else min(0.0, float(z.min())), largest)
+    known = z[~np.isnan(z)]
+    largest = float(abs(known).max(initial=0.0)) or 1.0
+    low, high = limits or (-largest if signed else float(known.min(initial=0.0)), largest)
     name = text(quantity)
     heatmap = go.Heatmap(
         z=z,
@@ -40,6 +42,7 @@ def head_map(
         ygap=1,
         colorbar={"title": {"text": text(quantity, 24), "side": "right"}, "thickness": 12},
         hovertemplate=f"layer %{{y}}, head %{{x}}<br>{name} %{{z:.4f}}<extra></extra>",
+        hoverongaps=False,
     )
     figure = go.Figure(heatmap)
     for layer, head in outlined:
@@ -88,7 +91,7 @@ def attribution_by_source(
         heatmap = go.Heatmap(z=z, customdata=both, coloraxis="coloraxis", xgap=1, ygap=1,
                              hovertemplate=hover + "<extra></extra>")  # fmt: skip
         figure.add_trace(heatmap, row=1, col=column)
-    largest = max(float(abs(z).max()) for z in means.values()) or 1.0
+    largest = max(float(np.nanmax(abs(z), initial=0.0)) for z in means.values()) or 1.0
     axis = {"showgrid": False, "linecolor": INK, "tickmode": "linear", "tick0": 0}
     figure.update_xaxes(title_text="head", dtick=_step(n_heads), **axis)
     figure.update_yaxes(dtick=_step(n_layers), **axis)

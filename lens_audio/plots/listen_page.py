@@ -119,7 +119,7 @@ def _over_time(found: Listened) -> str:
         "<section><h2>When the strongest heads listen</h2>"
         '<p class="note">Waveform, log-mel spectrogram as the model reads it, and the attention '
         "that each head pays to every audio token from the last position of the prompt, where the "
-        f"answer begins. Click anywhere to hear the sound from there.{marks}</p>"
+        f"answer begins. Click anywhere to move the playhead.{marks}</p>"
         f"{player}{figure_html(figure, 'time', over_time=True)}</section>"
     )
 

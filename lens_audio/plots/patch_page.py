@@ -133,7 +133,7 @@ def _sweep(found: Patched, sweep: Sweep, number: int) -> str:
     hint = ""
     if over_time and sweep.by == "window":
         _add_waveforms(figure, found)
-        hint = " Click to hear the recording from there."
+        hint = " Click to move the playhead."
         if found.clean.span or found.corrupted.span:
             hint += " Dotted lines mark where each recording's sound begins and ends."
     note = (

@@ -25,6 +25,7 @@ def patching_heatmap(
     *,
     recovery: bool = False,
     labels: Sequence[str] | None = None,
+    missing: str = "undefined",
 ) -> go.Figure:
     """What each patch did to one metric, averaged over the examples.
 
@@ -36,11 +37,12 @@ def patching_heatmap(
         recovery: 0 where a patch did nothing, 1 where it did as much as the whole source run;
             by default the change from the base run, in the metric's own units.
         labels: names of the positions, such as `prompt.str_tokens(0)`.
+        missing: what cells without a number are: by default the metric has no value there.
 
     Raises:
         ValueError: for no such metric, or another number of labels than positions.
     """
-    sweep = _Sweep.of(result, metric, recovery, labels)
+    sweep = _Sweep.of(result, metric, recovery, labels, missing)
     if len(sweep.axes) == 1:
         return _bars(sweep)
     if len(sweep.axes) == 2:
@@ -109,6 +111,7 @@ class _Sweep:
     runs: tuple[str, str]  # which run is the base, which the source
     metric: str
     recovery: bool
+    missing: str  # what cells without a number are
 
     @classmethod
     def of(
@@ -117,6 +120,7 @@ class _Sweep:
         metric: str | None,
         recovery: bool,
         labels: Sequence[str] | None,
+        missing: str,
     ) -> "_Sweep":
         patched = result.mean(metric).double().numpy()
         recovered = result.recovery(metric).double().numpy()
@@ -141,6 +145,7 @@ class _Sweep:
             runs=runs.get(str(result.about.get("direction")), ("", "")),
             metric=metric,
             recovery=recovery,
+            missing=missing,
         )
 
     @property
@@ -187,7 +192,7 @@ class _Sweep:
         """Layer, position and head of a cell, those that do not vary included."""
         parts = {axis.name: axis.where(i) for axis, i in places}
         parts |= {axis.name: axis.where(0) for axis in self.fixed}
-        order = ("layer", "position", "group", "head")
+        order = ("sender", "layer", "position", "group", "head")
         return ", ".join(parts[name] for name in order if name in parts)
 
 
@@ -281,7 +286,7 @@ def _cells(
         colorscale=[[0, UNDEFINED], [1, UNDEFINED]],
         showscale=False,
         text=np.where(undefined, "n/a", "").tolist() if written else None,
-        hovertemplate="%{hovertext}<br>undefined: the metric has no value here<extra></extra>",
+        hovertemplate=f"%{{hovertext}}<br>{text(sweep.missing)}<extra></extra>",
         hoverongaps=False,
         **where,
     )
@@ -308,7 +313,7 @@ def _arranged(figure: go.Figure, sweep: _Sweep, y: _Axis, x: _Axis) -> go.Figure
     figure.update_xaxes(showgrid=False, linecolor=INK, **x.layout)
     figure.update_yaxes(showgrid=False, linecolor=INK, **y.layout)
     if np.isnan(sweep.shown).any():
-        _note(figure, "grey cells: undefined")
+        _note(figure, f"grey cells: {text(sweep.missing)}")
     return figure
 
 
@@ -352,7 +357,7 @@ def _bars(sweep: _Sweep) -> go.Figure:
             x=positions[i], y=0, text="n/a", showarrow=False, yshift=8, font={"size": 11}
         )
     if np.isnan(sweep.shown).any():
-        _note(figure, "n/a: undefined")
+        _note(figure, f"n/a: {text(sweep.missing)}")
     return figure
 
 

@@ -36,7 +36,8 @@ def text(label: object, width: int | None = None) -> str:
     """A text that plotly shows as it is: escaped, and broken into lines of `width` letters."""
     words = str(label)
     lines = textwrap.wrap(words, width) if width else [words]
-    return "<br>".join(html.escape(line) for line in lines)
+    # Plotly knows &lt; and &amp;, but not &quot;.
+    return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 
 def head_name(layer: int, head: int) -> str:

@@ -108,6 +108,12 @@ def test_json_that_is_no_circuit_is_refused(text):
         Circuit.from_json(text)
 
 
+@pytest.mark.parametrize("heads", [(2, 7), [(1.7, 2)], [(-1, 0)], [(1, 2, 3)], 5])
+def test_what_is_no_pair_of_numbers_is_refused(heads):
+    with pytest.raises(ValueError, match=r"heads are|counted from 0"):
+        Circuit.of(heads)
+
+
 def test_a_head_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="3 layers x 4 heads"):
         TEST.only([(3, 0)])

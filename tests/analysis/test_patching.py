@@ -82,6 +82,23 @@ def test_fast_engine_agrees_with_naive_in_the_encoder(site):
     torch.testing.assert_close(fast.values, naive.values, atol=1e-4, rtol=0)
 
 
+def test_heads_of_the_encoder_agree_over_several_clips():
+    prompts = pair(Layout(n_text=[8, 9], clips=[[31, 20], [31, 20]]))
+    fast, naive = both_engines(
+        hooked_model(), *prompts, "audio_encoder.z", positions="all", heads="each"
+    )
+    torch.testing.assert_close(fast.values, naive.values, atol=1e-4, rtol=0)
+
+
+def test_hooks_set_between_the_steps_of_a_sweep_are_refused():
+    model, (clean, corrupted) = hooked_model(), pair(ONE_ROW)
+    steps = sweep_steps(model, clean, corrupted, "z", LOGIT_DIFF, heads="each", batch_tokens=1)
+    next(steps), next(steps)
+    left = [("blocks.0.attn.hook_z", lambda z, hook: z)]
+    with model.hooks(fwd_hooks=left), pytest.raises(ValueError, match="reset_hooks"):
+        next(steps)
+
+
 def test_long_suffixes_agree_too(monkeypatch):
     monkeypatch.setattr("lens_audio.model.attention.SHORT_CONTINUATION", 2)
     fast, naive = both_engines(hooked_model(), *pair(LEFT_PADDED), "resid_pre")

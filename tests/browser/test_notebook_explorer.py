@@ -7,7 +7,7 @@ import time
 import urllib.request
 
 import pytest
-from figures import click, playhead_near
+from figures import click, holds, playhead_near
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("jupyterlab")
@@ -67,9 +67,7 @@ def open_and_run(page, address):
     page.click(".jp-CodeCell .cm-content")
     page.keyboard.press("Shift+Enter")
     page.wait_for_selector(".lens-audio-explorer")
-    page.wait_for_function(
-        "document.querySelectorAll('.lens-audio-explorer .main-svg').length >= 12"
-    )
+    assert holds(page, "document.querySelectorAll('.lens-audio-explorer .main-svg').length >= 12")
     page.wait_for_selector(".lens-audio-explorer .playhead", state="attached")
 
 
@@ -78,7 +76,7 @@ def test_the_explorer_is_used(jupyter, page):
     open_and_run(page, jupyter)
     figures = page.query_selector_all(".lens-audio-explorer .js-plotly-plot")
     head_map, _, over_time, _ = figures
-    page.wait_for_function(f"{PLOTS}.every((f) => f.clientWidth === f._fullLayout.width)")
+    assert holds(page, f"{PLOTS}.every((f) => f.clientWidth === f._fullLayout.width)")
 
     click(page, head_map, 6, 1, f"{PLOTS}[2].data[0].y[0] == 'L1 H6'")
     page.wait_for_selector("text=L1 H6 · attention on the audio")
@@ -86,18 +84,18 @@ def test_the_explorer_is_used(jupyter, page):
     page.wait_for_selector("button:has-text('take out of the set')")
     page.click("button:has-text('keep only these heads')")
     page.wait_for_selector("text=faithfulness")
-    page.wait_for_function(f"{PLOTS}[1].data.length == 3")
+    assert holds(page, f"{PLOTS}[1].data.length == 3")
 
     page.evaluate("document.querySelector('.lens-audio-player audio').currentTime = 1.8")
-    page.wait_for_function(playhead_near(1.8))
+    assert holds(page, playhead_near(1.8))
     click(page, over_time, 1.0, 0, playhead_near(1.0))
     page.keep("explorer-top", full_page=False)
 
     page.click("[role=tab]:has-text('Patching')")
     page.click("button:has-text('Run')")
     page.wait_for_selector("text=32 cells. In Python")
-    page.wait_for_function(f"{PLOTS}[0].data[0].zmin < 0")
-    page.wait_for_function(f"{PLOTS}.length === 5 && {PLOTS}[4].clientWidth > 300")
+    assert holds(page, f"{PLOTS}[0].data[0].zmin < 0")
+    assert holds(page, f"{PLOTS}.length === 5 && {PLOTS}[4].clientWidth > 300")
     page.evaluate(f"{PLOTS}[4].scrollIntoView({{block: 'center'}})")
     page.keep("explorer-patching", full_page=False)
 

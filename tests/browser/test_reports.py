@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from figures import PLAYHEADS, click, overflow, playhead_near
+from figures import PLAYHEADS, click, holds, overflow, playhead_near
 from typer.testing import CliRunner
 
 from lens_audio.analysis.result import PatchingResult
@@ -54,18 +54,18 @@ def test_every_figure_of_a_report_is_drawn_within_the_window(reports, page, comm
 def test_the_playhead_follows_the_sound(reports, page, command):
     page.goto(reports(command))
     page.wait_for_selector(".figure[data-time] .main-svg")
-    page.wait_for_function("document.querySelector('audio').readyState > 0")
+    assert holds(page, "document.querySelector('audio').readyState > 0")
     page.evaluate("document.querySelector('audio').currentTime = 1.5")
-    page.wait_for_function(playhead_near(1.5))
+    assert holds(page, playhead_near(1.5))
     page.evaluate("document.querySelector('audio').play()")
-    page.wait_for_function(f"{PLAYHEADS}.every((time) => time > 1.7)")
+    assert holds(page, f"{PLAYHEADS}.every((time) => time > 1.7)")
 
 
 def test_a_click_on_a_figure_over_time_moves_the_sound(reports, page):
     page.goto(reports("listen"))
     figure = page.wait_for_selector(".figure[data-time]")
     page.wait_for_selector(".figure[data-time] .main-svg")
-    page.wait_for_function("document.querySelector('audio').readyState > 0")
+    assert holds(page, "document.querySelector('audio').readyState > 0")
     click(page, figure, 1.0, 2, "Math.abs(document.querySelector('audio').currentTime - 1) < 0.05")
 
 
@@ -94,7 +94,7 @@ def test_the_slider_of_a_sweep_over_three_axes_changes_the_map(tmp_path, page):
         page.mouse.down()
         page.wait_for_timeout(200)
         page.mouse.up()
-        page.wait_for_function(f"{shown} == {position}")
+        assert holds(page, f"{shown} == {position}")
 
 
 def test_a_hostile_name_and_question_cannot_run(tmp_path, page):

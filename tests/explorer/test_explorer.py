@@ -111,7 +111,7 @@ def test_the_working_set_changes_the_answers(explorer, mode, keep):
 def test_a_sweep_over_heads_becomes_a_quantity_of_the_map(explorer):
     explorer.patching.run.click()
     recovery = explorer.result.recovery()
-    assert explorer.quantity.value == "recovery by patching"
+    assert explorer.quantity.value == "recovery of logit(glass) - logit(knock), z, denoise"
     np.testing.assert_allclose(explorer.map.data[0].z, recovery, rtol=1e-5)
     np.testing.assert_allclose(explorer.patching.figure.data[0].z, recovery, rtol=1e-5)
 
@@ -157,6 +157,8 @@ def test_a_running_sweep_leaves_room_for_clicks_and_stops(explorer, monkeypatch)
     assert bool(values.isnan().any())
     assert not bool(values.isnan().all())
     assert "Stopped" in explorer.patching.status.value
+    assert "undefined" not in explorer.patching.figure.to_json()
+    assert "not run yet" in explorer.patching.figure.to_json()
     assert not explorer.patching.run.disabled
     assert explorer.head == (1, 1)
 
@@ -165,6 +167,48 @@ def test_an_error_is_shown_and_not_lost(explorer):
     explorer.answers.metric.instead.value = explorer.answers.metric.answer.value
     explorer.patching.run.click()
     assert "begin with the same token" in explorer.patching.status.value
+
+
+def test_an_error_leaves_no_older_number(explorer):
+    explorer.answers.mode.value = "keep only these heads"
+    assert "faithfulness" in explorer.answers.outcome.value
+    explorer.answers.metric.instead.value = explorer.answers.metric.answer.value
+    assert "same token" in explorer.answers.status.value
+    assert explorer.answers.outcome.value == ""
+    assert len(bars(explorer)) == 2
+
+
+def test_a_figure_keeps_nothing_of_the_one_before(explorer):
+    explorer.patching.run.click()
+    assert explorer.patching.figure.data[0].texttemplate is not None  # numbers in the cells
+    explorer.patching.site.value, explorer.patching.kind.value = "resid_pre", "position"
+    explorer.patching.run.click()
+    (cells,) = explorer.patching.figure.data
+    assert (cells.text, cells.texttemplate) == (None, None)
+    assert cells.z.shape == (4, 125)
+
+
+def test_heads_of_the_encoder_are_not_taken_for_the_decoders(explorer):
+    about = {"site": "audio_encoder.z", "direction": "denoise"}
+    axes = {"metric": ["m"], "layer": list("0123"), "head": list("01234567"), "example": ["0"]}
+    result = la.analysis.PatchingResult(
+        torch.rand(1, 4, 8, 1), axes, torch.zeros(1, 1), torch.ones(1, 1), about
+    )
+    explorer._keep_recovery(result)
+    assert explorer.quantity.value == "attention on the audio"
+
+
+def test_a_prompt_of_two_clips_is_explored_clip_by_clip():
+    halves = [ITEM.waveform[:16000], ITEM.waveform[16000:36000]]
+    explorer = la.explore(MODEL, MODEL.prompt(ITEM.question, audio=halves, sampling_rate=16000))
+    before = explorer.player.files
+    explorer.clip.value = 1
+    assert explorer.player.files != before
+    assert explorer.time.layout.xaxis.range[1] == pytest.approx(1.25)
+    assert "audio_encoder.resid_pre" not in explorer.patching.site.options
+    explorer.patching.site.value = "audio_encoder.z"
+    explorer.patching.run.click()
+    assert "12 cells" in explorer.patching.status.value
 
 
 def test_code_and_json_give_the_circuit(explorer):
@@ -187,7 +231,7 @@ def test_without_choices_the_likeliest_tokens_are_compared():
 def test_another_recording_can_be_the_corrupted_one():
     other = PROMPT.with_audio(np.roll(ITEM.waveform, 8000), sampling_rate=ITEM.sampling_rate)
     explorer = la.explore(MODEL, PROMPT, other, choices=ITEM.choices)
-    assert explorer.players.children[0].names == ["clean", "corrupted"]
+    assert explorer.player.names == ["clean", "corrupted"]
     torch.testing.assert_close(
         explorer.session.mass("corrupted"),
         la.analysis.audio_mass(la.analysis.audio_attention(MODEL, other)[0]),
@@ -222,6 +266,12 @@ def test_hostile_choices_are_text(explorer):
 def test_what_cannot_be_explored_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         la.explore(MODEL, make())
+
+
+@pytest.mark.parametrize("choices", ["horn", ["glass"], []])
+def test_fewer_than_two_choices_are_refused(choices):
+    with pytest.raises(ValueError, match="two texts or more"):
+        la.explore(MODEL, PROMPT, choices=choices)
 
 
 def test_recordings_of_unequal_length_are_refused():

@@ -47,6 +47,16 @@ def test_signed_head_map_is_centred_at_zero() -> None:
     assert heatmap.zmin == -heatmap.zmax == pytest.approx(-0.4)
 
 
+def test_a_head_without_a_number_leaves_the_scale_centred() -> None:
+    heatmap = head_map(torch.tensor([[torch.nan, 0.5], [-0.2, 0.1]]), signed=True).data[0]
+    assert (heatmap.zmin, heatmap.zmax) == (-0.5, 0.5)
+
+
+def test_quotes_are_shown_as_they_are() -> None:
+    figure = choice_probabilities(['say "hi"', "<b>"], [0.5, 0.5], [0.5, 0.5])
+    assert list(figure.layout.yaxis.ticktext) == ['say "hi"', "&lt;b&gt;"]
+
+
 def test_head_map_of_nothing_but_zeros_is_drawn() -> None:
     assert head_map(torch.zeros(2, 2)).data[0].zmax == 1
 
