@@ -61,6 +61,9 @@ def _indexed(folder: Path, index: str) -> list[Path]:
     weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{folder / index} has no weight_map, so it is no index of weight files")
+    astray = [n for n in weight_map.values() if not isinstance(n, str) or Path(n).name != n]
+    if astray:
+        raise ValueError(f"{folder / index} names {astray[0]!r}, which is no file of its folder")
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -88,7 +91,7 @@ def _read_bin(shard: Path) -> dict[str, Tensor]:
             f"{shard} holds more than tensors, and what it holds could run code: it is refused. "
             f"Get the checkpoint as safetensors, or from its authors"
         ) from None  # torch's own message advises to load it all the same
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # a damaged pickle raises whatever it likes
         raise ValueError(
             f"{shard} cannot be read ({error}); it is truncated or no PyTorch file. Download it again"
         ) from error

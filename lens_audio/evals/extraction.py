@@ -6,10 +6,8 @@ CLOSING = "</answer>"
 
 
 def extract(text: str) -> str:
-    """What stands in the last `<answer>…</answer>` (it may lack its end); else all of the text."""
+    """What stands in the last `<answer>…</answer>` (it may lack either end)."""
     opened = re.split(r"<answer>", text, flags=re.IGNORECASE)
-    if len(opened) == 1:
-        return text.strip()
     return re.split(r"</answer>", opened[-1], flags=re.IGNORECASE)[0].strip()
 
 

@@ -32,6 +32,10 @@ class AudioQAItem:
     facts: Mapping[str, str] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.audio, str):
+            object.__setattr__(self, "audio", Path(self.audio))
+
 
 @runtime_checkable
 class AudioQADataset(Protocol):
@@ -94,13 +98,15 @@ def refuse(problems: Sequence[str], where: str) -> None:
 def _problems(item: AudioQAItem) -> Iterable[str]:
     if not item.question.strip():
         yield "the question is empty"
-    for text in (item.id, item.question, *item.choices):
+    for text in (item.id, item.question, *item.choices, *item.facts.values()):
         if len(text) > MAX_QUESTION:
             yield f"a text of {len(text)} letters; at most {MAX_QUESTION} are asked"
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             yield "a text with half a character (a lone surrogate)"
     if len(set(item.choices)) < 2 or not all(choice.strip() for choice in item.choices):
         yield "it needs at least two different choices, none of them empty"
+    if item.audio is None:
+        yield "it has no recording"
     if item.answer is not None and item.answer not in item.choices:
         yield f"the answer {item.answer[:80]!r} is none of its choices"
 
@@ -167,7 +173,8 @@ def _audio_identity(audio: Any) -> bytes:
         return f"{audio.name} {size}".encode()
     if hasattr(audio, "read"):
         return str(_stored_size(audio)).encode()
-    return np.asarray(audio[0]).tobytes()
+    samples, rate = audio
+    return f"{rate} ".encode() + np.asarray(samples).tobytes()
 
 
 def _stored_size(audio: Any) -> int:

@@ -62,6 +62,10 @@ class Journal:
             self._sync_folder(path)
             return
         records = [_parsed(line, number, path) for number, line in enumerate(lines, 1)]
+        if len(records) == 1 and differences(records[0], manifest):  # begun, and nothing done yet
+            self._file.truncate(0)
+            self._write(manifest)
+            return
         refuse(
             differences(records[0], manifest), f"cannot go on with {path}, which was another run's"
         )

@@ -72,10 +72,36 @@ class Batches(Dataset):
             waves.append(wave)
         if not good:
             return Loaded([], None, failed)
-        rate = self.processor.feature_extractor.sampling_rate
-        prompt = build_prompt(self.processor, texts, waves, sampling_rate=rate)
+        try:
+            prompt = self._prompt(texts, waves)
+        except ValueError:  # one of them: found by asking each alone
+            return self._without_culprits(good, texts, waves, failed)
         # The processor stays behind: to send a tokenizer with every batch would cost more than all.
         return Loaded(good, replace(prompt, processor=None, tokenizer=None), failed)
+
+    def _prompt(self, texts: list[str], waves: list[np.ndarray]) -> AudioPrompt:
+        rate = self.processor.feature_extractor.sampling_rate
+        return build_prompt(self.processor, texts, waves, sampling_rate=rate)
+
+    def _without_culprits(
+        self,
+        items: list[AudioQAItem],
+        texts: list[str],
+        waves: list[np.ndarray],
+        failed: dict[str, str],
+    ) -> Loaded:
+        good = []
+        for row, item in enumerate(items):
+            try:
+                self._prompt([texts[row]], [waves[row]])
+                good.append(row)
+            except ValueError as error:
+                failed[item.id] = reason(item, error)
+        if not good:
+            return Loaded([], None, failed)
+        prompt = self._prompt([texts[row] for row in good], [waves[row] for row in good])
+        bare = replace(prompt, processor=None, tokenizer=None)
+        return Loaded([items[row] for row in good], bare, failed)
 
     def _wave(self, item: AudioQAItem) -> np.ndarray:
         extractor = self.processor.feature_extractor
@@ -89,7 +115,8 @@ class Batches(Dataset):
 
     def _check_text(self, item: AudioQAItem, text: str, n_samples: int) -> None:
         tokenizer, extractor = self.processor.tokenizer, self.processor.feature_extractor
-        for token in tokenizer.all_special_tokens:
+        added = tokenizer.added_tokens_decoder.values()
+        for token in (str(token) for token in added if token.special):
             if token in text:
                 raise ValueError(f"its text holds {token}, which would end or change the prompt")
         answers = [self.wording.answer(choice) for choice in item.choices]

@@ -5,6 +5,7 @@ audio goes with right answers are found, then the number k of them and the stren
 under every setting. On the other items the model answers as it is and under each control.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -73,13 +74,49 @@ class Settings:
             raise ValueError(
                 f"calibration_share must lie between 0 and 1, not {self.calibration_share}"
             )
-        if not self.ks or not self.betas or min(self.betas) <= 0:
-            raise ValueError("give at least one k, and at least one beta, all above 0")
+        if not self.ks or min(self.ks) < 1:
+            raise ValueError(f"give at least one k, all above 0; not {self.ks}")
+        if not self.betas or not all(0 < beta < math.inf for beta in self.betas):
+            raise ValueError(f"give at least one beta, all above 0 and finite; not {self.betas}")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds must be above 0, not {self.max_seconds}")
 
     @property
     def steers(self) -> bool:
         """Whether any run needs steering."""
         return any(run in NEED_STEERING for run in self.runs)
+
+    def fitting(self, steering: AudioSilenceSteering | None, n_heads: int) -> "Settings":
+        """These settings for a model of so many heads, and steering that is given.
+
+        Given steering has no calibration items, whose mean a fixed direction is: where all runs are
+        asked for, that one is left out.
+
+        Raises:
+            ValueError: for runs that cannot be made with it, or more heads than there are.
+        """
+        runs = self.runs
+        if steering is not None:
+            if runs == RUNS:
+                runs = tuple(run for run in RUNS if run != FIXED)
+            if FIXED in runs:
+                raise ValueError(
+                    "the fixed run's direction is the calibration items' mean, and given steering "
+                    "has none: leave out the run 'fixed'"
+                )
+            if RANDOM in runs and steering.direction is not None:
+                raise ValueError(
+                    "steering by a fixed direction does not depend on its heads, so random heads "
+                    "are no control of it: leave out the run 'random'"
+                )
+        most = len(steering.heads) if steering is not None else max(self.ks)
+        needed = 2 * most if RANDOM in runs else most
+        if self.steers and needed > n_heads:
+            raise ValueError(
+                f"{most} specialists{' and as many random heads' if RANDOM in runs else ''} of a "
+                f"model that has {n_heads} heads; give a smaller k"
+            )
+        return replace(self, runs=runs)
 
     def facts(self) -> dict[str, Any]:
         """All of it as JSON holds it."""
@@ -288,7 +325,7 @@ class Evaluation:
     def _judged(self, item: AudioQAItem, text: str, prediction: str) -> dict[str, Any]:
         judged: dict[str, Any] = {"text": text, "prediction": prediction}
         if item.answer is not None:
-            judged["correct"] = self.dataset.matches(prediction, item.answer, item.choices)
+            judged["correct"] = bool(self.dataset.matches(prediction, item.answer, item.choices))
         return judged
 
 

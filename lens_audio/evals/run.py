@@ -13,6 +13,7 @@ from lens_audio.evals.batches import Runner, Spent
 from lens_audio.evals.items import (
     AudioQADataset,
     AudioQAItem,
+    check_items,
     fingerprint,
     is_calibration,
     missing_audio,
@@ -59,7 +60,9 @@ def evaluate(
         ValueError: for a folder that holds another run, or items that cannot be calibrated on.
     """
     items = dataset.items if items is None else items
+    check_items(items, dataset.name)
     refuse_missing(items)
+    settings = settings.fitting(steering, model.cfg.n_layers * model.cfg.n_heads)
     processes = processes or Processes()
     calibration, test = split(items, settings, steering)
     manifest = manifest_of(model, dataset, items, settings, steering)
@@ -149,9 +152,18 @@ def manifest_of(
         "model": {**model_facts(model), "dtype": dtype, "weights": weights_fingerprint(model)},
         "device": model.device.type,
         "settings": settings.facts(),
-        "steering": None if steering is None else steering.facts(),
+        "steering": None if steering is None else steering_facts(steering),
         "versions": versions(),
     }
+
+
+def steering_facts(steering: AudioSilenceSteering) -> dict[str, Any]:
+    """What steering it is, a fixed direction by its hash."""
+    direction = steering.direction
+    if direction is None:
+        return steering.facts()
+    digest = hashlib.sha256(direction.detach().float().cpu().numpy().tobytes()).hexdigest()
+    return {**steering.facts(), "direction": digest[:16]}
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:

@@ -22,7 +22,13 @@ from lens_audio.steering.sides import Silences, silent_side
 
 KEPT = 4  # beginnings; batches are of like length, and 30 s of the 7B model in bfloat16 is 400 MB
 
-Layers = list[tuple[Tensor, Tensor]]  # keys and values [1, pos, kv_head, d_head] of each layer
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What stands before the question, over silence: read once for every question about it."""
+
+    layers: list[tuple[Tensor, Tensor]]  # keys and values [1, pos, kv_head, d_head] of each
+    inputs: Float[Tensor, "1 pos d_model"]  # what entered the first block
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +48,9 @@ class SilentBeginnings:
 
     def __init__(self) -> None:
         self.silences = Silences()
-        self._kept: OrderedDict[Any, Layers] = OrderedDict()
+        self._kept: OrderedDict[Any, Beginning] = OrderedDict()
 
-    def of(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> Layers:
+    def of(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> Beginning:
         """The first `depth` layers of a prompt of one row that ends where its audio does."""
         key = (depth, *_identity(prompt))
         if key not in self._kept:
@@ -54,17 +60,18 @@ class SilentBeginnings:
             self._kept.popitem(last=False)
         return self._kept[key]
 
-    def _read(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> Layers:
+    def _read(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> Beginning:
         keys: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
-        quiet = silent_side(model, prompt, model.embed(prompt.tokens), self.silences)
+        told = model.embed_text(prompt.tokens, prompt.audio_mask)
+        quiet = silent_side(model, prompt, told, self.silences)
         hooks: list[Any] = []
         for layer in range(depth):
             hooks.append((f"blocks.{layer}.attn.hook_rot_k", keeping(keys)))
             hooks.append((f"blocks.{layer}.attn.hook_v", keeping(values)))
         with model.hooks(fwd_hooks=hooks):
             model(quiet, start_at_layer=0, stop_at_layer=depth)
-        return [(keys[layer], values[layer]) for layer in range(depth)]
+        return Beginning([(keys[layer], values[layer]) for layer in range(depth)], quiet)
 
 
 def keep_last(
@@ -125,22 +132,22 @@ def _read_behind(
     prompt: AudioPrompt,
     rows: list[int],
     layers: Sequence[int],
-    beginning: Layers,
+    beginning: Beginning,
 ) -> _Group:
     """Read what stands behind the audio of these rows, which begin alike."""
-    device, depth = model.device, len(beginning)
-    past = Continuations(
-        beginning, torch.ones(1, beginning[0][0].shape[1], dtype=torch.bool, device=device)
-    )
+    device, depth = model.device, len(beginning.layers)
+    mask = torch.ones(beginning.inputs.shape[:2], dtype=torch.bool, device=device)
+    past = Continuations(beginning.layers, mask, beginning.inputs)
     past.select(torch.zeros(len(rows), dtype=torch.long, device=device))
     if depth < model.cfg.n_layers:
         past.freeze()  # nothing will be continued
     behind = prompt.audio_mask[rows].flip(1).cumsum(1).flip(1) == 0
     first = int(behind.any(0).long().argmax())
     kept, hooks = keep_last(layers)
+    told = model.embed_text(prompt.tokens[rows], prompt.audio_mask[rows])[:, first:]
     with model.hooks(fwd_hooks=hooks):
         resid = model(
-            prompt.tokens[rows, first:], attention_mask=behind[:, first:], past_kv_cache=past,
+            told, start_at_layer=0, attention_mask=behind[:, first:], past_kv_cache=past,
             stop_at_layer=depth,
         )  # fmt: skip
     return _Group(past, resid[:, -1].clone(), kept)
@@ -176,6 +183,7 @@ def _joined(parts: Sequence[Continuations], order: Tensor) -> KeyValueCache:
     joined = KeyValueCache(len(parts[0].entries))
     masks = [part.previous_attention_mask for part in parts]
     joined.previous_attention_mask = _padded(masks, length)[order]
+    joined.inputs = _padded([part.inputs for part in parts], length)[order]
     for layer, entry in enumerate(joined.entries):
         whole = [part[layer].whole() for part in parts]
         rows = order.to(whole[0][0].device)

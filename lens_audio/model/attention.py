@@ -65,7 +65,8 @@ class AttentionContext:
             return self
         key_mask = None if self.key_mask is None else self.key_mask.to(device)
         rotary = self.rotary and (self.rotary[0].to(device), self.rotary[1].to(device))
-        return replace(self, key_mask=key_mask, device=device, rotary=rotary)
+        scale = None if self.query_scale is None else self.query_scale.to(device)
+        return replace(self, key_mask=key_mask, device=device, rotary=rotary, query_scale=scale)
 
     @property
     def is_plain_causal(self) -> bool:

@@ -57,7 +57,7 @@ class HookedAudioEncoder(HookedModule):
             The tokens of the padded spectrogram; only the first `n_audio_tokens` of a clip are its own.
         """
         self._check(mel, mel_lengths)
-        mel = mel.to(self.conv1.weight)
+        mel = mel.to(self.W_pos)
         longest = int(mel_lengths.max())
         # The last frame of sound reads two mel frames of padding through the convolutions.
         n_read = longest + longest % 2 + (0 if self.cfg.cuts_mel else 2)
@@ -115,6 +115,12 @@ class HookedAudioEncoder(HookedModule):
         if bool((mel_lengths < 1).any() | (mel_lengths > mel.shape[2]).any()):
             raise ValueError(
                 f"mel lengths {mel_lengths.tolist()} must lie between 1 and {mel.shape[2]} frames"
+            )
+        longest = int(mel_lengths.max())
+        if cuts_mel and mel.shape[2] < longest + longest % 2:
+            raise ValueError(
+                f"the mel spectrogram ends at frame {mel.shape[2]}, which is odd: the convolutions "
+                "read frames in pairs. Pad it by one frame, as the processor does"
             )
 
 

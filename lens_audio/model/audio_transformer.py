@@ -153,12 +153,11 @@ class HookedAudioTransformer(HookedTransformer):
         audio_mask = prompt.audio_mask.to(tokens.device)
         given = prompt.attention_mask if attention_mask is None else attention_mask
         mask = self._as_mask(given, tokens, None)
-        resid = self.embed(tokens)
+        resid = self.embed_text(tokens, audio_mask)
         if prompt.mel is not None and prompt.mel_lengths is not None:
             if audio_embed is None:
                 audio_embed = self.embed_audio(prompt.mel, prompt.mel_lengths)
             resid = self._write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
-            resid = self._write_edges(resid, tokens, audio_mask)
         elif bool(audio_mask.any()):
             raise ValueError("the prompt has audio tokens but no mel spectrogram")
         return Embedded(resid, tokens, mask, audio_mask)
@@ -179,13 +178,11 @@ class HookedAudioTransformer(HookedTransformer):
         is_sound = torch.arange(audio_embed.shape[1], device=resid.device) < lengths[:, None]
         return resid.masked_scatter(audio_mask[..., None], audio_embed[is_sound].to(resid.dtype))
 
-    def _write_edges(
-        self,
-        resid: Float[Tensor, "batch pos d_model"],
-        tokens: Int[Tensor, "batch pos"],
-        audio_mask: Bool[Tensor, "batch pos"],
+    def embed_text(
+        self, tokens: Int[Tensor, "batch pos"], audio_mask: Bool[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The learned embeddings of a clip's edges over its opening and closing tokens' own."""
+        """The tokens' embeddings, a clip's opening and closing tokens' its learned edges."""
+        resid = self.embed(tokens)
         if self.cfg.audio_edge_ids is None:
             return resid
         beside = (F.pad(audio_mask[:, 1:], (0, 1)), F.pad(audio_mask[:, :-1], (1, 0)))

@@ -132,6 +132,12 @@ class GrowingContinuation(SharedPrefix):
         """Forget all own positions but the first."""
         self.own_keys, self.own_values = self.own_keys[:, :length], self.own_values[:, :length]
 
+    def replace_by(self, keys: Tensor, values: Tensor) -> None:
+        """Hold these of all positions, row by row."""
+        n_examples, n_prefix = self.keys.shape[:2]
+        self.keys, self.own_keys = keys[:n_examples, :n_prefix], keys[:, n_prefix:]
+        self.values, self.own_values = values[:n_examples, :n_prefix], values[:, n_prefix:]
+
     def _grown(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         keys = torch.cat([self.own_keys, keys], dim=1)
         values = torch.cat([self.own_values, values], dim=1)
@@ -157,8 +163,10 @@ class Continuations(KeyValueCache):
         self,
         prefix: Sequence[tuple[Tensor, Tensor]],
         attention_mask: Bool[Tensor, "example past"],
+        inputs: Float[Tensor, "example past d_model"] | None = None,
     ) -> None:
-        self.frozen = False
+        super().__init__(0)
+        self.inputs = inputs
         self.n_prefix = attention_mask.shape[1]
         self.previous_attention_mask = attention_mask
         self.entries = [GrowingContinuation(keys, values) for keys, values in prefix]
@@ -172,7 +180,7 @@ class Continuations(KeyValueCache):
             assert entry.past_values is not None
             prefix.append((entry.past_keys, entry.past_values))
         assert past.previous_attention_mask is not None
-        return cls(prefix, past.previous_attention_mask)
+        return cls(prefix, past.previous_attention_mask, past.inputs)
 
     def __getitem__(self, layer: int) -> GrowingContinuation:  # type: ignore[override]
         return self.entries[layer]
@@ -181,12 +189,24 @@ class Continuations(KeyValueCache):
         """Go on with copies of these rows; copy i must continue the example that row i stands for."""
         assert self.previous_attention_mask is not None
         self.previous_attention_mask = self.previous_attention_mask[rows]
+        if self.inputs is not None:
+            self.inputs = self.inputs[rows]
         for entry in self.entries:
             entry.select(rows.to(entry.own_keys.device))
+
+    def replace_by(self, other: KeyValueCache) -> None:
+        """Hold what another cache holds of the same rows, whose prefixes are still alike."""
+        for entry, new in zip(self.entries, other.entries, strict=True):
+            assert new.past_keys is not None
+            assert new.past_values is not None
+            entry.replace_by(new.past_keys, new.past_values)
+        self.previous_attention_mask, self.inputs = other.previous_attention_mask, other.inputs
 
     def cut(self, length: int) -> None:
         """Forget all but the first positions, the prefix at least."""
         assert self.previous_attention_mask is not None
         self.previous_attention_mask = self.previous_attention_mask[:, :length]
+        if self.inputs is not None:
+            self.inputs = self.inputs[:, :length]
         for entry in self.entries:
             entry.cut(length - self.n_prefix)

@@ -93,7 +93,7 @@ def test_the_explorer_is_used(jupyter, page):
 
     page.click("[role=tab]:has-text('Patching')")
     page.click("button:has-text('Run')")
-    page.wait_for_selector("text=32 cells. In Python")
+    page.wait_for_selector("text=32 cells; each patches")
     assert holds(page, f"{PLOTS}[0].data[0].zmin < 0")
     assert holds(page, f"{PLOTS}.length === 5 && {PLOTS}[4].clientWidth > 300")
     page.evaluate(f"{PLOTS}[4].scrollIntoView({{block: 'center'}})")

@@ -58,7 +58,8 @@ def test_an_answer_has_the_form_that_is_asked_for():
         ("first <answer>Man</answer>, no: <answer>Woman</answer>", "Woman"),
         (" Man. ", "Man."),
         ("", ""),
-        ("</answer>", "</answer>"),
+        ("Man</answer> and more", "Man"),
+        ("</answer>", ""),
     ],
 )
 def test_the_answer_is_what_stands_in_the_tags(said, answer):

@@ -11,6 +11,7 @@ from real_tokenizer import shared_data
 
 from lens_audio.analysis import choice_log_probs
 from lens_audio.evals.batches import Outcome, halving
+from lens_audio.evals.journal import Journal
 from lens_audio.evals.mmau import MMAU
 from lens_audio.evals.prompts import wording
 from lens_audio.evals.protocol import Evaluation, Settings
@@ -325,3 +326,69 @@ def test_two_processes_do_not_write_one_journal(dataset, model, tmp_path, settin
     monkeypatch.setattr("fcntl.lockf", locked)
     with pytest.raises(BlockingIOError, match="another process is writing"):
         run(model, dataset, tmp_path, settings)
+
+
+def test_steering_that_is_given_leaves_the_fixed_run_out(whole, model, dataset, settings, tmp_path):
+    given = AudioSilenceSteering.load(whole[1] / "steering.safetensors", model)
+    results = run(model, dataset, tmp_path, settings, steering=given)
+    assert results.runs == ["base", "steered", "random 1", "silenced"]
+    assert len(results.items) == len(dataset.items)
+
+
+@pytest.mark.parametrize(
+    ("runs", "direction", "message"),
+    [
+        (("base", "fixed"), None, "leave out the run 'fixed'"),
+        (("base", "steered", "random"), torch.ones(64), "leave out the run 'random'"),
+    ],
+)
+def test_runs_that_given_steering_cannot_make_are_refused_first(
+    model, dataset, settings, tmp_path, runs, direction, message
+):
+    given = AudioSilenceSteering([(0, 1)], 1.0, direction=direction)
+    with pytest.raises(ValueError, match=message):
+        run(model, dataset, tmp_path / "new", replace(settings, runs=runs), steering=given)
+    assert not (tmp_path / "new").exists()
+
+
+def test_more_heads_than_the_model_has_are_refused_first(model, dataset, settings, tmp_path):
+    with pytest.raises(ValueError, match="32 heads; give a smaller k"):
+        run(model, dataset, tmp_path, replace(settings, ks=(2, 20)))
+
+
+def test_another_fixed_direction_is_another_run(model, dataset, settings, tmp_path):
+    settings = replace(settings, runs=("base", "steered"))
+    direction = torch.ones(model.cfg.d_model)
+    given = AudioSilenceSteering([(0, 1)], 1.0, direction=direction)
+    run(model, dataset, tmp_path, settings, steering=given)
+    with pytest.raises(ValueError, match="direction was"):
+        run(model, dataset, tmp_path, settings, steering=replace(given, direction=-direction))
+
+
+def test_a_run_that_has_done_nothing_may_become_another(tmp_path):
+    Journal(tmp_path / "journal.jsonl", {"seed": 1}).close()
+    Journal(tmp_path / "journal.jsonl", {"seed": 2}).close()
+    assert (tmp_path / "journal.jsonl").read_text() == '{"seed": 2}\n'
+
+
+def test_a_custom_data_set_is_checked_too(model, dataset, settings, tmp_path):
+    twice = [dataset.items[0], dataset.items[0]]
+    with pytest.raises(ValueError, match="more than once"):
+        run(model, dataset, tmp_path, settings, items=twice)
+
+
+def test_special_tokens_in_a_question_fail_that_item_alone(model, dataset, settings, tmp_path):
+    hostile = replace(dataset.items[0], id="hostile", question="What is <|AUDIO|>, or <|im_end|>?")
+    settings = replace(settings, runs=("base",))
+    results = run(model, dataset, tmp_path, settings, items=[hostile, *dataset.items[1:4]])
+    assert list(results.failed) == ["hostile"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_seconds": 0.0}, {"max_seconds": -1.0}, {"betas": (float("nan"),)}, {"ks": (0,)}],
+    ids=str,
+)
+def test_numbers_that_make_no_sense_are_refused(settings, wrong):
+    with pytest.raises(ValueError, match="above 0"):
+        replace(settings, **wrong)

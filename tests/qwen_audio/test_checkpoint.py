@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lens_audio import HookedAudioTransformer
 from lens_audio.checkpoints.pretrained import resolve_folder
+from lens_audio.checkpoints.shards import find_shards
 
 FUSED = "transformer.h.1.attn.c_attn.weight"
 
@@ -206,3 +207,11 @@ def test_bins_are_downloaded_only_where_there_are_no_safetensors(
     assert len(asked) == n_downloads
     assert "*.tiktoken" in asked[0]
     assert not any(pattern.endswith((".bin", ".py")) for pattern in asked[0])
+
+
+@pytest.mark.parametrize("name", ["../x.bin", "/x.safetensors", 1, ["a"]], ids=str)
+def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path, name):
+    index = {"weight_map": {"lm_head.weight": name}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="no file of its folder"):
+        find_shards(tmp_path)
