@@ -1,6 +1,6 @@
 """A Qwen2-Audio of full size (8.4 B random bfloat16 weights) is loaded and answers one prompt.
 
-    python benchmarks/full_size.py --folder /tmp/full_size        # needs 17 GB of disk
+    python benchmarks/full_size.py --folder full_size             # needs 17 GB of disk
 
 Prints the peak memory of loading over the size of the weights, and of the whole run.
 """
