@@ -231,13 +231,8 @@ class CircuitTest:
 
     def _kept(self, circuit: Circuit | Iterable[Sequence[int]]) -> Bool[Tensor, "layer head"]:
         kept = torch.zeros(self.shape, dtype=torch.bool)
-        n_layers, n_heads = self.shape
         for layer, head in Circuit.of(circuit).heads:
-            if layer >= n_layers or head >= n_heads:
-                raise ValueError(
-                    f"head ({layer}, {head}) does not exist: the model has {n_layers} layers x "
-                    f"{n_heads} heads"
-                )
+            check_heads([(layer, head)], *self.shape)
             kept[layer, head] = True
         return kept
 

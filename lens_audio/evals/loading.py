@@ -76,12 +76,13 @@ class Batches(Dataset):
             prompt = self._prompt(texts, waves)
         except ValueError:  # one of them: found by asking each alone
             return self._without_culprits(good, texts, waves, failed)
-        # The processor stays behind: to send a tokenizer with every batch would cost more than all.
-        return Loaded(good, replace(prompt, processor=None, tokenizer=None), failed)
+        return Loaded(good, prompt, failed)
 
     def _prompt(self, texts: list[str], waves: list[np.ndarray]) -> AudioPrompt:
         rate = self.processor.feature_extractor.sampling_rate
-        return build_prompt(self.processor, texts, waves, sampling_rate=rate)
+        prompt = build_prompt(self.processor, texts, waves, sampling_rate=rate)
+        # The processor stays behind: to send a tokenizer with every batch would cost more than all.
+        return replace(prompt, processor=None, tokenizer=None)
 
     def _without_culprits(
         self,
@@ -100,8 +101,7 @@ class Batches(Dataset):
         if not good:
             return Loaded([], None, failed)
         prompt = self._prompt([texts[row] for row in good], [waves[row] for row in good])
-        bare = replace(prompt, processor=None, tokenizer=None)
-        return Loaded([items[row] for row in good], bare, failed)
+        return Loaded([items[row] for row in good], prompt, failed)
 
     def _wave(self, item: AudioQAItem) -> np.ndarray:
         extractor = self.processor.feature_extractor

@@ -8,6 +8,7 @@ import torch
 
 from lens_audio.analysis.attention import top_heads
 from lens_audio.analysis.circuit import Circuit, Head
+from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.explorer.circuit_panel import CircuitPanel, MetricChoice
 from lens_audio.explorer.parts import FigureView, Status, dropdown, heading
@@ -80,7 +81,6 @@ class Explorer(widgets.VBox):
         """
         self._check((layer, head))
         self.head = (layer, head)
-        self._show_head()
         self._show_heads()
         self.tokens.become(self._tokens())
 
@@ -145,7 +145,6 @@ class Explorer(widgets.VBox):
         circuit = self.circuit
         inside = self.head in circuit
         self.circuit = circuit.removed(self.head) if inside else circuit.added(self.head)
-        self._show_head()
 
     def _show_role(self) -> None:
         self._show_heads()
@@ -180,7 +179,6 @@ class Explorer(widgets.VBox):
         self._recovery[name] = recovery
         self.quantity.options = (MASS, DIFFERENCE, *self._recovery)
         self.quantity.value = name
-        self._show_heads()
 
     def _head_map(self) -> go.Figure:
         chosen = self.quantity.value
@@ -214,8 +212,4 @@ class Explorer(widgets.VBox):
                                            "font": {"size": 14}}, margin_t=44)  # fmt: skip
 
     def _check(self, head: Head) -> None:
-        n_layers, n_heads = self.session.mass("clean").shape
-        if not (0 <= head[0] < n_layers and 0 <= head[1] < n_heads):
-            raise ValueError(
-                f"head {head} does not exist: the model has {n_layers} layers x {n_heads} heads"
-            )
+        check_heads([head], *self.session.mass("clean").shape)

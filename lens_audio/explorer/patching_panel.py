@@ -99,9 +99,8 @@ class PatchingPanel(widgets.VBox):
     def _steps(self) -> Iterator[None]:
         """Run, drawing now and then; a step ends whenever something was drawn."""
         kind, site = self.shown = self.kind.value, self.site.value
-        steps = self.session.sweep(
-            kind, site, self.metric.key, self.direction.value, float(self.window.value)
-        )
+        window = float(self.window.value)
+        steps = self.session.sweep(kind, site, self.metric.key, self.direction.value, window)
         self.status.say("Running both prompts …")
         self.run.disabled, self.stop.disabled = True, False
         drawn = 0.0
@@ -114,7 +113,7 @@ class PatchingPanel(widgets.VBox):
                     drawn = monotonic()
                     yield
             self._draw()
-            patched = self.session.what_is_patched(kind, site, float(self.window.value))
+            patched = self.session.what_is_patched(kind, site, window)
             self.status.say(f"{total} cells; each patches {patched}. In Python: explorer.result")
             if kind == "head" and self.result is not None:
                 self._on_heads(self.result)

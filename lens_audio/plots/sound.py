@@ -158,9 +158,8 @@ def _arranged(
 ) -> go.Figure:
     """The three parts one above the other, over one time axis."""
     has_wave = prompt.waveforms is not None
-    heights = [max(3 * ROW_HEIGHT, len(heads) * _row_height(heads)), MEL_HEIGHT] + [
-        WAVE_HEIGHT
-    ] * has_wave
+    rows_height = max(3 * ROW_HEIGHT, len(heads) * _row_height(heads))
+    heights = [rows_height, MEL_HEIGHT] + [WAVE_HEIGHT] * has_wave
     total = sum(heights) + GAP * (len(heights) - 1)
     domains, bottom = [], 0
     for height in heights:
