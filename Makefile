@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test lint types tests test-browser docs checkpoint clean
+.PHONY: demo test lint types tests test-long test-browser docs checkpoint clean
 
 demo: $(STAMP)
 	$(BIN)/lens-audio listen
@@ -18,6 +18,10 @@ types: $(STAMP)
 
 tests: $(STAMP)
 	$(BIN)/pytest -n 2
+
+# What takes too long for every change: whole corpora, kills, large models.
+test-long: $(STAMP)
+	$(BIN)/pytest -n 2 -m long
 
 test-browser: $(STAMP)
 	$(BIN)/pytest -m browser tests/browser -rs
