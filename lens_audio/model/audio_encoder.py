@@ -89,6 +89,8 @@ class HookedAudioEncoder(HookedModule):
     ) -> Float[Tensor, "audio frame d_model"]:
         if self.cfg.cuts_mel:
             mel = zero_from(mel, n_read)
+        elif self.hook_mel.has_hooks():
+            mel = mel.clone()  # hooks and caches must not have the caller's
         x = F.gelu(self.conv1(self.hook_mel(mel)))
         x = self.hook_conv1(x.transpose(1, 2)).transpose(1, 2)
         if self.cfg.cuts_mel:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -65,6 +66,7 @@ class HookedAudioTransformer(HookedTransformer):
         super().__init__(cfg, tokenizer)
         self.processor = processor
         self.audio_encoder = HookedAudioEncoder(cfg.audio)
+        self.audio_encoder.lock = self.lock
         self.audio_projector = AudioProjector(cfg)
         self.hook_audio_embed = HookPoint()  # [audio, token, d_model]
         if cfg.audio_edge_ids is not None:  # embeddings of the tokens that open and close a clip
@@ -110,11 +112,12 @@ class HookedAudioTransformer(HookedTransformer):
         once, unless a hook is set on the encoder. Tokens must have the prompt's shape and its
         audio tokens in the same places.
         """
-        previous, self._listening = self._listening, Listening(prompt)
-        try:
-            yield self
-        finally:
-            self._listening = previous
+        with self.lock:
+            previous, self._listening = self._listening, Listening(prompt)
+            try:
+                yield self
+            finally:
+                self._listening = previous
 
     def embed_audio(
         self, mel: Float[Tensor, "audio n_mels mel_frame"], mel_lengths: Int[Tensor, " audio"]
@@ -160,7 +163,7 @@ class HookedAudioTransformer(HookedTransformer):
             resid = self._write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
         elif bool(audio_mask.any()):
             raise ValueError("the prompt has audio tokens but no mel spectrogram")
-        return Embedded(resid, tokens, mask, audio_mask)
+        return Embedded(resid, tokens, mask, audio_mask, prompt)
 
     def _write_audio(
         self,
@@ -210,18 +213,8 @@ class HookedAudioTransformer(HookedTransformer):
         return any(hook.has_hooks() for hook in (*front, self.hook_audio_embed))
 
 
-@dataclass
-class _SpokenTokens:
-    """Other tokens over a prompt's audio."""
-
-    tokens: Tensor
-    attention_mask: Tensor
-    audio_mask: Tensor
-    mel: Tensor | None
-    mel_lengths: Tensor | None
-
-
-def _with_tokens(prompt: AudioInput, tokens: Tensor, audio_token_id: int) -> _SpokenTokens:
+def _with_tokens(prompt: AudioInput, tokens: Tensor, audio_token_id: int) -> AudioInput:
+    """The prompt with other tokens over its audio."""
     if tokens.shape != prompt.tokens.shape:
         raise ValueError(
             f"listening to a prompt of shape {tuple(prompt.tokens.shape)}, but the tokens have shape "
@@ -232,5 +225,6 @@ def _with_tokens(prompt: AudioInput, tokens: Tensor, audio_token_id: int) -> _Sp
     elsewhere = (tokens == audio_token_id) & ~audio_mask
     if bool(elsewhere.any()) or not torch.equal(tokens[audio_mask], told[audio_mask]):
         raise ValueError("the tokens' audio tokens are not where the prompt listened to has them")
-    mask = prompt.attention_mask.to(tokens.device)
-    return _SpokenTokens(tokens, mask, audio_mask, prompt.mel, prompt.mel_lengths)
+    spoken = copy(prompt)
+    object.__setattr__(spoken, "tokens", tokens)  # the prompt may be frozen
+    return spoken

@@ -14,7 +14,7 @@ from lens_audio.model.block import TransformerBlock
 from lens_audio.model.embed import Embed, Unembed
 from lens_audio.model.generation import Generation
 from lens_audio.model.hook_point import ForwardInfo, HookPoint
-from lens_audio.model.kv_cache import KeyValueCache
+from lens_audio.model.kv_cache import First, KeyValueCache
 from lens_audio.model.norm import make_norm
 from lens_audio.model.rotary import ntk_alpha
 
@@ -34,8 +34,9 @@ class Embedded(NamedTuple):
     resid: Float[Tensor, "batch pos d_model"]
     tokens: Int[Tensor, "batch pos"] | None
     attention_mask: Bool[Tensor, "batch pos"] | None
-    audio_mask: Bool[Tensor, "batch prompt"] | None = None
-    n_first: int | None = None  # of a sequence read again: positions of the forward that began it
+    audio_mask: Bool[Tensor, "batch pos"] | None = None
+    prompt: Any = None  # the AudioPrompt that this is, if it is one
+    first: First | None = None  # of a sequence that is read again
 
 
 class HookedTransformer(Generation):
@@ -83,7 +84,10 @@ class HookedTransformer(Generation):
             loss_per_token: the loss of each position, [batch, pos - 1].
             start_at_layer: first block to run, negative counts from the end.
             tokens: the targets of the loss where `start_at_layer` is given.
-            attention_mask: [batch, pos], zero at padding, on either side.
+            attention_mask: [batch, pos], zero at padding, on either side. Tokens without one are
+                padded where HookedTransformer takes them to be: in the run of pad tokens that opens
+                a row (that ends it, if `padding_side` or else the tokenizer's is "right"). Pass a
+                mask where such a token is a real one. A row of nothing else is all real.
             stop_at_layer: the block before which to stop and return the residual stream.
             past_kv_cache: keys and values of the positions before these; it grows unless frozen.
             logits_to_keep: only the logits of that many last positions are computed; 0 means all.
@@ -165,6 +169,8 @@ class HookedTransformer(Generation):
         if isinstance(input, str) or is_texts:
             input, attention_mask = self.tokenize(input, prepend_bos, padding_side)
         tokens = self.check_tokens(input)
+        if attention_mask is None and (past_kv_cache is None or not past_kv_cache.length):
+            attention_mask = self.padding_mask(tokens, prepend_bos, padding_side)
         mask = self._as_mask(attention_mask, tokens, past_kv_cache)
         return Embedded(self.embed(tokens), tokens, mask)
 
@@ -184,7 +190,7 @@ class HookedTransformer(Generation):
                 f"the residual stream has width {resid.shape[-1]}, not {self.cfg.d_model}"
             )
         mask = self._as_mask(attention_mask, resid, past_kv_cache)
-        return Embedded(resid, tokens, mask)
+        return Embedded(resid.clone(), tokens, mask)  # hooks and caches must not have the caller's
 
     def _run_blocks(
         self,
@@ -212,12 +218,14 @@ class HookedTransformer(Generation):
             if self._rotation_changes(past_kv_cache, new):
                 return self._read_again(start, new, start_at_layer, stop_at_layer, past_kv_cache)
             mask = past_kv_cache.append_attention_mask(new)
+        first = self._first(start, past_kv_cache)
         info = self.forward_info
         info.n_past, info.n_total, info.attention_mask = n_past, n_past + resid.shape[1], mask
-        if n_past == 0:
-            info.n_first, info.audio_mask = start.n_first or resid.shape[1], start.audio_mask
+        info.n_first, info.audio_mask, info.prompt = first
+        info.prompt = info.prompt if info.generated_from is None else info.generated_from
+        info.start_at_layer = start_at_layer
         if past_kv_cache is not None and self.cfg.use_dynamic_ntk:
-            past_kv_cache.append_inputs(resid, (info.n_first, info.audio_mask))
+            past_kv_cache.append_inputs(resid)
         context = AttentionContext.of(self.cfg, resid, mask, n_past)
         try:
             if start_at_layer is None:
@@ -230,6 +238,18 @@ class HookedTransformer(Generation):
                 past_kv_cache.cut(n_past)
             raise
         return resid
+
+    @staticmethod
+    def _first(start: Embedded, past: KeyValueCache | None) -> First:
+        """What is told of the forward that began this sequence; a cache keeps it."""
+        if past is not None and past.first[0]:
+            return past.first
+        n_before = 0 if past is None else past.length  # of a cache that was not filled by a forward
+        n_first = n_before or start.resid.shape[1]
+        first = start.first or (n_first, start.audio_mask, start.prompt)
+        if past is not None and not past.frozen:
+            past.first = first
+        return first
 
     def _rotation_changes(self, past: KeyValueCache, new: Bool[Tensor, "batch new"]) -> bool:
         """Whether a sequence so much longer has other rotary frequencies than the cached keys."""
@@ -256,13 +276,11 @@ class HookedTransformer(Generation):
         """
         assert past.inputs is not None
         assert past.previous_attention_mask is not None
-        n_first, audio_mask = past.first
         whole = Embedded(
             torch.cat([past.inputs, start.resid], dim=1),
             None,
             torch.cat([past.previous_attention_mask, new], dim=1),
-            audio_mask,
-            n_first,
+            first=past.first,
         )
         fresh = None if past.frozen else KeyValueCache(self.cfg.n_layers)
         resid = self._run_blocks(whole, start_at_layer, stop_at_layer, fresh)

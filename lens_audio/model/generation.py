@@ -1,6 +1,6 @@
 """Generation: greedy or sampled, cached, streamed, with the hooks firing at every step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,7 +69,8 @@ class Generation(TextHelpers):
         max_new_tokens: int = 32,
         *,
         stop_at_eos: bool = True,
-        eos_token_id: int | Sequence[int] | None = None,
+        eos_token_id: Any = None,
+        attention_mask: Tensor | None = None,
         use_past_kv_cache: bool = True,
         return_type: str = "input",
         return_cache: bool = False,
@@ -83,7 +84,10 @@ class Generation(TextHelpers):
             input: an AudioPrompt (left-padded if its rows differ in length), text, texts or tokens.
             max_new_tokens: stop after so many.
             stop_at_eos: end a row at its end-of-sequence token; the row is padded from there on.
-            eos_token_id: one or several; by default the checkpoint's.
+            eos_token_id: one integer or several (a list, an array or a tensor); by default the
+                checkpoint's.
+            attention_mask: [batch, pos], zero at padding, of tokens or a prompt; by default the
+                prompt's own, and for tokens as `forward` infers it.
             use_past_kv_cache: False runs the whole sequence again at every step, hooks included.
             return_type: "str", "tokens", or "input": tokens for tokens, text for anything else.
             return_cache: also give one ActivationCache of the prompt and all generated steps. The
@@ -104,13 +108,14 @@ class Generation(TextHelpers):
         if return_type not in ("input", "str", "tokens"):
             raise ValueError(f"return_type must be 'input', 'str' or 'tokens', not {return_type!r}")
         options = self._decoding(stop_at_eos, eos_token_id, max_new_tokens, decoding)
-        rows = self._generation_input(input)
+        rows = self._generation_input(input, attention_mask)
         caches: list[ActivationCache] = []
         steps = self._steps(
             rows, options, use_past_kv_cache, names_filter, caches if return_cache else None
         )
         bar = tqdm(steps, total=max_new_tokens, disable=not verbose, delay=1, leave=False)
-        new = torch.stack(list(bar), dim=1)
+        with self.lock:
+            new = torch.stack(list(bar), dim=1)
         wants_tokens = return_type == "tokens" or (
             return_type == "input" and isinstance(input, Tensor)
         )
@@ -126,26 +131,30 @@ class Generation(TextHelpers):
         max_new_tokens: int = 32,
         *,
         stop_at_eos: bool = True,
-        eos_token_id: int | Sequence[int] | None = None,
+        eos_token_id: Any = None,
+        attention_mask: Tensor | None = None,
         **decoding: Any,
     ) -> Iterator[str | list[str]]:
         """Yield the answer's text piece by piece (a list of pieces, one a row, for a batch).
 
-        A piece holds whole characters: bytes of one not yet complete are kept back.
+        A piece holds whole characters: bytes of one not yet complete are kept back until it is, or
+        the answer ends. The pieces joined are the answer of `generate`.
         """
         options = self._decoding(stop_at_eos, eos_token_id, max_new_tokens, decoding)
-        rows = self._generation_input(input)
+        rows = self._generation_input(input, attention_mask)
         new: list[Tensor] = []
-        shown = [""] * len(rows.tokens)
+        texts = shown = [""] * len(rows.tokens)
         for token in self._steps(rows, options, True, None, None):
             new.append(token)
-            is_last = len(new) == options.max_new_tokens
             texts = self.tokenizer.batch_decode(torch.stack(new, 1), skip_special_tokens=True)
-            ready = [t if is_last else t.rstrip("\ufffd") for t in texts]
+            ready = [text.rstrip("\ufffd") for text in texts]
             pieces = [text[len(before) :] for text, before in zip(ready, shown, strict=True)]
-            shown = [s + p for s, p in zip(shown, pieces, strict=True)]
+            shown = [before + piece for before, piece in zip(shown, pieces, strict=True)]
             if any(pieces):
                 yield pieces if len(pieces) > 1 else pieces[0]
+        kept_back = [text[len(before) :] for text, before in zip(texts, shown, strict=True)]
+        if any(kept_back):
+            yield kept_back if len(kept_back) > 1 else kept_back[0]
 
     @torch.no_grad()
     def _steps(
@@ -164,11 +173,13 @@ class Generation(TextHelpers):
         ended = torch.zeros(len(so_far), dtype=torch.bool, device=so_far.device)
         eos = torch.tensor(options.eos_token_ids, dtype=torch.long, device=so_far.device)
         for step in range(options.max_new_tokens):
-            self.forward_info.n_prompt = rows.tokens.shape[1]
-            try:
-                logits = self._next_logits(inputs, mask, past, names_filter, caches)
-            finally:
-                self.forward_info.n_prompt = None
+            with self.lock:
+                info = self.forward_info
+                info.n_prompt, info.generated_from = rows.tokens.shape[1], rows.prompt
+                try:
+                    logits = self._next_logits(inputs, mask, past, names_filter, caches)
+                finally:
+                    info.n_prompt = info.generated_from = None
             token = options.choose(logits, so_far).masked_fill(ended, self._pad_token())
             yield token
             ended = ended | torch.isin(token, eos)
@@ -200,23 +211,33 @@ class Generation(TextHelpers):
         caches.append(cache)
         return logits[:, -1]
 
-    def _generation_input(self, input: Any) -> "Rows":
+    def _generation_input(self, input: Any, attention_mask: Tensor | None) -> "Rows":
         if hasattr(input, "audio_mask"):
-            mask = input.attention_mask.to(self.device)
-            rows = Rows(input.tokens.to(self.device), mask, prompt=input)
+            mask = input.attention_mask if attention_mask is None else attention_mask
+            rows = Rows(input.tokens.to(self.device), mask.to(self.device).bool(), prompt=input)
         elif isinstance(input, Tensor):
             tokens = self.check_tokens(input)
-            rows = Rows(tokens, torch.ones_like(tokens, dtype=torch.bool))
+            mask = self.padding_mask(tokens) if attention_mask is None else attention_mask
+            mask = torch.ones_like(tokens) if mask is None else torch.atleast_2d(mask)
+            rows = Rows(tokens, mask.to(self.device).bool())
+        elif attention_mask is not None:
+            raise ValueError("text brings its own attention_mask; leave it out, or pass tokens")
         else:
             rows = Rows(*self.tokenize(input, padding_side="left"))
+        if rows.attention_mask.shape != rows.tokens.shape:
+            raise ValueError(
+                f"attention_mask of shape {tuple(rows.attention_mask.shape)} for tokens of shape "
+                f"{tuple(rows.tokens.shape)}"
+            )
         if not bool(rows.attention_mask[:, -1].all()):
             raise ValueError("generation continues the last position, so pad on the left")
         return rows
 
     def _decoding(
-        self, stop_at_eos: bool, eos: int | Sequence[int] | None, max_new_tokens: int, options: dict
+        self, stop_at_eos: bool, eos: Any, max_new_tokens: int, options: dict
     ) -> Decoding:
-        ids = [eos] if isinstance(eos, int) else list(eos or getattr(self.cfg, "eos_token_ids", []))
+        ids = [] if eos is None else _token_ids(eos)
+        ids = ids or list(getattr(self.cfg, "eos_token_ids", []))
         eos_of_text = getattr(self._tokenizer, "eos_token_id", None)
         if stop_at_eos and not ids and eos_of_text is not None:
             ids = [eos_of_text]
@@ -257,6 +278,14 @@ class Rows:
             return tokens, mask
         audio_mask = F.pad(self.prompt.audio_mask, (0, n_new), value=False)
         return replace(self.prompt, tokens=tokens, attention_mask=mask, audio_mask=audio_mask), mask
+
+
+def _token_ids(given: Any) -> list[int]:
+    """Token ids from an integer of any kind, or several."""
+    ids = torch.as_tensor(given).reshape(-1)
+    if ids.numel() and (ids.is_floating_point() or ids.dtype == torch.bool):
+        raise ValueError(f"eos_token_id must be an integer, or several, not {given!r}")
+    return ids.tolist()
 
 
 def join_steps(caches: list[ActivationCache]) -> dict[str, Tensor]:

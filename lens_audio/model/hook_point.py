@@ -1,7 +1,9 @@
 """TransformerLens's HookPoint, which also knows its layer in the encoder, and the forward it is in."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import transformer_lens.hook_points
 from jaxtyping import Bool
@@ -20,8 +22,26 @@ class ForwardInfo:
     n_total: int = 0  # positions of the sequence so far, those of this forward included
     n_first: int = 0  # positions of the forward that began the sequence
     n_prompt: int | None = None  # positions before the generated ones, while generating
+    generated_from: Any = None  # the AudioPrompt, while generating; it may be read again, longer
+    start_at_layer: int | None = None  # given: the input was a residual stream
     attention_mask: Bool[Tensor, "batch total"] | None = None
     audio_mask: Bool[Tensor, "batch prompt"] | None = None
+    prompt: Any = None  # the AudioPrompt that began the sequence; None for text and residual streams
+
+    @property
+    def begins(self) -> bool:
+        """Whether a sequence begins here: not over a cache, nor where `generate` reads it again."""
+        is_longer = self.n_prompt is not None and self.n_total > self.n_prompt
+        return self.n_past == 0 and self.n_total == self.n_first and not is_longer
+
+
+def only_reads(function: Callable) -> Callable:
+    """Declare that a hook function never edits in place the activation it is given.
+
+    A hook point then need not copy the activation for it.
+    """
+    function.only_reads = True  # type: ignore[attr-defined]
+    return function
 
 
 class HookPoint(transformer_lens.hook_points.HookPoint):
@@ -32,6 +52,19 @@ class HookPoint(transformer_lens.hook_points.HookPoint):
     """
 
     forward_info: ForwardInfo | None = None
+
+    @property
+    def may_be_edited(self) -> bool:
+        """Whether a hook is set that could edit the activation in place."""
+        readers = sum(getattr(handle.user_hook, "only_reads", False) for handle in self.fwd_hooks)
+        return len(self._forward_hooks) > readers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation; a copy for hooks that may edit it.
+
+        What arrives here may belong to the caller, to a cache, or to another hook point.
+        """
+        return x.clone() if self.may_be_edited else x
 
     def layer(self) -> int:
         """The layer of `blocks.{l}.…` and of `audio_encoder.blocks.{l}.…`.

@@ -2,17 +2,20 @@
 
 import difflib
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from functools import partial
 from typing import Any
 
 import torch
 from transformer_lens import ActivationCache, HookedRootModule
-from transformer_lens.hook_points import HookPoint
+from transformer_lens.hook_points import LensHandle
 from transformer_lens.utilities import Slice
 
 from lens_audio.config import BlockConfig
+from lens_audio.model.hook_point import ForwardInfo, HookPoint, only_reads
 
 HookName = str | Callable[[str], bool]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
@@ -47,10 +50,105 @@ def position_axis(name: str) -> int | None:
     return 2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
 
 
+class Lock:
+    """A re-entrant lock. A copy of it, or of what holds it, is a new and open one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return Lock, ()
+
+
 class HookedModule(HookedRootModule):
-    """A root module whose hook names are checked: a typo is an error, never a hook that never fires."""
+    """A root module whose hook names are checked: a typo is an error, never a hook that never fires.
+
+    One thread at a time runs it: `lock` is held for the length of a run and for as long as hooks of
+    a `with` block are set, and other threads wait. Hooks that `add_hook` leaves on the model act in
+    every thread.
+    """
 
     cfg: BlockConfig
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():  # the compiled call itself is made under the lock
+            return super().__call__(*args, **kwargs)
+        with self.lock:
+            return super().__call__(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HookedModule":
+        """A copy without the hooks of the `with` blocks that are open, which it would never lose."""
+        with self.lock, self._set_aside(lambda handle: handle.context_level is None):
+            new = memo[id(self)] = self.__class__.__new__(self.__class__)
+            new.__dict__.update(deepcopy(self.__dict__, memo))
+        new.context_level = 0
+        return new
+
+    @contextmanager
+    def without_hooks(self) -> Iterator["HookedModule"]:
+        """Inside, the model runs as if no hook and no steering were set; afterwards all are back.
+
+        A hook function may use it to run its own model.
+        """
+        info: ForwardInfo | None = getattr(self, "forward_info", None)
+        before = copy(info)
+        with self.lock, self._set_aside(lambda handle: False):
+            try:
+                if info is not None:
+                    vars(info).update(vars(ForwardInfo()))
+                yield self
+            finally:
+                if info is not None:
+                    vars(info).update(vars(before))
+
+    @contextmanager
+    def _set_aside(self, keeps: Callable[[LensHandle], bool]) -> Iterator[None]:
+        """Take off the hooks that `keeps` does not select; afterwards all are back as they were."""
+        before = []
+        for point in self.hook_points():
+            handles, functions = (point.fwd_hooks, point.bwd_hooks), (
+                point._forward_hooks,
+                point._backward_hooks,
+            )
+            before.append((point, handles, functions, [dict(each) for each in functions]))
+            point.fwd_hooks, point.bwd_hooks = ([h for h in each if keeps(h)] for each in handles)
+            kept = {handle.hook.id for handle in (*point.fwd_hooks, *point.bwd_hooks)}
+            for each in functions:  # the same dictionaries, which the handles refer to
+                for number in each.keys() - kept:
+                    del each[number]
+        try:
+            yield
+        finally:
+            for point, handles, functions, contents in before:
+                point.fwd_hooks, point.bwd_hooks = handles
+                for each, content in zip(functions, contents, strict=True):
+                    each.clear()
+                    each.update(content)
+
+    def check_no_hooks(self) -> None:
+        """Refuse hooks on the model, or a steering attached, where the plain model is measured.
+
+        Raises:
+            ValueError: naming a hook point that has one.
+        """
+        with self.lock:
+            hooked = [name for name, point in self.hook_dict.items() if point.has_hooks()]
+        if hooked:
+            raise ValueError(
+                f"hooks are set on the model (or a steering is attached), at {hooked[0]} and "
+                f"{len(hooked) - 1} other points, and the plain model is wanted: leave the `with` "
+                "block, or call model.reset_hooks(including_permanent=True) first"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -92,6 +190,8 @@ class HookedModule(HookedRootModule):
     ) -> Iterator["HookedModule"]:
         """TransformerLens's `hooks`, after checking every name. They are gone when it ends.
 
+        Other threads that want to run the model wait until then.
+
         Raises:
             ValueError: for a name, or a function of names, that no hook point answers to.
         """
@@ -103,14 +203,21 @@ class HookedModule(HookedRootModule):
                 raise ValueError("a function of hook names selects none of the hook points")
             elif all(map(self._missing_flag, selected)):
                 self.check_hook_name(selected[0])  # none of them fires: says which flag is off
-        with super().hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
+        with self.lock, super().hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             yield self
 
     def add_hook(self, name: HookName, hook: Callable, *args: Any, **kwargs: Any) -> None:
         """TransformerLens's `add_hook`, after checking the name."""
         if isinstance(name, str):
+            name = count_from_end(name, self.hook_dict)
             self.check_hook_name(name)
-        super().add_hook(name, hook, *args, **kwargs)
+        with self.lock:
+            super().add_hook(name, hook, *args, **kwargs)
+
+    def reset_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """TransformerLens's `reset_hooks`; it waits for the `with` blocks of other threads."""
+        with self.lock:
+            super().reset_hooks(*args, **kwargs)
 
     def run_with_cache(
         self,
@@ -132,9 +239,10 @@ class HookedModule(HookedRootModule):
             ValueError: for a name that no hook point has.
         """
         selected = self._names_selected(names_filter)
-        out, cache = super().run_with_cache(
-            *args, names_filter=selected, remove_batch_dim=remove_batch_dim, **kwargs
-        )
+        with self.lock:
+            out, cache = super().run_with_cache(
+                *args, names_filter=selected, remove_batch_dim=remove_batch_dim, **kwargs
+            )
         if return_cache_object:
             cache = ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
         return out, cache
@@ -158,6 +266,8 @@ class HookedModule(HookedRootModule):
 
         def save(tensor: torch.Tensor, hook: Any, suffix: str) -> None:
             kept = tensor.detach().to(device)
+            if hook.may_be_edited:  # by a hook that acts on this very tensor after this one
+                kept = kept.clone()
             axis = position_axis(hook.name)
             if axis is not None and sliced.mode != "identity":
                 kept = sliced.apply(kept, dim=axis)
@@ -166,7 +276,7 @@ class HookedModule(HookedRootModule):
             cache[hook.name + suffix] = kept
 
         names = [name for name in self.hook_dict if selected(name)]
-        fwd = [(name, partial(save, suffix="")) for name in names]
+        fwd = [(name, only_reads(partial(save, suffix=""))) for name in names]
         bwd = [(name, partial(save, suffix="_grad")) for name in names if incl_bwd]
         self.is_caching = True
         return cache, fwd, bwd
@@ -204,7 +314,8 @@ class HookedModule(HookedRootModule):
             return lambda name: self._missing_flag(name) is None
         if callable(names_filter):
             return lambda name: names_filter(name) and self._missing_flag(name) is None
-        names = {names_filter} if isinstance(names_filter, str) else set(names_filter)
+        given = [names_filter] if isinstance(names_filter, str) else names_filter
+        names = {count_from_end(name, self.hook_dict) for name in given}
         for name in names:
             self.check_hook_name(name)
         return {self.mod_dict[name].name for name in names}.__contains__

@@ -1,5 +1,7 @@
 """Keys and values of the positions already read."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -63,19 +65,23 @@ class KeyValueCacheEntry:
         self._values = self._values[:, : self.length] if length else None
 
 
+# Of the forward that began a sequence: its positions, its audio mask, and the prompt if it had one.
+First = tuple[int, Bool[Tensor, "batch prompt"] | None, Any]
+
+
 class KeyValueCache:
     """One entry a layer, and the attention mask of the positions already read.
 
-    Pass it as `past_kv_cache=`; the calls are those of TransformerLens's key-value cache. Where a
-    longer sequence may have to be read again from its beginning (dynamic NTK scaling), `inputs` are
-    the residual streams that entered the first block, and `first` tells of the forward that began.
+    Pass it as `past_kv_cache=`; the calls are those of TransformerLens's key-value cache. `first`
+    tells of the forward that began the sequence. Where a longer sequence may have to be read again
+    from there (dynamic NTK scaling), `inputs` are the residual streams that entered the first block.
     """
 
     def __init__(self, n_layers: int) -> None:
         self.entries = [KeyValueCacheEntry() for _ in range(n_layers)]
         self.previous_attention_mask: Bool[Tensor, "batch past"] | None = None
         self.inputs: Float[Tensor, "batch past d_model"] | None = None
-        self.first: tuple[int, Bool[Tensor, "batch prompt"] | None] = (0, None)
+        self.first: First = (0, None, None)
         self.frozen = False
 
     @classmethod
@@ -114,21 +120,11 @@ class KeyValueCache:
             self.previous_attention_mask = full
         return full
 
-    def append_inputs(
-        self,
-        inputs: Float[Tensor, "batch new d_model"],
-        first: tuple[int, Bool[Tensor, "batch prompt"] | None],
-    ) -> None:
-        """Keep what entered the first block, unless the cache is frozen.
-
-        `first` are the positions and the audio mask of the forward that began the sequence.
-        """
-        if self.frozen:
-            return
-        if self.inputs is None:
-            self.inputs, self.first = inputs, first
-        else:
-            self.inputs = torch.cat([self.inputs, inputs], dim=1)
+    def append_inputs(self, inputs: Float[Tensor, "batch new d_model"]) -> None:
+        """Keep what entered the first block, unless the cache is frozen."""
+        if not self.frozen:
+            past = self.inputs
+            self.inputs = inputs if past is None else torch.cat([past, inputs], dim=1)
 
     def replace_by(self, other: "KeyValueCache") -> None:
         """Hold what another cache holds."""
@@ -139,6 +135,8 @@ class KeyValueCache:
         if self.previous_attention_mask is not None:
             mask = self.previous_attention_mask[:, :length]
             self.previous_attention_mask = mask if length else None
+        if not length:
+            self.first = (0, None, None)
         if self.inputs is not None:
             self.inputs = self.inputs[:, :length] if length else None
         for entry in self.entries:

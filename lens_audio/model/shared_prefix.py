@@ -180,7 +180,9 @@ class Continuations(KeyValueCache):
             assert entry.past_values is not None
             prefix.append((entry.past_keys, entry.past_values))
         assert past.previous_attention_mask is not None
-        return cls(prefix, past.previous_attention_mask, past.inputs)
+        continuations = cls(prefix, past.previous_attention_mask, past.inputs)
+        continuations.first = past.first
+        return continuations
 
     def __getitem__(self, layer: int) -> GrowingContinuation:  # type: ignore[override]
         return self.entries[layer]

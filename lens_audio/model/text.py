@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformer_lens.utilities import get_attention_mask
 
 from lens_audio.config import DecoderConfig
 from lens_audio.model.weights import WeightViews
@@ -67,6 +68,28 @@ class TextHelpers(WeightViews):
         )
         tokens = encoded["input_ids"].long().to(self.device)
         return tokens, encoded["attention_mask"].bool().to(self.device)
+
+    def padding_mask(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+    ) -> Bool[Tensor, "batch pos"] | None:
+        """Where tokens are no padding, by HookedTransformer's rule; None where nothing is padding.
+
+        Padding is the run of pad tokens that opens a row (with `padding_side`, or else the
+        tokenizer's, "right": that ends it). With `prepend_bos` and a BOS token that is the pad token
+        too, the last of the run is the BOS. A row of pad tokens alone is all real.
+        """
+        pad = getattr(self._tokenizer, "pad_token_id", None)
+        if pad is None:
+            return None
+        is_pad = tokens == pad
+        if not torch.compiler.is_compiling() and not bool(is_pad.any()):
+            return None
+        bos = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
+        mask = get_attention_mask(self._tokenizer, tokens, bos, padding_side).bool()
+        return mask | is_pad.all(1, keepdim=True)
 
     def to_tokens(
         self,

@@ -12,22 +12,23 @@ same stream that s is measured in. Nothing attends to it any more, so only the l
 positions it is added at change. Without audio s is 0 and nothing changes at all.
 """
 
-import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, cast
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_audio.analysis.attention import audio_attention, audio_mass
 from lens_audio.analysis.listening import Head, Specialists, check_heads, listening_score
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
-from lens_audio.steering.sides import Silences, both_sides, last_positions, set_aside_hooks
+from lens_audio.model.hook_point import ForwardInfo
+from lens_audio.steering.sides import Silences, both_sides, last_positions
 from lens_audio.steering.storage import check_fits, load, model_facts, save, versions
 
 KIND = "AudioSilenceSteering"
@@ -126,14 +127,13 @@ class AudioSilenceSteering:
                 input (`start_at_layer`), which does not tell its audio.
         """
         self.check(model)
-        steering = _Attached(self, model)
-        steering.start()
-        try:
-            name = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-            with model.hooks(fwd_hooks=[(name, steering.add)]):
+        name = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+        with model.lock:
+            functions = [handle.user_hook for handle in model.hook_dict[name].fwd_hooks]
+            if any(isinstance(getattr(f, "__self__", None), _Attached) for f in functions):
+                raise ValueError("this model is steered already; leave that steering first")
+            with model.hooks(fwd_hooks=[(name, _Attached(self, model).add)]):
                 yield model
-        finally:
-            steering.stop()
 
     def attach_to_hf(self, hf_model: Any) -> AbstractContextManager[Any]:
         """The same steering on a plain transformers model; see `steering.hf.attached`."""
@@ -222,87 +222,58 @@ def added(
 
 
 class _Attached:
-    """Steering while attached to one of our models: it sees every input, and adds."""
+    """Steering while attached to one of our models: the hook at its final representation."""
 
     def __init__(self, steering: AudioSilenceSteering, model: HookedAudioTransformer) -> None:
         self.steering, self.model = steering, model
         self.silences = Silences()
-        self.prompt: AudioPrompt | None = None  # whose s is in use; None while text is read
-        self.s: Tensor | None = None
-        self.score: Tensor | None = None
-        self.step: Tensor | None = None  # its strength · s, known once the prompt has been read
-
-    def start(self) -> None:
-        """See every input: `run_with_hooks` calls `forward` itself, past any torch pre-hook."""
-        own = vars(self.model)
-        if "forward" in own:
-            raise ValueError("this model is steered already; leave that steering first")
-        unsteered = self.model.forward
-
-        @functools.wraps(unsteered)
-        def forward(input: Any, *args: Any, **kwargs: Any) -> Any:
-            if kwargs.get("start_at_layer") is not None:
-                raise ValueError(
-                    "start_at_layer gives no prompt, so steering does not know its audio; leave "
-                    "the steering, or pass the prompt"
-                )
-            if self._is_new(input, kwargs.get("past_kv_cache")):
-                del own["forward"]  # the runs that compute s are not steered
-                try:
-                    self._read(input, kwargs.get("stop_at_layer"))
-                finally:
-                    own["forward"] = forward
-            return unsteered(input, *args, **kwargs)
-
-        own["forward"] = forward
-
-    def stop(self) -> None:
-        """The model as it was."""
-        del vars(self.model)["forward"]
-
-    def _is_new(self, input: Any, past: Any) -> bool:
-        """Whether a sequence begins: not over a cache, nor where `generate` reads it all again."""
-        if past is not None and past.length:
-            return False
-        n_prompt = self.model.forward_info.n_prompt
-        tokens = getattr(input, "tokens", input)
-        length = tokens.shape[-1] if isinstance(tokens, Tensor) else 0
-        return n_prompt is None or length <= n_prompt
-
-    @torch.no_grad()
-    def _read(self, input: Any, stop_at_layer: int | None) -> None:
-        """Compute s, and the listening score if it is needed, of a new input."""
-        listening = self.model._listening
-        if isinstance(input, Tensor) and listening is not None:
-            tokens = input[None] if input.ndim == 1 else input
-            input = replace(cast(AudioPrompt, listening.prompt), tokens=tokens)
-        self.prompt = self.s = self.score = self.step = None
-        reaches_the_end = len(range(self.model.cfg.n_layers)[:stop_at_layer]) == len(
-            self.model.blocks
+        # Of each prompt that somebody still holds, so that any of their caches can be continued.
+        self.steps: MutableMapping[AudioPrompt, Float[Tensor, "batch d_model"]] = (
+            WeakKeyDictionary()
         )
-        if getattr(input, "mel", None) is None or not reaches_the_end or self.steering.beta == 0:
-            return
-        s = self.steering.directions(self.model, input, self.silences)
-        if self.steering.adaptive == "listening":
-            with set_aside_hooks(self.model):
-                mass = audio_mass(audio_attention(self.model, input))
-            self.score = listening_score(mass, self.steering.heads)
-        self.prompt, self.s = input, s
 
+    @torch.compiler.disable
     def add(self, after: Float[Tensor, "batch pos d_model"], hook: Any) -> Tensor | None:
-        """The hook at the final representation."""
-        if self.prompt is None or self.s is None:
+        """The final representation with the step of its prompt added."""
+        info: ForwardInfo = hook.forward_info
+        prompt = info.prompt
+        if info.start_at_layer is not None and prompt is None:
+            raise ValueError(
+                "start_at_layer gives no prompt, so steering does not know its audio; leave "
+                "the steering, or pass the prompt"
+            )
+        if getattr(prompt, "mel", None) is None or self.steering.beta == 0:
             return None
-        mask = self.prompt.attention_mask.to(after.device)
-        last, n_past = last_positions(mask), hook.forward_info.n_past
-        if self.step is None:
-            self.step = steps(self.steering, self.s, self.score, lambda: self._logits(after, last))
+        mask = prompt.attention_mask.to(after.device)
+        last, n_past = last_positions(mask), info.n_past
+        if info.begins:
+            self.steps[prompt] = self._step(prompt, after, last)
+        elif prompt not in self.steps:
+            raise ValueError(
+                "the cache was filled before steering was attached; read the prompt again inside it"
+            )
         places = torch.arange(n_past, n_past + after.shape[1], device=after.device)[None]
-        return added(after, self.step, (places == last[:, None]) | (places >= mask.shape[1]))
+        steered = (places == last[:, None]) | (places >= mask.shape[1])
+        return added(after, self.steps[prompt], steered)
 
     @torch.no_grad()
-    def _logits(self, after: Tensor, last: Tensor) -> Float[Tensor, "batch d_vocab"]:
-        """The unsteered next-token logits."""
-        with set_aside_hooks(self.model):
+    def _step(
+        self,
+        prompt: AudioPrompt,
+        after: Float[Tensor, "batch pos d_model"],
+        last: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch d_model"]:
+        """What is added for this prompt, from runs of the model without any hooks."""
+        with self.model.without_hooks():
+            s = self.steering.directions(self.model, prompt, self.silences)
+            score = None
+            if self.steering.adaptive == "listening":
+                mass = audio_mass(audio_attention(self.model, prompt))
+                score = listening_score(mass, self.steering.heads)
             at_last = after[torch.arange(len(after), device=after.device), last][:, None]
-            return self.model.unembed(self.model.ln_final(at_last))[:, 0]
+            return steps(
+                self.steering,
+                s,
+                score,
+                lambda: self.model.unembed(self.model.ln_final(at_last))[:, 0],
+            )

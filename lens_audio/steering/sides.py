@@ -5,8 +5,7 @@ silence depends on its length alone, so it is computed once a length and kept.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -66,7 +65,7 @@ def both_sides(
 
     Only layers up to the last of `layers` run. Hooks set on the model are set aside meanwhile.
     """
-    with set_aside_hooks(model):
+    with model.without_hooks():
         heard = model(prompt, stop_at_layer=0)
         both = torch.cat([heard, silent_side(model, prompt, heard, silences)])
         mask = prompt.attention_mask.to(both.device).repeat(2, 1)
@@ -110,20 +109,3 @@ def last_positions(attention_mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, " b
     """The last real position of each row, padded on either side."""
     places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     return (attention_mask * places).argmax(1)
-
-
-@contextmanager
-def set_aside_hooks(model: HookedAudioTransformer) -> Iterator[None]:
-    """Inside, the model runs as if no hook were set; afterwards all are back."""
-    points = [point for point in model.hook_points() if point.has_hooks()]
-    names = ("fwd_hooks", "bwd_hooks", "_forward_hooks", "_backward_hooks")
-    before = [{name: getattr(point, name) for name in names} for point in points]
-    for point in points:
-        for name in names:
-            setattr(point, name, type(getattr(point, name))())
-    try:
-        yield
-    finally:
-        for point, attributes in zip(points, before, strict=True):
-            for name, value in attributes.items():
-                setattr(point, name, value)

@@ -9,7 +9,7 @@ from lens_audio.analysis import audio_attention, audio_mass, choice_log_probs
 from lens_audio.analysis.dataset import LabelledItem
 from lens_audio.analysis.listening import listening_score
 from lens_audio.steering import AudioSilenceSteering
-from lens_audio.steering.sides import Silences, set_aside_hooks
+from lens_audio.steering.sides import Silences
 
 HEADS = ((0, 1), (2, 3), (2, 5))
 STEERING = AudioSilenceSteering(HEADS, beta=3.0)
@@ -224,7 +224,7 @@ def test_gradients_flow_through_a_steered_run(model, prompt) -> None:
 def test_hooks_set_aside_come_back(model) -> None:
     with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda x, hook: None)]):
         point = model.hook_dict["blocks.0.hook_resid_pre"]
-        with pytest.raises(RuntimeError), set_aside_hooks(model):
+        with pytest.raises(RuntimeError), model.without_hooks():
             assert not point.has_hooks()
             raise RuntimeError
         assert point.has_hooks()
