@@ -207,10 +207,4 @@ def check_prompts(
             )
     if not bool(clean.attention_mask[:, -1].all()):
         raise ValueError("the metric reads the last position; pad on the left")
-    check_no_hooks(model)
-
-
-def check_no_hooks(model: HookedAudioTransformer) -> None:
-    """Raises ValueError for hooks on the model, which would act in every run."""
-    if any(point.has_hooks() for point in model.hook_points()):
-        raise ValueError("hooks are set on the model; call model.reset_hooks() first")
+    model.check_no_hooks()

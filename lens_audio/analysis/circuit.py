@@ -247,6 +247,7 @@ class CircuitTest:
     def _metrics(
         self, kept: Bool[Tensor, "circuit layer head"]
     ) -> Float[Tensor, "circuit example"]:
+        self.model.check_no_hooks()
         return torch.cat([self._batch(some) for some in kept.split(self.rows)])
 
     def _batch(self, kept: Bool[Tensor, "circuit layer head"]) -> Float[Tensor, "circuit example"]:

@@ -119,6 +119,10 @@ class FastPatcher:
 
     def _run_batch(self, first: int, cells: list[Cell]) -> Float[Tensor, "row d_vocab"]:
         """Rows are cells, then examples: row r belongs to cell r // n_examples."""
+        with self.model.lock:  # for the blocks are run one by one
+            return self._run_rows(first, cells)
+
+    def _run_rows(self, first: int, cells: list[Cell]) -> Float[Tensor, "row d_vocab"]:
         if self.site.in_encoder:
             rows, start = self._encoder_rows(first, cells), 0
         else:
@@ -137,7 +141,7 @@ class FastPatcher:
             with patching:
                 rows = self.model.blocks[layer](rows, context, self._prefix(layer, first))
         assert rows is not None
-        return self.model.unembed(self.model.ln_final(rows[:, -1:]))[:, 0]
+        return self.model.logits_of(rows[:, -1:])[:, 0]
 
     def _context(self, rows: Tensor, first: int) -> AttentionContext:
         copies = len(rows) // self.n_examples

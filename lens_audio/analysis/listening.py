@@ -93,8 +93,9 @@ def measure(
             choice of highest probability.
 
     Raises:
-        ValueError: for no items, or two with the same id.
+        ValueError: for no items, two with the same id, or hooks set on the model.
     """
+    model.check_no_hooks()
     items = labelled(items)
     check_items(items)
     masses, correct = [], []

@@ -23,7 +23,6 @@ from lens_audio.analysis.cells import (
     Cell,
     Positions,
     Site,
-    check_no_hooks,
     check_prompts,
     make_grid,
     position_masks,
@@ -163,7 +162,7 @@ def sweep_steps(
             if n_done % 256 == 0:
                 progress.write()
             yield n_done, n_cells, result
-            check_no_hooks(model)
+            model.check_no_hooks()
     finally:
         progress.write()
 

@@ -185,6 +185,7 @@ class Paths:
 
     def _continued(self, layer: int, fwd_hooks: list[hooks.Hook], **options: Any) -> Tensor:
         """The base run from one layer on, with hooks."""
+        self.model.check_no_hooks()
         return self.model.run_with_hooks(
             self.base["resid_pre", layer],
             start_at_layer=layer,

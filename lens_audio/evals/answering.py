@@ -79,7 +79,7 @@ def _next_tokens(
     places = [(run, branch.cell, branch.row) for branch in branches for run in branch.runs]
     run, cell, row = torch.tensor(places, device=final.device).T
     steered = final[cell, row] + steps[run, row]
-    logits = (model.unembed(model.ln_final(h[:, None]))[:, 0] for h in steered.split(CHUNK))
+    logits = (model.logits_of(h[:, None])[:, 0] for h in steered.split(CHUNK))
     best = iter(torch.cat([part.argmax(-1) for part in logits]).tolist())
     return [[next(best) for _ in branch.runs] for branch in branches]
 
@@ -162,7 +162,7 @@ def _scores(
     """Summed log-probabilities, on the CPU."""
     found = []
     for h, token in zip(final[is_real].split(CHUNK), tokens[is_real].split(CHUNK), strict=True):
-        logits = model.unembed(model.ln_final(h[:, None]))[:, 0]
+        logits = model.logits_of(h[:, None])[:, 0]
         dtype = torch.promote_types(logits.dtype, torch.float32)
         found.append(logits.log_softmax(-1, dtype=dtype).gather(-1, token[:, None])[:, 0])
     scores = torch.zeros(is_real.shape, dtype=found[0].dtype, device=is_real.device)

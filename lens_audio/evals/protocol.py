@@ -294,9 +294,7 @@ class Evaluation:
             s = steering.direction.to(final).expand(len(final), -1)
         score = listening_score(heard.mass, steering.heads)
         model = self.model
-        return steps(
-            steering, s, score, lambda: model.unembed(model.ln_final(final[:, None]))[:, 0]
-        )
+        return steps(steering, s, score, lambda: model.logits_of(final[:, None])[:, 0])
 
     def _answers(
         self, read: Read, added: Float[Tensor, "run row d_model"], items: list[AudioQAItem]

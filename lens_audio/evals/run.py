@@ -57,8 +57,10 @@ def evaluate(
 
     Raises:
         FileNotFoundError: for missing recordings, named.
-        ValueError: for a folder that holds another run, or items that cannot be calibrated on.
+        ValueError: for a folder that holds another run, items that cannot be calibrated on, or hooks
+            set on the model, which would be measured in its place.
     """
+    model.check_no_hooks()
     items = dataset.items if items is None else items
     check_items(items, dataset.name)
     refuse_missing(items)

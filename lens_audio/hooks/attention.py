@@ -15,6 +15,7 @@ from lens_audio.hooks.positions import (
     select_positions,
 )
 from lens_audio.hooks.selection import Heads, Hook, Layers, Site, one_of, split_by_layer
+from lens_audio.model.hook_point import only_reads
 
 
 def knock_out_attention(
@@ -70,6 +71,7 @@ def scale_attention(
     pairs: list[Hook] = []
     for some_layers, some_heads in split_by_layer(one_of(layer, layers), heads):
 
+        @only_reads
         def function(
             scores: Float[Tensor, "batch head query key"],
             hook: Any,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lens_audio.hooks.positions import Positions, check_positions, select_positions
 from lens_audio.hooks.selection import Hook, Layers, Site, one_of
+from lens_audio.model.hook_point import only_reads
 
 
 def capture(
@@ -35,8 +36,11 @@ def capture(
     positions = check_positions(positions, where)
     axis = where.position_axis
 
+    @only_reads
     def function(activation: Tensor, hook: Any) -> None:
         kept = activation.detach()
+        if getattr(hook, "may_be_edited", True):  # by a hook that acts after this one
+            kept = kept.clone()
         if positions is not None:
             selected = select_positions(positions, kept.shape[axis], hook, kept.device)
             kept = _take(kept, selected, axis)

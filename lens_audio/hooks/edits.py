@@ -10,6 +10,7 @@ from transformer_lens import ActivationCache
 
 from lens_audio.hooks.positions import Place, Positions, along, check_positions, select_entries
 from lens_audio.hooks.selection import Heads, Hook, Layers, Site, one_of, split_by_layer
+from lens_audio.model.hook_point import only_reads
 
 Source = Mapping[str, Tensor] | ActivationCache | Tensor
 # (activation, hook) -> values of the same shape; `edit` puts them where the selection says.
@@ -174,6 +175,7 @@ def edit(
     pairs: list[Hook] = []
     for some_layers, some_heads in split_by_layer(layers, heads):
 
+        @only_reads
         def function(activation: Tensor, hook: Any, heads: list[int] | None = some_heads) -> Tensor:
             selected = select_entries(site, activation, hook, heads, positions)
             return torch.where(selected, new_values(activation, hook), activation)

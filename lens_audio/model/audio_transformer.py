@@ -102,7 +102,8 @@ class HookedAudioTransformer(HookedTransformer):
         """A question, or several, with audio, as an AudioPrompt; see `inputs.build_prompt`."""
         from lens_audio.inputs import build_prompt
 
-        return build_prompt(self.processor, question, audio, device=self.device, **kwargs)
+        with self.lock:  # a fast tokenizer serves one thread at a time
+            return build_prompt(self.processor, question, audio, device=self.device, **kwargs)
 
     @contextmanager
     def listening_to(self, prompt: AudioInput) -> Iterator["HookedAudioTransformer"]:

@@ -125,6 +125,13 @@ class HookedTransformer(Generation):
         )
         return loss if return_type == "loss" else Output(logits, loss)
 
+    def logits_of(
+        self, resid: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """The logits of a final residual stream: the last norm and the unembedding."""
+        with self.lock:
+            return self.unembed(self.ln_final(resid))
+
     def loss_fn(
         self,
         logits: Float[Tensor, "batch pos d_vocab"],

@@ -212,23 +212,22 @@ class Generation(TextHelpers):
         return logits[:, -1]
 
     def _generation_input(self, input: Any, attention_mask: Tensor | None) -> "Rows":
-        if hasattr(input, "audio_mask"):
-            mask = input.attention_mask if attention_mask is None else attention_mask
-            rows = Rows(input.tokens.to(self.device), mask.to(self.device).bool(), prompt=input)
-        elif isinstance(input, Tensor):
-            tokens = self.check_tokens(input)
-            mask = self.padding_mask(tokens) if attention_mask is None else attention_mask
-            mask = torch.ones_like(tokens) if mask is None else torch.atleast_2d(mask)
-            rows = Rows(tokens, mask.to(self.device).bool())
-        elif attention_mask is not None:
-            raise ValueError("text brings its own attention_mask; leave it out, or pass tokens")
-        else:
+        prompt = input if hasattr(input, "audio_mask") else None
+        if prompt is None and not isinstance(input, Tensor):
+            if attention_mask is not None:
+                raise ValueError("text brings its own attention_mask; leave it out, or pass tokens")
             rows = Rows(*self.tokenize(input, padding_side="left"))
-        if rows.attention_mask.shape != rows.tokens.shape:
-            raise ValueError(
-                f"attention_mask of shape {tuple(rows.attention_mask.shape)} for tokens of shape "
-                f"{tuple(rows.tokens.shape)}"
-            )
+        else:
+            tokens = self.check_tokens(input if prompt is None else prompt.tokens)
+            own = self.padding_mask(tokens) if prompt is None else prompt.attention_mask
+            mask = own if attention_mask is None else attention_mask
+            mask = torch.ones_like(tokens) if mask is None else torch.atleast_2d(mask)
+            if mask.shape != tokens.shape:
+                raise ValueError(
+                    f"attention_mask of shape {tuple(mask.shape)} for tokens of shape "
+                    f"{tuple(tokens.shape)}"
+                )
+            rows = Rows(tokens, mask.to(self.device).bool(), prompt)
         if not bool(rows.attention_mask[:, -1].all()):
             raise ValueError("generation continues the last position, so pad on the left")
         return rows

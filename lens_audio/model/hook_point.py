@@ -26,7 +26,9 @@ class ForwardInfo:
     start_at_layer: int | None = None  # given: the input was a residual stream
     attention_mask: Bool[Tensor, "batch total"] | None = None
     audio_mask: Bool[Tensor, "batch prompt"] | None = None
-    prompt: Any = None  # the AudioPrompt that began the sequence; None for text and residual streams
+    prompt: Any = (
+        None  # the AudioPrompt that began the sequence; None for text and residual streams
+    )
 
     @property
     def begins(self) -> bool:

@@ -116,9 +116,12 @@ class HookedModule(HookedRootModule):
         """Take off the hooks that `keeps` does not select; afterwards all are back as they were."""
         before = []
         for point in self.hook_points():
-            handles, functions = (point.fwd_hooks, point.bwd_hooks), (
-                point._forward_hooks,
-                point._backward_hooks,
+            handles, functions = (
+                (point.fwd_hooks, point.bwd_hooks),
+                (
+                    point._forward_hooks,
+                    point._backward_hooks,
+                ),
             )
             before.append((point, handles, functions, [dict(each) for each in functions]))
             point.fwd_hooks, point.bwd_hooks = ([h for h in each if keeps(h)] for each in handles)

@@ -60,12 +60,13 @@ class TextHelpers(WeightViews):
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise ValueError("an empty list of texts; give at least one")
-        encoded = self.tokenizer(
-            texts,
-            return_tensors="pt",
-            padding=True,
-            padding_side=padding_side or self.tokenizer.padding_side,
-        )
+        with self.lock:  # a fast tokenizer serves one thread at a time
+            encoded = self.tokenizer(
+                texts,
+                return_tensors="pt",
+                padding=True,
+                padding_side=padding_side or self.tokenizer.padding_side,
+            )
         tokens = encoded["input_ids"].long().to(self.device)
         return tokens, encoded["attention_mask"].bool().to(self.device)
 

@@ -275,5 +275,5 @@ class _Attached:
                 self.steering,
                 s,
                 score,
-                lambda: self.model.unembed(self.model.ln_final(at_last))[:, 0],
+                lambda: self.model.logits_of(at_last)[:, 0],
             )

@@ -95,8 +95,10 @@ def knock_out(
         draw_from_all: random heads may be among `heads` too; otherwise they never are.
 
     Raises:
-        ValueError: for heads that do not exist, or too few other heads to draw from.
+        ValueError: for heads that do not exist, too few other heads to draw from, or hooks set on
+            the model.
     """
+    model.check_no_hooks()
     if queries not in ("text", "last"):
         raise ValueError(f"queries must be 'text' or 'last', not {queries!r}")
     items = labelled(items)

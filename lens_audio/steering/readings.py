@@ -107,8 +107,10 @@ def read(
     """Read every item with its audio and over silence: two forwards of the decoder, one encoder.
 
     Raises:
-        ValueError: for no items, an id given twice, or choices that begin with the same token.
+        ValueError: for no items, an id given twice, choices that begin with the same token, or hooks
+            set on the model.
     """
+    model.check_no_hooks()
     items = labelled(items)
     check_items(items)
     silences = Silences()
@@ -147,7 +149,7 @@ def _read_batch(
     heard = torch.stack(after, dim=1)
     quiet = silent_side(model, prompt, entered[0], silences)
     silent = last_residuals(model, quiet, prompt.attention_mask.to(quiet.device), layers)
-    logits = model.unembed(model.ln_final(heard[:, -1:]))[:, 0]
+    logits = model.logits_of(heard[:, -1:])[:, 0]
     return {
         "mass": mass,
         "shift": heard - silent,
@@ -166,5 +168,5 @@ def _best(
 ) -> Int[Tensor, " item"]:
     """The best choice of each item; a few at a time, as a row of logits is a whole vocabulary."""
     rows = zip(final.split(chunk), choices.split(chunk), strict=True)
-    logits = [choice_logits(model.unembed(model.ln_final(h[:, None]))[:, 0], c) for h, c in rows]
+    logits = [choice_logits(model.logits_of(h[:, None])[:, 0], c) for h, c in rows]
     return torch.cat([row.argmax(-1) for row in logits])

@@ -187,8 +187,12 @@ def activations(
     """A site's activations at each prompt's last position, on the CPU.
 
     Raises:
-        ValueError: for no prompts, no layers, or a site with heads.
+        ValueError: for no prompts, no layers, a site with heads, or hooks set on the model.
     """
+    if any(point.has_hooks() for point in model.hook_dict.values()):  # a bridge's, too
+        raise ValueError(
+            "hooks are set on the model, and the vector would be of what they make of it"
+        )
     prompts = [prompts] if isinstance(prompts, AudioPrompt) else list(prompts)
     if not prompts or not layers:
         raise ValueError("give at least one prompt and one layer")

@@ -24,6 +24,25 @@ def test_pos_slice_leaves_the_encoder_whole():
     assert torch.equal(cache[name], whole[name])
 
 
+@pytest.mark.parametrize("prefix", ["", "audio_encoder."])
+def test_names_count_layers_from_the_end_as_hooks_do(prefix):
+    name, last = f"{prefix}blocks.-1.hook_resid_post", f"{prefix}blocks.1.hook_resid_post"
+    for names_filter in (name, [name]):
+        _, cache = hooked_model().run_with_cache(PROMPT, names_filter=names_filter)
+        assert list(cache.keys()) == [last]
+
+
+def test_a_layer_from_the_end_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="no hook point is called"):
+        hooked_model().run_with_cache(PROMPT, names_filter="blocks.-3.hook_resid_post")
+
+
+def test_add_hook_counts_layers_from_the_end():
+    model = hooked_model()
+    model.add_hook("blocks.-1.hook_resid_post", lambda x, hook: 0 * x)
+    assert list(model.list_hooks()) == ["blocks.1.hook_resid_post"]
+
+
 def test_remove_batch_dim_drops_the_batch():
     _, cache = hooked_model().run_with_cache(PROMPT, remove_batch_dim=True)
     assert cache["resid_pre", 0].shape == (PROMPT.tokens.shape[1], 32)

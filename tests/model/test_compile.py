@@ -22,6 +22,21 @@ CASES = {
 found = torch.compile(model, backend="aot_eager")(prompt)
 torch.testing.assert_close(found, model(prompt), atol=1e-5, rtol=0)
 """,
+    "audio, steered": """
+from lens_audio import HookedAudioTransformer, testbed
+from lens_audio.steering import AudioSilenceSteering
+model = HookedAudioTransformer.from_pretrained(testbed.checkpoint_dir(), device="cpu")
+item = testbed.demo_item()
+prompt = model.prompt(item.question, audio=item.waveform, sampling_rate=item.sampling_rate)
+steering = AudioSilenceSteering(((0, 1), (2, 3)), beta=3.0)
+with steering.attach(model):
+    expected = model(prompt)
+assert not torch.allclose(expected, model(prompt))
+model.compile(backend="eager")
+with steering.attach(model):
+    found = model(prompt)
+torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+""",
     "text with a hook": """
 tokens = torch.tensor([[5, 6, 7]])
 hooks = [("blocks.0.hook_resid_post", lambda value, hook: value * 0)]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from models import Layout, Sizes, hf_inputs, hf_model, make_prompt
@@ -163,6 +164,44 @@ def test_stream_keeps_back_half_a_character(model):
     finally:
         model._tokenizer = None
     assert pieces == ["é", "é", "é"]
+
+
+def test_stream_shows_half_a_character_where_the_answer_ends_after_it(hf, model):
+    prompt = make_prompt(SIZES, SINGLE)
+    eos = an_eos(hf, prompt)
+    said = generate(model, prompt, eos_token_id=eos)[0].tolist()
+    model._tokenizer = SimpleNamespace(
+        # The last token before the end is half a character; a special token is no text.
+        batch_decode=lambda tokens, **_: [
+            "".join("\ufffd" if t == said[-2] else "a" for t in row if t != eos)
+            for row in tokens.tolist()
+        ],
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    try:
+        pieces = list(model.generate_stream(prompt, N_NEW, eos_token_id=eos))
+        text = model.generate(prompt, N_NEW, eos_token_id=eos, verbose=False)
+    finally:
+        model._tokenizer = None
+    assert "".join(pieces) == text
+    assert text.endswith("\ufffd")
+
+
+@pytest.mark.parametrize(
+    "form", [np.int64, torch.tensor, np.array, lambda eos: [np.int32(eos)], lambda eos: (1, eos)]
+)
+def test_an_eos_token_may_be_an_integer_of_any_kind_or_several(hf, model, form):
+    prompt = make_prompt(SIZES, SINGLE)
+    eos = an_eos(hf, prompt)
+    assert torch.equal(
+        generate(model, prompt, eos_token_id=form(eos)), generate(model, prompt, eos_token_id=eos)
+    )
+
+
+def test_an_eos_token_that_is_no_integer_is_refused(model):
+    with pytest.raises(ValueError, match="eos_token_id must be an integer"):
+        generate(model, make_prompt(SIZES, SINGLE), eos_token_id=1.5)
 
 
 def test_stream_gives_its_first_piece_before_the_last_step(talker):

@@ -1,10 +1,12 @@
 """Audio-silence steering adds beta times the paper's direction, where it says, and nothing else."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
 
-from lens_audio import AudioPrompt, HookedAudioTransformer
+from lens_audio import AudioPrompt, HookedAudioTransformer, KeyValueCache
 from lens_audio.analysis import audio_attention, audio_mass, choice_log_probs
 from lens_audio.analysis.dataset import LabelledItem
 from lens_audio.analysis.listening import listening_score
@@ -168,6 +170,47 @@ def test_listening_to_is_steered_as_the_prompt(model, prompt) -> None:
             torch.testing.assert_close(model(prompt.tokens), expected)
 
 
+def test_a_copy_made_while_steered_is_a_plain_model(model, prompt) -> None:
+    plain = model(prompt)
+    with STEERING.attach(model):
+        steered = model(prompt)
+        copied = deepcopy(model)
+        torch.testing.assert_close(copied(prompt), plain)
+        torch.testing.assert_close(model(prompt), steered)
+    torch.testing.assert_close(copied(prompt), plain)
+    with STEERING.attach(copied):
+        torch.testing.assert_close(copied(prompt), steered)
+
+
+def test_a_copy_keeps_the_hooks_that_were_added_for_good(model, prompt) -> None:
+    copied = deepcopy(model)
+    copied.add_hook("blocks.3.hook_resid_post", lambda x, hook: 0 * x)
+    again = deepcopy(copied)
+    torch.testing.assert_close(again(prompt), copied(prompt))
+    again.reset_hooks()
+    torch.testing.assert_close(again(prompt), model(prompt))
+
+
+def test_the_cache_of_an_earlier_prompt_is_continued_with_its_own_s(model, items) -> None:
+    first, second = (question(item, model) for item in items[-2:])
+    token = torch.tensor([[7]])
+    with STEERING.attach(model):
+        past = KeyValueCache(model.cfg.n_layers)
+        model(first, past_kv_cache=past)
+        expected = model(token, past_kv_cache=past)
+        past = KeyValueCache(model.cfg.n_layers)
+        model(first, past_kv_cache=past)
+        model(second)
+        torch.testing.assert_close(model(token, past_kv_cache=past), expected)
+
+
+def test_refuses_a_cache_from_before_it_was_attached(model, prompt) -> None:
+    past = KeyValueCache(model.cfg.n_layers)
+    model(prompt, past_kv_cache=past)
+    with STEERING.attach(model), pytest.raises(ValueError, match="before steering was attached"):
+        model(torch.full((3, 1), 7), past_kv_cache=past)
+
+
 def test_scores_of_several_token_answers_are_steered_throughout(model, prompt) -> None:
     choices = ["bell rings", "rain"]
     plain = choice_log_probs(model, prompt, choices)
@@ -182,7 +225,6 @@ def test_detaches_after_an_exception(model, prompt) -> None:
     with pytest.raises(RuntimeError, match="mine"), STEERING.attach(model):
         raise RuntimeError("mine")
     assert torch.equal(model(prompt), plain)
-    assert "forward" not in vars(model)
     assert not any(point.has_hooks() for point in model.hook_points())
 
 
