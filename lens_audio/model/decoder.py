@@ -35,6 +35,7 @@ class Embedded(NamedTuple):
     tokens: Int[Tensor, "batch pos"] | None
     attention_mask: Bool[Tensor, "batch pos"] | None
     audio_mask: Bool[Tensor, "batch prompt"] | None = None
+    clips_by_row: list[range] | None = None
     n_first: int | None = None  # of a sequence read again: positions of the forward that began it
 
 
@@ -214,6 +215,7 @@ class HookedTransformer(Generation):
             mask = past_kv_cache.append_attention_mask(new)
         info = self.forward_info
         info.n_past, info.n_total, info.attention_mask = n_past, n_past + resid.shape[1], mask
+        info.clips_by_row = start.clips_by_row
         if n_past == 0:
             info.n_first, info.audio_mask = start.n_first or resid.shape[1], start.audio_mask
         if past_kv_cache is not None and self.cfg.use_dynamic_ntk:
@@ -262,7 +264,7 @@ class HookedTransformer(Generation):
             None,
             torch.cat([past.previous_attention_mask, new], dim=1),
             audio_mask,
-            n_first,
+            n_first=n_first,
         )
         fresh = None if past.frozen else KeyValueCache(self.cfg.n_layers)
         resid = self._run_blocks(whole, start_at_layer, stop_at_layer, fresh)

@@ -22,6 +22,7 @@ class ForwardInfo:
     n_prompt: int | None = None  # positions before the generated ones, while generating
     attention_mask: Bool[Tensor, "batch total"] | None = None
     audio_mask: Bool[Tensor, "batch prompt"] | None = None
+    clips_by_row: list[range] | None = None  # of the prompt that this forward read
 
 
 class HookPoint(transformer_lens.hook_points.HookPoint):

@@ -8,11 +8,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities import Slice
 
 from lens_audio.config import BlockConfig
+from lens_audio.model.activation_cache import ActivationCache
+from lens_audio.model.clips import is_by_clip
+from lens_audio.model.hook_point import ForwardInfo
 
 HookName = str | Callable[[str], bool]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
@@ -42,7 +45,7 @@ def count_from_end(name: str, hook_dict: Iterable[str]) -> str:
 
 def position_axis(name: str) -> int | None:
     """The axis of the decoder's positions (of queries in a pattern); None in the audio front end."""
-    if name.startswith("audio_") or name == "hook_audio_embed":
+    if is_by_clip(name):
         return None
     return 2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
 
@@ -51,6 +54,7 @@ class HookedModule(HookedRootModule):
     """A root module whose hook names are checked: a typo is an error, never a hook that never fires."""
 
     cfg: BlockConfig
+    forward_info: ForwardInfo | None = None  # in a decoder: the forward in progress, or the last
 
     @property
     def device(self) -> torch.device:
@@ -125,19 +129,20 @@ class HookedModule(HookedRootModule):
         Args:
             names_filter: a hook name, several, or a function of names.
             return_cache_object: False gives a plain dictionary.
-            remove_batch_dim: drop the batch dimension of a batch of one.
+            remove_batch_dim: drop the batch dimension of a batch of one row; clips lose theirs where
+                there is exactly one.
             kwargs: as in TransformerLens (`device`, `pos_slice`, `incl_bwd`, …) and of `forward`.
 
         Raises:
-            ValueError: for a name that no hook point has.
+            ValueError: for a name that no hook point has; with `remove_batch_dim` for several rows.
         """
         selected = self._names_selected(names_filter)
-        out, cache = super().run_with_cache(
-            *args, names_filter=selected, remove_batch_dim=remove_batch_dim, **kwargs
-        )
-        if return_cache_object:
-            cache = ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
-        return out, cache
+        out, activations = super().run_with_cache(*args, names_filter=selected, **kwargs)
+        clips_by_row = None if self.forward_info is None else self.forward_info.clips_by_row
+        cache = ActivationCache(activations, self, clips_by_row=clips_by_row)
+        if remove_batch_dim:
+            cache.remove_batch_dim()
+        return out, cache if return_cache_object else cache.cache_dict
 
     def get_caching_hooks(
         self,
@@ -156,18 +161,18 @@ class HookedModule(HookedRootModule):
         selected = self._names_selected(names_filter)
         sliced = Slice.unwrap(pos_slice)
 
-        def save(tensor: torch.Tensor, hook: Any, suffix: str) -> None:
+        def save(tensor: torch.Tensor, hook: Any, key: str) -> None:
             kept = tensor.detach().to(device)
             axis = position_axis(hook.name)
             if axis is not None and sliced.mode != "identity":
                 kept = sliced.apply(kept, dim=axis)
             if remove_batch_dim and len(kept) == 1:
                 kept = kept[0]
-            cache[hook.name + suffix] = kept
+            cache[key] = kept
 
         names = [name for name in self.hook_dict if selected(name)]
-        fwd = [(name, partial(save, suffix="")) for name in names]
-        bwd = [(name, partial(save, suffix="_grad")) for name in names if incl_bwd]
+        fwd = [(name, partial(save, key=name)) for name in names]
+        bwd = [(name, partial(save, key=f"{name}_grad")) for name in names if incl_bwd]
         self.is_caching = True
         return cache, fwd, bwd
 
@@ -207,7 +212,8 @@ class HookedModule(HookedRootModule):
         names = {names_filter} if isinstance(names_filter, str) else set(names_filter)
         for name in names:
             self.check_hook_name(name)
-        return {self.mod_dict[name].name for name in names}.__contains__
+        hook_points = {self.mod_dict[name] for name in names}  # some have two names
+        return lambda name: self.hook_dict[name] in hook_points
 
     def _definite(
         self, hooks: Sequence[tuple[HookName, Callable]]
