@@ -7,6 +7,7 @@ import torch
 import lens_audio as la
 from lens_audio.config import AudioEncoderConfig, AudioModelConfig
 from lens_audio.model import HookedAudioTransformer
+from lens_audio.model.clips import is_by_clip
 
 PAGE = Path(__file__).parent / "hook_points.md"
 
@@ -73,7 +74,7 @@ def section(title: str, names: list[str], cache: dict[str, torch.Tensor]) -> str
 def page() -> str:
     model, prompt = model_and_prompt()
     _, cache = model.run_with_cache(prompt, return_cache_object=False)
-    front = [name for name in cache if name.startswith("audio_") or name == "hook_audio_embed"]
+    front = list(filter(is_by_clip, cache))
     decoder = [name for name in cache if name not in front]
     return (
         INTRO

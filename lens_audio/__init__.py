@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from lens_audio.explorer import explore
     from lens_audio.inputs import AudioPrompt
     from lens_audio.model import (
+        ActivationCache,
         HookedAudioEncoder,
         HookedAudioTransformer,
         HookedTransformer,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives. It is imported on first use, so that `lens-audio --help` is quick.
 _HOMES = {
+    "ActivationCache": "lens_audio.model",
     "AudioPrompt": "lens_audio.inputs",
     "HookedAudioEncoder": "lens_audio.model",
     "HookedAudioTransformer": "lens_audio.model",
@@ -26,6 +28,7 @@ _HOMES = {
 _ROOMS = ("analysis", "evals", "hooks", "plots", "steering", "testbed")
 
 __all__ = [
+    "ActivationCache",
     "AudioPrompt",
     "HookedAudioEncoder",
     "HookedAudioTransformer",

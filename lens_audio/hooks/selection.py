@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex
 
 import torch
 
+from lens_audio.model.clips import is_by_clip
 from lens_audio.model.hooked_root import count_from_end
 
 HookName = str | Callable[[str], bool]
@@ -105,7 +106,7 @@ class Site:
     @property
     def is_audio(self) -> bool:
         """Before the decoder, where rows are clips and positions are frames or audio tokens."""
-        return self.template.startswith(("audio_", "hook_audio_"))
+        return is_by_clip(self.template)
 
     @property
     def is_pattern(self) -> bool:

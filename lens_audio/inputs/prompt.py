@@ -18,10 +18,10 @@ from lens_audio.inputs.layout import (
     check_masks,
     check_mel,
     check_tokens,
-    clips_by_row,
     expand_audio_tokens,
 )
 from lens_audio.inputs.timing import Seconds, token_spans, tokens_between
+from lens_audio.model.clips import clips_by_row
 
 AUDIO_TOKEN_ID = 151646  # <|AUDIO|> in Qwen2-Audio's vocabulary
 

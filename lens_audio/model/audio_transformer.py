@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lens_audio.config import AudioModelConfig, n_audio_tokens
 from lens_audio.model.audio_encoder import HookedAudioEncoder
+from lens_audio.model.clips import clips_by_row
 from lens_audio.model.decoder import Embedded, HookedTransformer
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCache
@@ -164,7 +165,8 @@ class HookedAudioTransformer(HookedTransformer):
             resid = self._write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
         elif bool(audio_mask.any()):
             raise ValueError("the prompt has audio tokens but no mel spectrogram")
-        return Embedded(resid, tokens, mask, audio_mask, prompt)
+        clips = clips_by_row(audio_mask, prompt.mel_lengths)
+        return Embedded(resid, tokens, mask, audio_mask, clips, prompt)
 
     def _write_audio(
         self,

@@ -35,6 +35,7 @@ class Embedded(NamedTuple):
     tokens: Int[Tensor, "batch pos"] | None
     attention_mask: Bool[Tensor, "batch pos"] | None
     audio_mask: Bool[Tensor, "batch pos"] | None = None
+    clips_by_row: list[range] | None = None
     prompt: Any = None  # the AudioPrompt that this is, if it is one
     first: First | None = None  # of a sequence that is read again
 
@@ -230,7 +231,7 @@ class HookedTransformer(Generation):
         info.n_past, info.n_total, info.attention_mask = n_past, n_past + resid.shape[1], mask
         info.n_first, info.audio_mask, info.prompt = first
         info.prompt = info.prompt if info.generated_from is None else info.generated_from
-        info.start_at_layer = start_at_layer
+        info.start_at_layer, info.clips_by_row = start_at_layer, start.clips_by_row
         if past_kv_cache is not None and self.cfg.use_dynamic_ntk:
             past_kv_cache.append_inputs(resid)
         context = AttentionContext.of(self.cfg, resid, mask, n_past)

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens import ActivationCache
 from transformer_lens.utilities import sample_logits
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from lens_audio.model.activation_cache import ActivationCache
 from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.model.hooked_root import NamesFilter
 from lens_audio.model.kv_cache import KeyValueCache
@@ -123,7 +123,7 @@ class Generation(TextHelpers):
         out = rows.before(new) if wants_tokens else self._decode(rows, new, single)
         if not return_cache:
             return out
-        return out, ActivationCache(join_steps(caches), self)
+        return out, join_steps(caches)
 
     def generate_stream(
         self,
@@ -206,9 +206,10 @@ class Generation(TextHelpers):
         )
         logits, cache = found
         if caches and self.forward_info.n_past == 0:  # the whole sequence was read again
-            cache.cache_dict = caches[0].cache_dict | cache.cache_dict
-            caches.clear()
-        caches.append(cache)
+            caches[0].cache_dict.update(cache.cache_dict)
+            del caches[1:]
+        else:
+            caches.append(cache)
         return logits[:, -1]
 
     def _generation_input(self, input: Any, attention_mask: Tensor | None) -> "Rows":
@@ -287,11 +288,11 @@ def _token_ids(given: Any) -> list[int]:
     return ids.tolist()
 
 
-def join_steps(caches: list[ActivationCache]) -> dict[str, Tensor]:
+def join_steps(caches: list[ActivationCache]) -> ActivationCache:
     """One cache from the caches of consecutive steps, joined along the position axis."""
-    last = caches[-1]
+    first, last = caches[0], caches[-1]
     joined = {}
-    for name in caches[0]:
+    for name in first:
         steps = [cache[name] for cache in caches if name in cache.cache_dict]
         if name.endswith(("hook_pattern", "hook_attn_scores")) and name in last.cache_dict:
             n_keys, fill = last[name].shape[-1], 0.0 if name.endswith("pattern") else -torch.inf
@@ -299,4 +300,4 @@ def join_steps(caches: list[ActivationCache]) -> dict[str, Tensor]:
             joined[name] = torch.cat(steps, dim=2)
         else:
             joined[name] = torch.cat(steps, dim=1) if len(steps) > 1 else steps[0]
-    return joined
+    return ActivationCache(joined, first.model, clips_by_row=first.clips_by_row)

@@ -26,9 +26,8 @@ class ForwardInfo:
     start_at_layer: int | None = None  # given: the input was a residual stream
     attention_mask: Bool[Tensor, "batch total"] | None = None
     audio_mask: Bool[Tensor, "batch prompt"] | None = None
-    prompt: Any = (
-        None  # the AudioPrompt that began the sequence; None for text and residual streams
-    )
+    clips_by_row: list[range] | None = None  # of the prompt that this forward read
+    prompt: Any = None  # the AudioPrompt that began the sequence, if one did
 
     @property
     def begins(self) -> bool:

@@ -10,11 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import LensHandle
 from transformer_lens.utilities import Slice
 
 from lens_audio.config import BlockConfig
+from lens_audio.model.activation_cache import ActivationCache
+from lens_audio.model.clips import is_by_clip
 from lens_audio.model.hook_point import ForwardInfo, HookPoint, only_reads
 
 HookName = str | Callable[[str], bool]
@@ -45,7 +47,7 @@ def count_from_end(name: str, hook_dict: Iterable[str]) -> str:
 
 def position_axis(name: str) -> int | None:
     """The axis of the decoder's positions (of queries in a pattern); None in the audio front end."""
-    if name.startswith("audio_") or name == "hook_audio_embed":
+    if is_by_clip(name):
         return None
     return 2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
 
@@ -75,6 +77,7 @@ class HookedModule(HookedRootModule):
     """
 
     cfg: BlockConfig
+    forward_info: ForwardInfo | None = None  # in a decoder: the forward in progress, or the last
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,29 +103,22 @@ class HookedModule(HookedRootModule):
 
         A hook function may use it to run its own model.
         """
-        info: ForwardInfo | None = getattr(self, "forward_info", None)
-        before = copy(info)
         with self.lock, self._set_aside(lambda handle: False):
+            info = self.forward_info or ForwardInfo()
+            before = copy(info)
+            vars(info).update(vars(ForwardInfo()))
             try:
-                if info is not None:
-                    vars(info).update(vars(ForwardInfo()))
                 yield self
             finally:
-                if info is not None:
-                    vars(info).update(vars(before))
+                vars(info).update(vars(before))
 
     @contextmanager
     def _set_aside(self, keeps: Callable[[LensHandle], bool]) -> Iterator[None]:
         """Take off the hooks that `keeps` does not select; afterwards all are back as they were."""
         before = []
         for point in self.hook_points():
-            handles, functions = (
-                (point.fwd_hooks, point.bwd_hooks),
-                (
-                    point._forward_hooks,
-                    point._backward_hooks,
-                ),
-            )
+            handles = point.fwd_hooks, point.bwd_hooks
+            functions = point._forward_hooks, point._backward_hooks
             before.append((point, handles, functions, [dict(each) for each in functions]))
             point.fwd_hooks, point.bwd_hooks = ([h for h in each if keeps(h)] for each in handles)
             kept = {handle.hook.id for handle in (*point.fwd_hooks, *point.bwd_hooks)}
@@ -235,20 +231,21 @@ class HookedModule(HookedRootModule):
         Args:
             names_filter: a hook name, several, or a function of names.
             return_cache_object: False gives a plain dictionary.
-            remove_batch_dim: drop the batch dimension of a batch of one.
+            remove_batch_dim: drop the batch dimension of a batch of one row; clips lose theirs where
+                there is exactly one.
             kwargs: as in TransformerLens (`device`, `pos_slice`, `incl_bwd`, …) and of `forward`.
 
         Raises:
-            ValueError: for a name that no hook point has.
+            ValueError: for a name that no hook point has; with `remove_batch_dim` for several rows.
         """
         selected = self._names_selected(names_filter)
         with self.lock:
-            out, cache = super().run_with_cache(
-                *args, names_filter=selected, remove_batch_dim=remove_batch_dim, **kwargs
-            )
-        if return_cache_object:
-            cache = ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
-        return out, cache
+            out, activations = super().run_with_cache(*args, names_filter=selected, **kwargs)
+            clips_by_row = None if self.forward_info is None else self.forward_info.clips_by_row
+        cache = ActivationCache(activations, self, clips_by_row=clips_by_row)
+        if remove_batch_dim:
+            cache.remove_batch_dim()
+        return out, cache if return_cache_object else cache.cache_dict
 
     def get_caching_hooks(
         self,
@@ -267,7 +264,7 @@ class HookedModule(HookedRootModule):
         selected = self._names_selected(names_filter)
         sliced = Slice.unwrap(pos_slice)
 
-        def save(tensor: torch.Tensor, hook: Any, suffix: str) -> None:
+        def save(tensor: torch.Tensor, hook: Any, key: str) -> None:
             kept = tensor.detach().to(device)
             if hook.may_be_edited:  # by a hook that acts on this very tensor after this one
                 kept = kept.clone()
@@ -276,11 +273,11 @@ class HookedModule(HookedRootModule):
                 kept = sliced.apply(kept, dim=axis)
             if remove_batch_dim and len(kept) == 1:
                 kept = kept[0]
-            cache[hook.name + suffix] = kept
+            cache[key] = kept
 
         names = [name for name in self.hook_dict if selected(name)]
-        fwd = [(name, only_reads(partial(save, suffix=""))) for name in names]
-        bwd = [(name, partial(save, suffix="_grad")) for name in names if incl_bwd]
+        fwd = [(name, only_reads(partial(save, key=name))) for name in names]
+        bwd = [(name, partial(save, key=f"{name}_grad")) for name in names if incl_bwd]
         self.is_caching = True
         return cache, fwd, bwd
 
@@ -321,7 +318,8 @@ class HookedModule(HookedRootModule):
         names = {count_from_end(name, self.hook_dict) for name in given}
         for name in names:
             self.check_hook_name(name)
-        return {self.mod_dict[name].name for name in names}.__contains__
+        hook_points = {self.mod_dict[name] for name in names}  # some have two names
+        return lambda name: self.hook_dict[name] in hook_points
 
     def _definite(
         self, hooks: Sequence[tuple[HookName, Callable]]

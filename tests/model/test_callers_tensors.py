@@ -6,10 +6,15 @@ from models import hooked_model, make_prompt
 
 from lens_audio import hooks
 
-torch.set_grad_enabled(False)
 MODEL = hooked_model()
 PROMPT = make_prompt()
 SHAPES = {name: value.shape for name, value in MODEL.run_with_cache(PROMPT)[1].items()}
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.no_grad():
+        yield
 
 
 def overwrite(activation, hook):

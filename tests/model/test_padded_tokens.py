@@ -7,8 +7,13 @@ from hypothesis import strategies as st
 
 from lens_audio import HookedAudioTransformer, KeyValueCache, testbed
 
-torch.set_grad_enabled(False)
 TEXTS = ["What do you hear?", "Name the loudest sound in this recording, and say when it begins."]
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,14 @@ STEERING = AudioSilenceSteering(((0, 1), (2, 3)), beta=3.0)
 
 def evaluate(model: Any, items: Any, prompt: Any, folder: Any) -> None:
     data = SyntheticQA.make(2)
-    evals.evaluate(model, data, folder, evals.Settings(evals.wording("plain"), runs=("base",)), workers=0, verbose=False)
+    evals.evaluate(
+        model,
+        data,
+        folder,
+        evals.Settings(evals.wording("plain"), runs=("base",)),
+        workers=0,
+        verbose=False,
+    )
 
 
 def first(logits: torch.Tensor) -> torch.Tensor:
