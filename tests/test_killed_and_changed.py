@@ -99,10 +99,11 @@ def test_twenty_kills_of_a_sweep_with_changed_arguments(tmp_path, monkeypatch):
         "other positions": {"positions": {str(i): [i, i + 1] for i in range(len(clean.tokens[0]) - 1)}},
     }  # fmt: skip
 
-    def run(resume_from, model=hooked_model(), metric=metrics.logit_diff(5, 7), **changed):
-        return sweep(
-            model, clean, corrupted, "z", metric, resume_from=resume_from, **options, **changed
-        )
+    as_it_is = {"model": hooked_model(), "metric": metrics.logit_diff(5, 7)}
+
+    def run(resume_from, **changed):
+        asked = {**as_it_is, **options, **changed}
+        return sweep(clean=clean, corrupted=corrupted, site="z", resume_from=resume_from, **asked)
 
     start = time.perf_counter()
     expected = {name: run(None, **changed) for name, changed in arguments.items()}

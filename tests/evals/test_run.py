@@ -192,7 +192,7 @@ def test_answers_that_would_be_judged_otherwise_are_not_gone_on_with(
     matches.__module__ = type(dataset).matches.__module__
     monkeypatch.setattr(type(dataset), "matches", matches)
     with pytest.raises(
-        ValueError, match="was judged right and is now wrong|wrong and is now right"
+        ValueError, match=r"was judged right and is now wrong|wrong and is now right"
     ):
         run(model, dataset, whole[1], settings)
 
@@ -379,7 +379,7 @@ def test_settings_that_make_no_sense_are_refused():
 def test_two_runs_do_not_write_one_journal(dataset, model, tmp_path, settings):
     with (
         Lock(tmp_path / "journal.jsonl"),
-        pytest.raises(BlockingIOError, match="is writing .*journal"),
+        pytest.raises(BlockingIOError, match=r"is writing .*journal"),
     ):
         run(model, dataset, tmp_path, settings)
 
