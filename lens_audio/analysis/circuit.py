@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_audio import hooks
+from lens_audio import files, hooks
 from lens_audio.analysis.cells import check_prompts
 from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
 from lens_audio.analysis.listening import check_heads
@@ -82,7 +82,7 @@ class Circuit:
         """The circuit as JSON, with what else should be kept; written to a file if one is named."""
         text = json.dumps({**about, "heads": self.heads}, indent=2)
         if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
+            files.write_text(path, text + "\n")
         return text
 
     @classmethod

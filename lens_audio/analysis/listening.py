@@ -15,7 +15,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
 
+from lens_audio import files
 from lens_audio.analysis.attention import audio_attention, audio_mass
 from lens_audio.analysis.dataset import (
     LabelledItem,
@@ -294,7 +294,7 @@ class Specialists:
             "calibration_accuracy": self.calibration_accuracy,
             "table": json.loads(self.to_dataframe().to_json(orient="records")),
         }
-        Path(path).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        files.write_text(path, json.dumps(facts, indent=1) + "\n")
 
 
 def find_specialists(

@@ -5,13 +5,11 @@ runs only what a patch can change: the layers from its own on, at its positions 
 (causal masking makes that exact), over the keys and values that the rest of the prompt left behind.
 """
 
-import hashlib
-import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -29,6 +27,7 @@ from lens_audio.analysis.cells import (
 )
 from lens_audio.analysis.fast_patching import FastPatcher
 from lens_audio.analysis.metrics import metric_name
+from lens_audio.analysis.progress import Progress, request_of
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
@@ -73,14 +72,16 @@ def sweep(
         engine: "fast" or "naive".
         batch_tokens: positions computed at once, at most; by default as many as the prompts have,
             or 4,096 if that is more. It is halved when memory runs out.
-        resume_from: a file that keeps what is done; an interrupted sweep with the same arguments
-            continues from it.
+        resume_from: a file that keeps what is done, written every 256 cells and every 30 s; an
+            interrupted sweep of the same model, prompts and cells continues from it.
         verbose: show a progress bar.
 
     Raises:
         ValueError: for prompts of unequal shape, an empty or impossible selection, a metric that is
             NaN on the unpatched runs or not one number an example, hooks left on the model, or a
-            `resume_from` file of another sweep.
+            `resume_from` file of another sweep, saying what differs.
+        OSError: for a `resume_from` that cannot be written, before anything is run, or that
+            another sweep is writing.
     """
     steps = sweep_steps(
         model, clean, corrupted, site, metric, positions=positions, layers=layers, heads=heads,
@@ -89,7 +90,7 @@ def sweep(
     n_done, n_cells, result = next(steps)
     bar = tqdm(total=n_cells, initial=n_done, desc="patching", unit="cell", disable=not verbose,
                delay=1, leave=False)  # fmt: skip
-    with bar:
+    with bar, closing(steps):
         for _ in steps:
             bar.update()
     n_undefined = int(result.values.isnan().sum())
@@ -113,7 +114,7 @@ def sweep_steps(
     engine: str = "fast",
     batch_tokens: int | None = None,
     resume_from: str | os.PathLike[str] | None = None,
-) -> Iterator[tuple[int, int, PatchingResult]]:
+) -> Generator[tuple[int, int, PatchingResult], None, None]:
     """A sweep to watch, or to stop half way: the same as `sweep`, cell by cell.
 
     No hook is on the model between two steps, so other things may be run there. Hooks that are left
@@ -125,6 +126,7 @@ def sweep_steps(
     """
     _check_arguments(model, clean, corrupted, direction, engine)
     where = Site.of(model, site)
+    progress = Progress(resume_from)
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     masks, axis = _masks(model, where, site, positions, base)
     grid = make_grid(where, masks, axis, [0] if site == "audio_embed" else layers, heads)
@@ -151,20 +153,25 @@ def sweep_steps(
         source=source_values,
         about=about,
     )
-    progress = _Progress(resume_from, result, base, source)
+    if progress.path is not None:
+        request = request_of(
+            model, grid.cells, about | {"axes": result.axes}, base=base, source=source
+        )
+        # Some logits more, because a normalised metric is 0 and 1 on the two runs whatever it is of.
+        probe = evaluate(patcher.base_logits.flip(-1))
+        progress.begin(result, request, probe, model.embed.W_E.dtype)
     todo = [cell for cell in grid.cells if bool(result.values[(0, *cell.index)].isnan().all())]
     n_done, n_cells = len(grid.cells) - len(todo), len(grid.cells)
-    yield n_done, n_cells, result
     try:  # what is done is kept whatever happens
+        yield n_done, n_cells, result
         for cell, logits in patcher.run(todo):
             result.values[(slice(None), *cell.index)] = evaluate(logits)  # type: ignore[index]
             n_done += 1
-            if n_done % 256 == 0:
-                progress.write()
+            progress.cell_done()
             yield n_done, n_cells, result
             model.check_no_hooks()
     finally:
-        progress.write()
+        progress.close()
 
 
 def time_windows(prompt: AudioPrompt, seconds: float | int, row: int = 0) -> dict[str, Tensor]:
@@ -292,35 +299,6 @@ class NaivePatcher:
             yield cell, logits[:, -1]
 
 
-class _Progress:
-    """The file that an interrupted sweep continues from."""
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str] | None,
-        result: PatchingResult,
-        base: AudioPrompt,
-        source: AudioPrompt,
-    ) -> None:
-        self.path = None if path is None else Path(path)
-        self.result = result
-        if self.path is None:
-            return
-        result.about["fingerprint"] = _fingerprint(result, base, source)
-        if self.path.exists():
-            kept = PatchingResult.load(self.path)
-            if kept.about.get("fingerprint") != result.about["fingerprint"]:
-                raise ValueError(
-                    f"{path} holds a sweep of other prompts, another model, site, metric or axes; "
-                    "give another file, or delete it"
-                )
-            result.values.copy_(kept.values)
-
-    def write(self) -> None:
-        if self.path is not None:
-            self.result.save(self.path)
-
-
 def _masks(
     model: HookedAudioTransformer, site: Site, name: str, positions: Positions, prompt: AudioPrompt
 ) -> tuple[dict[str, Tensor], str | None]:
@@ -355,12 +333,3 @@ def _check_arguments(
     if engine not in ("fast", "naive"):
         raise ValueError(f"engine must be 'fast' or 'naive', not {engine!r}")
     check_prompts(model, clean, corrupted)
-
-
-def _fingerprint(result: PatchingResult, base: AudioPrompt, source: AudioPrompt) -> str:
-    """A hash of what was asked: inputs, axes, and the unpatched values, which tell the weights."""
-    digest = hashlib.sha256(json.dumps([result.axes, result.about], sort_keys=True).encode())
-    for tensor in (base.tokens, base.mel, source.tokens, source.mel, result.base, result.source):
-        if tensor is not None:
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -11,9 +11,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from scipy import stats
 from torch import Tensor
+
+from lens_audio import files
 
 
 @dataclass
@@ -100,10 +102,7 @@ class PatchingResult:
         tensors = {"values": self.values, "base": self.base, "source": self.source}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         metadata = {"axes": json.dumps(self.axes), "about": json.dumps(self.about)}
-        target = Path(path)
-        part = target.with_name(target.name + ".part")
-        save_file(tensors, part, metadata)
-        os.replace(part, target)
+        files.write_bytes(path, serialize(tensors, metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "PatchingResult":
@@ -112,17 +111,17 @@ class PatchingResult:
         Raises:
             FileNotFoundError, ValueError: for no file, or another kind of file.
         """
-        if not Path(path).is_file():
+        path = Path(path).expanduser()
+        if not path.is_file():
             raise FileNotFoundError(f"no saved sweep at {path}")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in ("values", "base", "source")}
-                return cls(
-                    **tensors,
-                    axes=json.loads(metadata["axes"]),
-                    about=json.loads(metadata["about"]),
-                )
+                axes, about = json.loads(metadata["axes"]), json.loads(metadata["about"])
+                if not isinstance(axes, dict) or not isinstance(about, dict):
+                    raise TypeError("its axes or facts are no dictionary")
+                return cls(**tensors, axes=axes, about=about)
         except Exception as error:
             raise ValueError(f"{path} is no saved sweep: {error}") from error
 

@@ -21,8 +21,9 @@ from lens_audio.analysis import (
     next_token_probs,
     top_heads,
 )
+from lens_audio.files import check_writable
 from lens_audio.plots.listen_page import Listened, listen_page
-from lens_audio.plots.report import check_writable, write_page
+from lens_audio.plots.report import write_page
 
 DEFAULT_QUESTION = "What do you hear?"
 EMBEDDED = "the embedded checkpoint"

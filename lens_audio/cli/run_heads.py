@@ -11,9 +11,10 @@ from lens_audio import HookedAudioTransformer, testbed
 from lens_audio.analysis.dataset import LabelledItem, labelled
 from lens_audio.analysis.listening import Specialists, find_specialists
 from lens_audio.cli.listen import shown_name, versions
+from lens_audio.files import check_writable, write_text
 from lens_audio.plots import head_map, score_distributions
-from lens_audio.plots.report import check_writable, figure_html, page, table_html, write_page
 from lens_audio.plots.report import escape as html
+from lens_audio.plots.report import figure_html, page, table_html, write_page
 from lens_audio.plots.theme import head_name
 from lens_audio.testbed.items import Caption
 
@@ -37,7 +38,7 @@ def run(
     if table.suffix == ".json":
         found.to_json(table)
     else:
-        found.to_dataframe().to_csv(table, index=False)
+        write_text(table, found.to_dataframe().to_csv(index=False))
     write_page(out, heads_page(found, shown_name(model_name), k, n, seed))
     show(found, Console(highlight=False))
     Console().print(f"\nTable: {escape(str(table))}\nPage: {escape(str(out))}", soft_wrap=True)

@@ -25,6 +25,7 @@ from lens_audio.evals.results import Results
 from lens_audio.evals.run import evaluate, refuse_missing
 from lens_audio.evals.scores import ALL
 from lens_audio.evals.testbed import SyntheticQA
+from lens_audio.files import check_folder
 from lens_audio.steering import AudioSilenceSteering
 
 NAMES = ("data", "audio", "steering", "out")  # of which a command shows no folders
@@ -65,6 +66,7 @@ class Request:
 
 def run(request: Request) -> None:
     """Read the data, load the model, evaluate, print, write the files."""
+    check_folder(request.out)
     console = Console(highlight=False)
     dataset = read(request)
     items = chosen_items(request, dataset)

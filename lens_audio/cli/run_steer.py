@@ -14,7 +14,8 @@ from lens_audio.analysis.listening import Interval, best_heads
 from lens_audio.cli.listen import shown_name
 from lens_audio.cli.run_heads import check_outputs, held_out, load
 from lens_audio.cli.steer_page import steer_page
-from lens_audio.plots.report import check_writable, write_page
+from lens_audio.files import check_writable, write_text
+from lens_audio.plots.report import write_page
 from lens_audio.steering.calibration import (
     CONFLICT,
     Calibration,
@@ -179,7 +180,8 @@ def write_table(
 ) -> None:
     """The report's table (without a report the calibration's) as CSV, or everything as JSON."""
     if path.suffix == ".csv":
-        (chosen.table if tested is None else tested.table).to_csv(path, index=False)
+        table = chosen.table if tested is None else tested.table
+        write_text(path, table.to_csv(index=False))
         return
     facts: dict[str, Any] = {
         "numbers": [vars(line) for line in lines],
@@ -195,7 +197,7 @@ def write_table(
             "drop_difference": interval_facts(knocked.drop_difference),
             "draws": knocked.draws,
         }
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(facts, indent=1) + "\n")
 
 
 def show(

@@ -44,11 +44,25 @@ class Outcome:
 
     @classmethod
     def of_json(cls, facts: dict[str, Any]) -> "Outcome":
-        sums = {
-            name: np.frombuffer(base64.b64decode(text), dtype="<f4")
-            for name, text in facts["sums"].items()
-        }
-        return cls(facts["items"], sums)
+        """What `to_json` gave.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        items, sums = facts.get("items"), facts.get("sums")
+        named = isinstance(items, list) and all(
+            isinstance(item, dict) and isinstance(item.get("id"), str) for item in items
+        )
+        if not named or not isinstance(sums, dict) or set(facts) != {"items", "sums"}:
+            raise ValueError("an outcome has items with their ids, and sums")
+        try:
+            arrays = {
+                name: np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+                for name, text in sums.items()
+            }
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"sums are base64 of float32: {error}") from error
+        return cls(facts["items"], arrays)
 
 
 Work = Callable[[AudioPrompt, list[AudioQAItem]], Outcome]
@@ -91,6 +105,8 @@ class Runner:
             What the work raised, or what another process's work raised.
         """
         batches = [[items[i] for i in indices] for indices in plan(items, self.batch_size)]
+        for n, batch in enumerate(batches):
+            self._check_done(phase, n, batch)
         todo = [n for n in range(len(batches)) if (phase, n) not in self.done]
         count, rank = self.processes.count, self.processes.rank
         loaded = load(self.to_load([batches[n] for n in todo[rank::count]]), self.workers)
@@ -104,6 +120,14 @@ class Runner:
                 self._round(phase, together, loaded, work)
                 bar.update(len(together))
         return sum((Outcome.of_json(self.done[phase, n]) for n in range(len(batches))), Outcome([]))
+
+    def _check_done(self, phase: str, number: int, batch: Sequence[AudioQAItem]) -> None:
+        """Refuse a batch that the journal has as one of other items."""
+        there = {record["id"] for record in self.done.get((phase, number), {}).get("items", [])}
+        if (phase, number) in self.done and there != {item.id for item in batch}:
+            raise ValueError(
+                f"the journal's batch {number} of {phase!r} is of other items; restore or remove it"
+            )
 
     def _round(self, phase: str, numbers: list[int], loaded: Any, work: Work) -> None:
         """One batch in each process; what they give is recorded by the main process."""

@@ -2,14 +2,12 @@
 
 import hashlib
 import io
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import soundfile
 
 MAX_QUESTION = 20_000  # letters; the longest of MMAU has 246
@@ -155,31 +153,3 @@ def seconds(item: AudioQAItem) -> float:
 def as_clip(audio: Any) -> Any:
     """What `load_audio` takes: a stored file is opened in memory."""
     return io.BytesIO(audio.read()) if hasattr(audio, "read") else audio
-
-
-def fingerprint(items: Sequence[AudioQAItem], matches: Callable[..., bool]) -> str:
-    """A hash of all that is asked, what is right, and which recordings (by name and size)."""
-    digest = hashlib.sha256(f"{matches.__module__}.{matches.__qualname__}".encode())
-    for item in items:
-        facts = [item.id, item.question, item.choices, item.answer, dict(item.facts)]
-        digest.update(json.dumps(facts, sort_keys=True).encode())
-        digest.update(_audio_identity(item.audio))
-    return digest.hexdigest()[:16]
-
-
-def _audio_identity(audio: Any) -> bytes:
-    if isinstance(audio, Path):
-        size = audio.stat().st_size if audio.is_file() else -1
-        return f"{audio.name} {size}".encode()
-    if hasattr(audio, "read"):
-        return str(_stored_size(audio)).encode()
-    samples, rate = audio
-    return f"{rate} ".encode() + np.asarray(samples).tobytes()
-
-
-def _stored_size(audio: Any) -> int:
-    """Of a stored file in bytes; -1 where it cannot be read."""
-    try:
-        return len(audio.read())
-    except (OSError, ValueError):
-        return -1

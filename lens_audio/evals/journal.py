@@ -1,14 +1,17 @@
 """What a run has done so far: a file that is only ever appended to, one line a batch."""
 
-import fcntl
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lens_audio import files
 from lens_audio.evals.items import refuse
+from lens_audio.fingerprint import differences
 
 Key = tuple[str, int]  # phase and batch
+Check = Callable[[str, dict[str, Any]], None]  # (phase, outcome): a ValueError if it is none
 
 
 class Journal:
@@ -18,20 +21,31 @@ class Journal:
     killed leaves at most an unfinished last line, which is dropped: its batch was not done.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], check: Check = lambda phase, outcome: None
+    ) -> None:
         """Begin a journal, or go on with the one that is there.
 
+        Args:
+            check: refuses what no batch of a phase gives.
+
         Raises:
-            ValueError: for a journal of another run, saying what differs, or a damaged one.
-            BlockingIOError: while another process writes it.
+            ValueError: for a journal of another run, saying what differs, of an earlier version of
+                the package, or a damaged one.
+            BlockingIOError: while another run writes it.
         """
         self.done: dict[Key, dict[str, Any]] = {}
-        self._file = open(path, "a+b")  # noqa: SIM115 (it stays open)
+        self._check = check
+        self._lock = files.Lock(path)
         try:
-            self._lock(path)
+            self._file = open(path, "a+b")  # noqa: SIM115 (it stays open)
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
             self._begin(path, json.loads(json.dumps(manifest)))
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def append(self, phase: str, batch: int, outcome: dict[str, Any]) -> None:
@@ -40,15 +54,9 @@ class Journal:
         self.done[phase, batch] = outcome
 
     def close(self) -> None:
-        """Let another process write it."""
+        """Let another run write it."""
         self._file.close()
-
-    def _lock(self, path: Path) -> None:
-        try:
-            # Not flock: worker processes would inherit that, and outlive a killed run with it.
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BlockingIOError(f"another process is writing {path}; wait, or end it") from error
+        self._lock.release()
 
     def _begin(self, path: Path, manifest: dict[str, Any]) -> None:
         self._file.seek(0)
@@ -59,49 +67,50 @@ class Journal:
             lines.pop()
         if not lines:
             self._write(manifest)
-            self._sync_folder(path)
+            files.sync(path.parent)
             return
         records = [_parsed(line, number, path) for number, line in enumerate(lines, 1)]
-        if len(records) == 1 and differences(records[0], manifest):  # begun, and nothing done yet
+        changed = differences(records[0], manifest)
+        if len(records) == 1 and changed:  # begun, and nothing done yet
             self._file.truncate(0)
             self._write(manifest)
             return
-        refuse(
-            differences(records[0], manifest), f"cannot go on with {path}, which was another run's"
-        )
-        for record in records[1:]:
-            self.done[record.pop("phase"), record.pop("batch")] = record
+        if records[0].get("format") != manifest.get("format"):
+            raise ValueError(
+                f"cannot go on with {path}: another version of lens_audio began it, whose facts do "
+                "not tell whether it is of the same model and recordings. Its results stay as they "
+                "are; give another folder, or go on with that version"
+            )
+        refuse(changed, f"cannot go on with {path}, which was another run's")
+        for number, record in enumerate(records[1:], 2):
+            self._take(record, number, path)
+
+    def _take(self, record: dict[str, Any], number: int, path: Path) -> None:
+        """A batch's line among those done."""
+        try:
+            phase, batch = record.pop("phase"), record.pop("batch")
+            if not isinstance(phase, str) or type(batch) is not int or (phase, batch) in self.done:
+                raise ValueError("no batch, or one that is done")
+            self._check(phase, record)
+        except (KeyError, ValueError) as error:
+            raise _damaged(number, path) from error
+        self.done[phase, batch] = record
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _sync_folder(self, path: Path) -> None:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def differences(before: dict[str, Any], now: dict[str, Any], name: str = "") -> list[str]:
-    """What differs between two manifests, in words."""
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        label = f"{name} {key}".strip()
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, label)
-        elif old != new:
-            found.append(f"{label} was {old!r} and is {new!r}")
-    return found
-
 
 def _parsed(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
-        return json.loads(line)
+        record = json.loads(line)
     except ValueError as error:
-        raise ValueError(
-            f"{path}: line {number} is damaged; restore the file or remove it"
-        ) from error
+        raise _damaged(number, path) from error
+    if not isinstance(record, dict):
+        raise _damaged(number, path)
+    return record
+
+
+def _damaged(number: int, path: Path) -> ValueError:
+    return ValueError(f"{path}: line {number} is damaged; restore the file or remove it")

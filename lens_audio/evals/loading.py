@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from lens_audio.evals.items import AudioQAItem, as_clip, seconds
 from lens_audio.evals.prompts import Wording
 from lens_audio.inputs import AudioPrompt, build_prompt, load_audio
+from lens_audio.workers import end_with_parent
 
 TOKENS_A_SECOND, LETTERS_A_TOKEN = 25, 4
 TEMPLATE_TOKENS = 64  # at most, of the chat template around a question
@@ -139,6 +140,7 @@ def load(batches: Batches, workers: int) -> Iterator[Loaded]:
     ahead: dict[str, Any] = {"prefetch_factor": 2} if workers and len(batches) else {}
     workers = min(workers, len(batches))
     tools = {"processor": batches.processor, "tokenizer": batches.processor.tokenizer}
+    ahead["worker_init_fn"] = end_with_parent
     for loaded in DataLoader(batches, batch_size=None, num_workers=workers, **ahead):
         prompt = None if loaded.prompt is None else replace(loaded.prompt, **tools)
         yield replace(loaded, prompt=prompt)

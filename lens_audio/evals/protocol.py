@@ -6,7 +6,7 @@ under every setting. On the other items the model answers as it is and under eac
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,18 +25,49 @@ from lens_audio.evals.items import AudioQADataset, AudioQAItem
 from lens_audio.evals.prompts import Wording
 from lens_audio.evals.reading import Heard, hear
 from lens_audio.evals.silence import Read, SilentBeginnings
+from lens_audio.fingerprint import versions
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 from lens_audio.steering.audio_silence import ADAPTIVE, AudioSilenceSteering, steps
 from lens_audio.steering.calibration import BETAS, KS, choose_setting, separation
 from lens_audio.steering.knockout import random_heads
-from lens_audio.steering.storage import model_facts, versions
+from lens_audio.steering.storage import model_facts
 
 BASE, STEERED, RANDOM, FIXED, SILENCED = "base", "steered", "random", "fixed", "silenced"
 RUNS = (BASE, STEERED, RANDOM, FIXED, SILENCED)
 NEED_STEERING = (STEERED, RANDOM, FIXED)
 ANSWER_BY = ("generation", "log-probability")
 DIGITS = 6  # of recorded numbers: enough to use, few enough to hide the noise of float sums
+
+
+# What each phase records of an item that could be read, besides its id.
+RECORDED: dict[str, Mapping[str, type]] = {
+    "listening": {"mass": list, "text": str, "prediction": str, "correct": bool},
+    "strength": {"correct": list},
+    "answers": {"prompt": str, "runs": dict},
+}
+ANSWERED = {"text": str, "prediction": str}
+
+
+def check_recorded(phase: str, outcome: dict[str, Any]) -> None:
+    """Refuse an outcome that no batch of this phase gives.
+
+    Raises:
+        ValueError: that.
+    """
+    for record in Outcome.of_json(outcome).items:
+        form: Mapping[str, type] | None
+        form = {"failed": str} if "failed" in record else RECORDED.get(phase)
+        answers = record.get("runs", {}) if phase == "answers" else {}
+        fits = form is not None and _has(record, form) and isinstance(answers, dict)
+        if not fits or not all(_has(answer, ANSWERED) for answer in answers.values()):
+            raise ValueError(f"no record of the phase {phase!r}: {record}")
+
+
+def _has(record: Any, form: Mapping[str, type]) -> bool:
+    return isinstance(record, dict) and all(
+        isinstance(record.get(name), kind) for name, kind in form.items()
+    )
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,31 @@
 """A benchmark from its items to its results, on one process or many, begun or gone on with."""
 
-import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from lens_audio import fingerprint
 from lens_audio.evals.batches import Runner, Spent
 from lens_audio.evals.items import (
     AudioQADataset,
     AudioQAItem,
     check_items,
-    fingerprint,
     is_calibration,
     missing_audio,
 )
 from lens_audio.evals.journal import Journal
 from lens_audio.evals.loading import Batches
 from lens_audio.evals.processes import Processes
-from lens_audio.evals.protocol import Chosen, Evaluation, Settings
+from lens_audio.evals.protocol import Chosen, Evaluation, Settings, check_recorded
 from lens_audio.evals.results import Results
 from lens_audio.model import HookedAudioTransformer
 from lens_audio.steering.audio_silence import AudioSilenceSteering
-from lens_audio.steering.storage import model_facts, versions
+from lens_audio.steering.storage import model_facts
 
 JOURNAL = "journal.jsonl"
-SAMPLED = 256  # numbers of each weight that its fingerprint is of
+FORMAT = 2  # of the journal; 1, which did not say so, told less of the model and the recordings
 
 
 def evaluate(
@@ -72,11 +69,13 @@ def evaluate(
     if processes.is_main:
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            journal = Journal(Path(folder) / JOURNAL, manifest)
+            journal = Journal(Path(folder) / JOURNAL, manifest, check_recorded)
         except Exception as caught:
             error = caught
-    processes.together(None, error)
+    manifests = processes.together(manifest, error)
     try:
+        if manifests != [manifest] * len(manifests):
+            raise ValueError("the processes of this run have different models, data or settings")
         extractor = model.processor.feature_extractor
         heard = extractor.n_samples / extractor.sampling_rate
         to_load = partial(
@@ -88,6 +87,7 @@ def evaluate(
             max_new_tokens=settings.max_new_tokens,
         )
         runner = Runner(journal, processes, to_load, settings.batch_size, workers, verbose)
+        check_judgements(runner.done.values(), dataset, items)
         run = Evaluation(model, dataset, settings, runner)
         chosen = None if steering is None else Chosen(steering, None)
         if calibration:
@@ -144,36 +144,48 @@ def manifest_of(
 ) -> dict[str, Any]:
     """What a run is: it is gone on with only where all of this is the same."""
     dtype = str(model.embed.W_E.dtype).removeprefix("torch.")
+    processor = fingerprint.of_processor(model.processor)
     return {
+        "format": FORMAT,
         "benchmark": {
             "name": dataset.name,
             "version": dataset.version,
             "n_items": len(items),
-            "fingerprint": fingerprint(items, dataset.matches),
+            "fingerprint": fingerprint.of_items(items, dataset.matches),
         },
-        "model": {**model_facts(model), "dtype": dtype, "weights": weights_fingerprint(model)},
+        "model": {
+            **model_facts(model),
+            "dtype": dtype,
+            **fingerprint.of_model(model),
+            "processor": processor,
+        },
         "device": model.device.type,
         "settings": settings.facts(),
-        "steering": None if steering is None else steering_facts(steering),
-        "versions": versions(),
+        "steering": None if steering is None else steering.facts(),
+        "versions": fingerprint.versions(),
     }
 
 
-def steering_facts(steering: AudioSilenceSteering) -> dict[str, Any]:
-    """What steering it is, a fixed direction by its hash."""
-    direction = steering.direction
-    if direction is None:
-        return steering.facts()
-    digest = hashlib.sha256(direction.detach().float().cpu().numpy().tobytes()).hexdigest()
-    return {**steering.facts(), "direction": digest[:16]}
+def check_judgements(
+    done: Iterable[dict[str, Any]], dataset: AudioQADataset, items: Sequence[AudioQAItem]
+) -> None:
+    """Refuse to go on with answers that the benchmark would now judge otherwise.
 
+    The code of `matches` cannot be told from another's; its judgements can.
 
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """A hash of each weight's name, shape and some of its numbers, spread over all of it."""
-    digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        if not weight.is_meta:  # offloaded to where it is not at hand
-            some = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLED)]
-            digest.update(some.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    Raises:
+        ValueError: naming an item.
+    """
+    asked = {item.id: item for item in items}
+    for record in (record for outcome in done for record in outcome["items"]):
+        item = asked.get(record["id"])
+        for answer in (record, *record.get("runs", {}).values()):
+            if item is None or item.answer is None or "prediction" not in answer:
+                continue
+            right = bool(dataset.matches(answer["prediction"], item.answer, item.choices))
+            if right != answer.get("correct"):
+                raise ValueError(
+                    f"cannot go on: {answer['prediction']!r} to item {item.id!r} was judged "
+                    f"{'wrong' if right else 'right'} and is now {'right' if right else 'wrong'}, "
+                    "so the benchmark's `matches` is another. Give another folder"
+                )

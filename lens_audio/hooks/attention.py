@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_audio.fingerprint import carrying
 from lens_audio.hooks.positions import (
     Positions,
     along,
@@ -81,5 +82,7 @@ def scale_attention(
             columns = select_positions(keys, scores.shape[3], hook, scores.device)
             return torch.where(rows & along(columns, 3, scores), scores + shift, scores)
 
+        carrying(function, what="scale attention", factor=factor, heads=some_heads,
+                 queries=queries, keys=keys)  # fmt: skip
         pairs += [(name, function) for name in site.names(some_layers)]
     return pairs

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lens_audio.fingerprint import carrying
 from lens_audio.hooks.positions import Positions, check_positions, select_positions
 from lens_audio.hooks.selection import Hook, Layers, Site, one_of
 from lens_audio.model.hook_point import only_reads
@@ -53,6 +54,7 @@ def capture(
             kept = torch.cat([before, kept], dim=axis)
         store[name] = kept
 
+    carrying(function, what="capture", site=where.template, positions=positions)
     return [(name, function) for name in where.names(one_of(layer, layers))]
 
 

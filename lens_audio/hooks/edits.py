@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 
+from lens_audio.fingerprint import carrying
 from lens_audio.hooks.positions import Place, Positions, along, check_positions, select_entries
 from lens_audio.hooks.selection import Heads, Hook, Layers, Site, one_of, split_by_layer
 from lens_audio.model.hook_point import only_reads
@@ -48,6 +49,7 @@ def patch(
     def new_values(activation: Tensor, hook: Any) -> Tensor:
         return _in_place(_stored(source, where, hook), activation, where, hook)
 
+    carrying(new_values, what="patch", source=source)
     return edit(where, new_values, one_of(layer, layers), heads, positions)
 
 
@@ -96,6 +98,7 @@ def ablate(
         rows = torch.randint(len(given), (len(activation),), generator=generator)
         return _in_place(given[rows.to(given.device)], activation, where, hook)
 
+    carrying(new_values, what="ablate", how=how, source=source, seed=seed)
     return edit(where, new_values, one_of(layer, layers), heads, positions)
 
 
@@ -129,6 +132,7 @@ def steer(
         step = _per_row(direction, activation, hook) * _per_row(strength, activation, hook)
         return activation + step
 
+    carrying(new_values, what="steer", direction=direction, coefficient=strength)
     return edit(where, new_values, one_of(layer, layers), heads, positions)
 
 
@@ -164,14 +168,19 @@ def project_out(
         axes = basis.to(x)
         return (x - x @ axes.T @ axes).to(activation)
 
+    carrying(new_values, what="project out", directions=given)
     return edit(where, new_values, one_of(layer, layers), heads, positions)
 
 
 def edit(
     site: Site, new_values: NewValues, layers: Layers, heads: Heads, positions: Positions
 ) -> list[Hook]:
-    """Hooks that replace the selected part of a site by `new_values`, in a copy."""
+    """Hooks that replace the selected part of a site by `new_values`, in a copy.
+
+    The facts of `new_values` (see `fingerprint.carrying`) become those of the hooks' functions.
+    """
     positions = check_positions(positions, site)
+    facts = getattr(new_values, "facts", None)
     pairs: list[Hook] = []
     for some_layers, some_heads in split_by_layer(layers, heads):
 
@@ -180,6 +189,8 @@ def edit(
             selected = select_entries(site, activation, hook, heads, positions)
             return torch.where(selected, new_values(activation, hook), activation)
 
+        if facts is not None:
+            carrying(function, **facts, site=site.template, heads=some_heads, positions=positions)
         pairs += [(name, function) for name in site.names(some_layers)]
     return pairs
 

@@ -8,6 +8,7 @@ from typing import Any, SupportsIndex
 
 import torch
 
+from lens_audio.fingerprint import carrying
 from lens_audio.model.clips import is_by_clip
 from lens_audio.model.hooked_root import count_from_end
 
@@ -86,7 +87,10 @@ class Site:
             return [self.template]
         if layers is None:
             pattern = re.compile(re.escape(self.template).replace(r"\{\}", r"\d+"))
-            return [lambda name: pattern.fullmatch(name) is not None]
+            in_any_layer = carrying(
+                lambda name: pattern.fullmatch(name) is not None, site=self.template, layers="all"
+            )
+            return [in_any_layer]
         chosen = _as_ints(layers, "layers")
         if chosen.ndim != 1:
             raise ValueError(f"layers must be numbers, not {layers!r}")
@@ -187,6 +191,10 @@ def _in_both_branches(
     def at_post(activation: torch.Tensor, hook: Any) -> Any:
         return activation + changes.pop() if changes else None
 
+    facts = getattr(function, "facts", None)
+    if facts is not None:
+        carrying(at_mid, **facts)
+        carrying(at_post, **facts)
     return at_mid, at_post
 
 

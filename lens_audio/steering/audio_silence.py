@@ -25,11 +25,12 @@ from torch import Tensor
 
 from lens_audio.analysis.attention import audio_attention, audio_mass
 from lens_audio.analysis.listening import Head, Specialists, check_heads, listening_score
+from lens_audio.fingerprint import as_json, versions
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.steering.sides import Silences, both_sides, last_positions
-from lens_audio.steering.storage import check_fits, load, model_facts, save, versions
+from lens_audio.steering.storage import check_fits, load, model_facts, save
 
 KIND = "AudioSilenceSteering"
 ADAPTIVE = ("constant", "listening", "confidence")
@@ -161,13 +162,13 @@ class AudioSilenceSteering:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; all but the fixed direction is in its metadata."""
         tensors = {} if self.direction is None else {"direction": self.direction}
-        save(path, KIND, tensors, self.facts())
+        facts = self.facts()
+        del facts["direction"]  # it is a tensor of the file
+        save(path, KIND, tensors, facts)
 
     def facts(self) -> dict[str, Any]:
-        """All but the fixed direction, as JSON holds it."""
-        facts = asdict(replace(self, direction=None))
-        del facts["direction"]
-        return facts
+        """All of it as JSON holds it, a fixed direction by its hash."""
+        return asdict(replace(self, direction=None)) | {"direction": as_json(self.direction)}
 
     @classmethod
     def load(

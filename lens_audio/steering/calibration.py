@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lens_audio import files
 from lens_audio.analysis.dataset import LabelledItem, labelled
 from lens_audio.analysis.listening import (
     Correlation,
@@ -22,12 +22,13 @@ from lens_audio.analysis.listening import (
     correlate,
     listening_score,
 )
+from lens_audio.fingerprint import versions
 from lens_audio.model import HookedAudioTransformer
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.knockout import random_heads
 from lens_audio.steering.readings import Readings, read
 from lens_audio.steering.statistics import over_draws, paired_difference, wilson
-from lens_audio.steering.storage import model_facts, versions
+from lens_audio.steering.storage import model_facts
 
 KS = (2, 4, 8, 12)
 BETAS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -216,7 +217,7 @@ class SteeringReport:
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """The table."""
-        self.table.to_csv(path, index=False)
+        files.write_text(path, self.table.to_csv(index=False))
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON holds it; NaN is null."""
@@ -237,7 +238,7 @@ class SteeringReport:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """`to_dict` in a file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        files.write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
 
 def interval_facts(interval: Interval) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {name: version(name) for name in ("lens_audio", "torch", "transformers")}
+from lens_audio import files
 
 
 def save(
     path: str | os.PathLike[str], kind: str, tensors: dict[str, Tensor], facts: dict[str, Any]
 ) -> Path:
     """Write tensors and facts; `kind` says what they are when they are read again."""
-    path = Path(path).expanduser()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
+    path = files.check_writable(path)
     metadata = {"lens_audio": kind, "facts": json.dumps(facts)}
     # safetensors writes no file without a tensor.
     tensors = tensors or {"none": torch.zeros(0)}
     held = serialize({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
-    path.write_bytes(_in_order(held))
+    files.write_bytes(path, _in_order(held))
     return path
 
 

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio import hooks
+from lens_audio import fingerprint, hooks
 from lens_audio.hooks.positions import Positions
 from lens_audio.hooks.selection import Hook
 from lens_audio.inputs import AudioPrompt
 from lens_audio.steering.sides import last_positions
-from lens_audio.steering.storage import check_fits, load, model_facts, save, versions
+from lens_audio.steering.storage import check_fits, load, model_facts, save
 
 KIND = "SteeringVector"
 
@@ -104,6 +104,10 @@ class SteeringVector:
                 f"the vector has layer {max(self.directions)}, this model layers 0 to "
                 f"{cfg.n_layers - 1}"
             )
+
+    def facts(self) -> dict[str, Any]:
+        """What it is: the site, and the direction in each layer by its hash."""
+        return {"site": self.site, "directions": fingerprint.as_json(self.directions)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; the provenance is in its metadata."""
@@ -218,7 +222,7 @@ def _vector(
     data: str | None,
 ) -> SteeringVector:
     provenance = {
-        "model": model_facts(model), "method": method, "data": data, "versions": versions()
+        "model": model_facts(model), "method": method, "data": data, "versions": fingerprint.versions()
     }  # fmt: skip
     directions = {int(l): d.to(model.device) for l, d in zip(layers, found, strict=True)}
     return SteeringVector(directions, site, provenance)

@@ -36,6 +36,7 @@ from lens_audio.testbed.sounds import (
     Rng,
     make_clip,
 )
+from lens_audio.workers import end_with_parent
 
 TEXT_ONLY_SHARE, SILENT_SHARE, BACKGROUND_SHARE = 0.05, 0.06, 0.03
 KINDS, KIND_SHARES = ("choice", "yes_no", "open"), (0.46, 0.42, 0.12)
@@ -115,7 +116,7 @@ def make_pool(
     if workers:
         # Spawned, not forked: torch's thread pool does not survive a fork.
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=spawn) as executor:
+        with ProcessPoolExecutor(workers, spawn, end_with_parent) as executor:
             jobs = [executor.submit(_pool_chunk, extractor, seed, c, n_events) for c in chunks]
             parts = [job.result() for job in jobs]
     else:

@@ -35,6 +35,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.qwen2_audio.configuration_qwen2_audio import Qwen2AudioEncoderConfig
 
+from lens_audio import files
+from lens_audio.fingerprint import differences, versions
 from lens_audio.testbed import checkpoint_dir
 from lens_audio.testbed.data import Batch, Pool, make_batch, make_pool
 from lens_audio.testbed.processor import AUDIO, END_OF_TEXT, TURN_END, build_processor
@@ -226,14 +228,15 @@ class Trainer:
         """What `--resume` needs. The batches need nothing: they are drawn from (seed, step)."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {
+            "versions": versions(),
             "settings": asdict(self.settings),
             "step": self.step,
             "model": self.model.state_dict(),
             "nothing": self.nothing.data,
             "optimizer": self.optimizer.state_dict(),
         }
-        torch.save(state, folder / "state.partial")
-        (folder / "state.partial").replace(folder / "state.pt")
+        with files.replacing(folder / "state.pt") as unfinished:
+            torch.save(state, unfinished)
 
     def load_state(self, folder: Path) -> None:
         path = folder / "state.pt"
@@ -244,6 +247,11 @@ class Trainer:
             raise ValueError(
                 f"{path} was written with settings {state['settings']}, this run has "
                 f"{asdict(self.settings)}; repeat those settings or start without --resume"
+            )
+        changed = differences({"versions": state.get("versions")}, {"versions": versions()})
+        if changed:
+            raise ValueError(
+                f"{path}: {'; '.join(changed)}; go on with those, or start without --resume"
             )
         self.model.load_state_dict(state["model"])
         self.nothing.data.copy_(state["nothing"])

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from lens_audio.evals.items import (
     AudioQAItem,
     check_items,
-    fingerprint,
     is_calibration,
     missing_audio,
     select,
 )
+from lens_audio.fingerprint import of_items
 
 
 def item(name="a", **changes):
@@ -89,8 +89,8 @@ def test_the_fingerprint_tells_questions_answers_and_recordings_apart():
         {}, {"question": "Who?"}, {"answer": "cat"}, {"facts": {"task": "music"}},
         {"audio": ([0.1] * 1600, 16000)},
     ]  # fmt: skip
-    assert len({fingerprint([item(**change)], match) for change in changes}) == len(changes)
-    assert fingerprint([item()], match) == fingerprint([item()], match)
+    assert len({of_items([item(**change)], match) for change in changes}) == len(changes)
+    assert of_items([item()], match) == of_items([item()], match)
 
 
 def test_missing_recordings_are_found(tmp_path):

@@ -1,12 +1,15 @@
 """The journal: what is done is kept, what is not is dropped, and another run is refused."""
 
 import json
+import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lens_audio.evals.journal import Journal, differences
+from lens_audio.evals.journal import Journal
+from lens_audio.evals.protocol import check_recorded
+from lens_audio.fingerprint import differences
 
 MANIFEST = {"model": {"name": "a", "weights": "0"}, "settings": {"seed": 1, "ks": (2, 4)}}
 
@@ -70,3 +73,76 @@ def test_a_line_damaged_in_the_middle_is_named(path):
 
 def test_nothing_differs_between_equals():
     assert differences(json.loads(json.dumps(MANIFEST)), json.loads(json.dumps(MANIFEST))) == []
+
+
+ANSWER = {"text": "a dog", "prediction": "dog", "correct": True}
+ANSWERS = {"items": [{"id": "a", "prompt": "?", "runs": {"base": ANSWER}}], "sums": {}}
+OTHER_FORMS = [
+    [],
+    "text",
+    {},
+    {"phase": "answers", "batch": 0},
+    {"phase": "answers", "batch": True, **ANSWERS},
+    {"phase": ["answers"], "batch": 0, **ANSWERS},
+    {"phase": "unknown", "batch": 0, **ANSWERS},
+    {"phase": "listening", "batch": 0, **ANSWERS},
+    {"phase": "answers", "batch": 0, "items": 3, "sums": {}},
+    {"phase": "answers", "batch": 0, "items": [3], "sums": {}},
+    {"phase": "answers", "batch": 0, "items": [{"id": "a", "runs": [1]}], "sums": {}},
+    {"phase": "answers", "batch": 0, "items": [{"id": "a", "prompt": "?", "runs": {"b": 1}}], "sums": {}},
+    {"phase": "answers", "batch": 0, "items": [], "sums": []},
+    {"phase": "answers", "batch": 0, "items": [], "sums": {"k": "not base64"}},
+    {"phase": "answers", "batch": 0, "items": [], "sums": {"k": "AAA="}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_a_line_of_valid_json_that_is_no_batch_is_damaged(path, form):
+    lines = [MANIFEST, form]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        Journal(path, MANIFEST, check_recorded)
+
+
+def test_a_first_line_that_is_no_dictionary_is_damaged(path):
+    path.write_text("[1]\n")
+    with pytest.raises(ValueError, match="line 1 is damaged"):
+        begin(path)
+
+
+def test_a_batch_that_comes_twice_is_damage(path):
+    begin(path, n=1)
+    with path.open("ab") as file:
+        file.write(path.read_bytes().splitlines(True)[1])
+    with pytest.raises(ValueError, match="line 3 is damaged"):
+        begin(path)
+
+
+def test_a_whole_line_is_taken(path):
+    lines = [MANIFEST, {"phase": "answers", "batch": 0, **ANSWERS}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    journal = Journal(path, MANIFEST, check_recorded)
+    journal.close()
+    assert journal.done == {("answers", 0): ANSWERS}
+
+
+def another_process_may_write(path):
+    child = os.fork()
+    if child == 0:
+        try:
+            Journal(path, MANIFEST)
+        except BlockingIOError as error:
+            os._exit(1 if "another process is writing" in str(error) else 2)
+        finally:
+            os._exit(0)
+    return {0: True, 1: False}[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
+
+
+def test_a_second_journal_of_one_file_is_refused_and_takes_no_lock_away(path):
+    first = Journal(path, MANIFEST)
+    with pytest.raises(BlockingIOError, match="this process is writing"):
+        Journal(path, MANIFEST)
+    path.read_bytes()  # whoever reads it takes no lock away either
+    assert not another_process_may_write(path)
+    first.close()
+    assert another_process_may_write(path)

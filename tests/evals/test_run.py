@@ -16,6 +16,7 @@ from lens_audio.evals.mmau import MMAU
 from lens_audio.evals.prompts import wording
 from lens_audio.evals.protocol import Evaluation, Settings
 from lens_audio.evals.run import evaluate
+from lens_audio.files import Lock
 from lens_audio.steering import AudioSilenceSteering
 
 
@@ -147,6 +148,62 @@ def test_other_weights_or_items_are_refused(whole, model, dataset, settings):
         weight.copy_(before)
     with pytest.raises(ValueError, match="benchmark n_items was 30 and is 29"):
         run(model, dataset, whole[1], settings, items=dataset.items[:-1])
+
+
+@pytest.mark.parametrize("part", ["head", "column", "number"])
+def test_weights_that_differ_in_one_place_are_another_model(whole, model, dataset, settings, part):
+    weight = model.blocks[2].attn.o_proj.weight.data
+    places = {"head": slice(16, 32), "column": slice(33, 34), "number": (77, 33)}
+    before = weight.clone()
+    weight[places[part] if part == "number" else (slice(None), places[part])] = 0
+    try:
+        with pytest.raises(ValueError, match="model weights was"):
+            run(model, dataset, whole[1], settings)
+    finally:
+        weight.copy_(before)
+
+
+def test_another_chat_template_is_refused(whole, model, dataset, settings, monkeypatch):
+    template = model.processor.chat_template
+    monkeypatch.setattr(model.processor, "chat_template", template + " ")
+    with pytest.raises(ValueError, match="model processor was"):
+        run(model, dataset, whole[1], settings)
+
+
+def test_a_recording_replaced_by_another_of_equal_size_is_refused(faulty, model, tmp_path):
+    settings = Settings(wording("r1-aqa"), runs=("base",), max_new_tokens=2)
+    run(model, faulty, tmp_path / "out", settings)
+    size = (tmp_path / "6.wav").stat().st_size
+    soundfile.write(
+        tmp_path / "6.wav", 0.1 * np.random.default_rng(9).standard_normal(16000), 16000
+    )
+    assert (tmp_path / "6.wav").stat().st_size == size
+    with pytest.raises(ValueError, match="benchmark fingerprint was"):
+        run(model, faulty, tmp_path / "out", settings)
+
+
+def test_answers_that_would_be_judged_otherwise_are_not_gone_on_with(
+    whole, model, dataset, settings, monkeypatch
+):
+    def matches(self, prediction, answer, choices):
+        return prediction != answer
+
+    matches.__qualname__ = type(dataset).matches.__qualname__
+    matches.__module__ = type(dataset).matches.__module__
+    monkeypatch.setattr(type(dataset), "matches", matches)
+    with pytest.raises(
+        ValueError, match=r"was judged right and is now wrong|wrong and is now right"
+    ):
+        run(model, dataset, whole[1], settings)
+
+
+def test_a_journal_of_other_items_in_a_batch_is_refused(whole, model, dataset, settings, tmp_path):
+    lines = (whole[1] / "journal.jsonl").read_text().splitlines(True)
+    line = json.loads(lines[-1])
+    line["items"][0]["id"] = "another"
+    (tmp_path / "journal.jsonl").write_text("".join(lines[:-1]) + json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=r"batch \d of 'answers' is of other items"):
+        run(model, dataset, tmp_path, settings)
 
 
 def test_worker_processes_change_nothing(whole, model, dataset, settings, tmp_path):
@@ -319,12 +376,11 @@ def test_settings_that_make_no_sense_are_refused():
             Settings(plain, **options)
 
 
-def test_two_processes_do_not_write_one_journal(dataset, model, tmp_path, settings, monkeypatch):
-    def locked(*args):
-        raise OSError("locked")
-
-    monkeypatch.setattr("fcntl.lockf", locked)
-    with pytest.raises(BlockingIOError, match="another process is writing"):
+def test_two_runs_do_not_write_one_journal(dataset, model, tmp_path, settings):
+    with (
+        Lock(tmp_path / "journal.jsonl"),
+        pytest.raises(BlockingIOError, match=r"is writing .*journal"),
+    ):
         run(model, dataset, tmp_path, settings)
 
 

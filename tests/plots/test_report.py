@@ -5,19 +5,16 @@ import io
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
-import pytest
 import soundfile
 import torch
 from plotly.offline import get_plotlyjs
 
-from lens_audio.plots import choice_probabilities, write_page
+from lens_audio.plots import choice_probabilities
 from lens_audio.plots.report import (
     audio_html,
-    check_writable,
     escape,
     figure_html,
     page,
@@ -100,39 +97,6 @@ def test_sound_is_embedded_as_16_bit_wav() -> None:
     back, rate = soundfile.read(file, dtype="float32")
     assert rate == 16000
     np.testing.assert_allclose(back, wave, atol=1 / 32000)
-
-
-def test_a_page_replaces_the_earlier_one_whole(tmp_path: Path) -> None:
-    path = tmp_path / "page.html"
-    write_page(path, "one")
-    assert write_page(path, "two").read_text() == "two"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_interrupted_page_leaves_the_earlier_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_page(tmp_path / "page.html", "one")
-
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_page(path, "two")
-    assert path.read_text() == "one"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_path_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        check_writable(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
-        check_writable(tmp_path / "none" / "page.html")
-    with pytest.raises(IsADirectoryError, match="not a regular file"):
-        check_writable("/dev/null")
-    assert check_writable(tmp_path / "page.html") == tmp_path / "page.html"
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_tensors_of_any_dtype_can_be_drawn() -> None:

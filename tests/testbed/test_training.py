@@ -55,6 +55,16 @@ def test_resuming_with_other_settings_or_nothing_is_refused(pool: Pool, tmp_path
         other.load_state(tmp_path)
 
 
+def test_resuming_with_other_versions_is_refused(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(TINY, pool=pool)
+    trainer.save_state(tmp_path)
+    monkeypatch.setattr("lens_audio.testbed.train.versions", lambda: {"torch": "0"})
+    with pytest.raises(ValueError, match=r"versions torch was .* and is '0'"):
+        trainer.load_state(tmp_path)
+
+
 def test_pool_and_batches_are_determined_by_the_seed(pool: Pool) -> None:
     processor = build_processor()
     again = make_pool(processor.feature_extractor, seed=0, n_events=TINY.clips)
