@@ -9,7 +9,6 @@ import html
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,8 @@ import soundfile
 from jaxtyping import Float
 from plotly.offline import get_plotlyjs
 
+from lens_audio.files import write_text
+from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.assets import PLAYHEAD_STYLE, SCRIPT, STYLE
 
 POLICY = (
@@ -56,15 +57,15 @@ def figure_html(figure: go.Figure, name: str, over_time: bool = False) -> str:
     )
 
 
-def wav_bytes(waveform: Float[np.ndarray, " samples"], sampling_rate: int) -> bytes:
+def wav_bytes(waveform: Float[Array, " samples"], sampling_rate: int) -> bytes:
     """The sound as a WAV file of 16-bit PCM; samples beyond -1 and 1 are clipped."""
     file = io.BytesIO()
-    samples = np.clip(waveform, -1, 1)
+    samples = np.clip(as_array(waveform, "samples"), -1, 1)
     soundfile.write(file, samples, sampling_rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
 
-def audio_html(waveform: Float[np.ndarray, " samples"], sampling_rate: int) -> str:
+def audio_html(waveform: Float[Array, " samples"], sampling_rate: int) -> str:
     """A player of the sound, which is part of the page as 16-bit PCM."""
     data = base64.b64encode(wav_bytes(waveform, sampling_rate)).decode()
     return f'<audio controls preload="auto" src="data:audio/wav;base64,{data}"></audio>'
@@ -101,40 +102,10 @@ def page(title: str, body: str) -> str:
 """
 
 
-def check_writable(path: str | os.PathLike[str]) -> Path:
-    """The path, if a file can be written there; nothing is left behind.
-
-    Raises:
-        OSError: saying what is in the way.
-    """
-    path = Path(path).expanduser()
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "not a regular file"
-        raise IsADirectoryError(f"{path} is {what}; give the name of a file")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise PermissionError(f"cannot write into {path.parent}: {error.strerror}") from error
-    return path
-
-
 def write_page(path: str | os.PathLike[str], content: str) -> Path:
     """Write a page whole or not at all: an earlier file stays until the new one is complete.
 
     Raises:
         OSError: if the path cannot be written.
     """
-    path = check_writable(path).resolve()
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(content)
-        os.chmod(unfinished, 0o644)
-        os.replace(unfinished, path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
-    return path
+    return write_text(path, content)

@@ -14,10 +14,10 @@ import soundfile
 import torch
 from plotly.offline import get_plotlyjs
 
+from lens_audio.files import check_writable
 from lens_audio.plots import choice_probabilities, write_page
 from lens_audio.plots.report import (
     audio_html,
-    check_writable,
     escape,
     figure_html,
     page,
