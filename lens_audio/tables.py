@@ -27,7 +27,13 @@ APOSTROPHE = re.compile(BEGINNING + "'")
 
 
 def table_text(table: pd.DataFrame) -> str:
-    """The columns of a table as CSV; see the module."""
+    """The columns of a table as CSV; see the module.
+
+    Raises:
+        ValueError: for a name that two columns have.
+    """
+    if not table.columns.is_unique:
+        raise ValueError(f"two columns have one name: {', '.join(map(str, table.columns))}")
     # Of `array`, as iterating over a column would widen float32 and print its rounding.
     columns = [map(_cell, table[name].array) for name in table]
     rows = [map(_cell, map(str, table)), *zip(*columns, strict=True)]

@@ -112,6 +112,7 @@ def test_two_files_by_position_name_tokens_and_times(sounds: tuple[Path, Path]) 
     assert str(sounds[1].parent) not in PAGE.read_text()
 
 
+@pytest.mark.long
 def test_tokens_that_look_like_formulas_are_texts_in_the_table(sounds: tuple[Path, Path]) -> None:
     """The question's tokens are cells of the table."""
     question = "=1+1 @x -2 dog"

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_audio.tables import read_table, table_text, write_table
@@ -43,6 +43,7 @@ def test_plain_texts_are_written_as_they_are() -> None:
     assert table_text(frame) == 'position\n0.00-0.25 s\nlast\n"a, b"\nit\'s\n'
 
 
+@settings(max_examples=50)
 @given(st.lists(HOSTILE, min_size=1, max_size=4), st.sampled_from(",;\t"))
 def test_no_separator_makes_a_formula_of_a_text(texts: list[str], separator: str) -> None:
     written = table_text(pd.DataFrame({"=head": texts}))
@@ -51,6 +52,7 @@ def test_no_separator_makes_a_formula_of_a_text(texts: list[str], separator: str
         assert not stripped.startswith(tuple(DANGEROUS)), written
 
 
+@settings(max_examples=50)
 @given(
     st.lists(
         st.one_of(
@@ -98,6 +100,11 @@ def test_an_earlier_table_stays_until_the_new_one_is_whole(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         write_table(pd.DataFrame({"a": [2]}), tmp_path / "none" / "t.csv")
     assert path.read_text() == "a\n1\n"
+
+
+def test_columns_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two columns have one name: a, a"):
+        table_text(pd.DataFrame([[1, 2]], columns=["a", "a"]))
 
 
 def test_a_file_that_is_no_table_is_refused_by_its_line(tmp_path) -> None:

@@ -66,7 +66,7 @@ def check_readable(path: str | Path, what: str) -> Path:
     except OSError as error:
         raise PermissionError(f"cannot read the {what} {path}: {error.strerror}") from error
     if is_empty:
-        raise ValueError(f"{path} is an empty file; give an {what} with something in it")
+        raise ValueError(f"{path} is an empty file, so it is no {what}")
     return path
 
 

@@ -199,6 +199,13 @@ def test_parquet_without_recordings_is_refused(folder):
         read_parquet(folder / "clips")
 
 
+def test_damaged_parquet_is_told_as_that(folder):
+    pytest.importorskip("datasets")
+    (folder / "test.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(ValueError, match=r"test\.parquet cannot be read as parquet: \S"):
+        read_parquet(folder / "test.parquet")
+
+
 # MMAU test-mini itself.
 @pytest.fixture(scope="module")
 def mini():
