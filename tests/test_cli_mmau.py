@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from lens_audio.cli import app
+from lens_audio.tables import read_table
 
 torch.set_num_threads(1)
 QUICK = ("--dataset", "testbed", "-n", 6, "--ks", "2", "--betas", "2", "--draws", 1, "--workers", 0,
@@ -27,7 +28,8 @@ def questions(tmp_path: Path) -> Path:
     """Two questions in the official layout, and one recording."""
     rows = [
         {"id": name, "audio_id": f"{name}.wav", "question": "What?", "choices": ["bell", "dog"],
-         "answer": "bell", "task": "sound", "difficulty": "easy", "split": "test-mini"}
+         "answer": "bell", "task": "sound", "difficulty": "easy", "split": "test-mini",
+         "category": "=1+1"}
         for name in ("a", "b")
     ]  # fmt: skip
     (tmp_path / "mmau.json").write_text(json.dumps(rows))
@@ -76,6 +78,9 @@ def test_missing_recordings_are_listed_or_skipped(questions: Path) -> None:
     result = mmau(questions, "--skip-missing", "--runs", "base", "--max-new-tokens", 2)
     assert result.exit_code == 0, result.output
     assert "MMAU test-mini (first)" in result.stdout
+    table = Path("lens-audio-mmau/accuracy.csv")
+    assert "base,category,'=1+1," in table.read_text()
+    assert "=1+1" in set(read_table(table)["value"])
 
 
 def test_items_are_chosen_by_task_difficulty_and_number(questions: Path) -> None:
@@ -100,13 +105,12 @@ def test_a_changed_prompt_refuses_to_go_on(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ((), "give MMAU's JSON file"),
-        (("no.json",), "there is no no.json"),
+        (("no.json",), "there is no file no.json"),
         (("no.parquet",), "no parquet file"),
         ((*QUICK, "--runs", "steered"), "runs must be base"),
         ((*QUICK, "--prompt", "nonsense"), "no prompt is called 'nonsense'"),
-        ((*QUICK, "--ks", "x"), "invalid literal"),
+        ((*QUICK, "--ks", "x"), "give numbers above 0"),
         ((*QUICK, "--device-map", "auto"), "--device-map spreads one process's model"),
-        ((*QUICK, "--adaptive", "other"), "adaptive must be one of"),
     ],
 )
 def test_wrong_requests(arguments: tuple[object, ...], message: str) -> None:
@@ -114,6 +118,8 @@ def test_wrong_requests(arguments: tuple[object, ...], message: str) -> None:
     assert_refused(result, message)
 
 
-@pytest.mark.parametrize("arguments", [("--answer-by", "x"), ("--limit", 0), ("--dataset", "y")])
+@pytest.mark.parametrize(
+    "arguments", [("--answer-by", "x"), ("--limit", 0), ("--dataset", "y"), ("--adaptive", "z")]
+)
 def test_wrong_usage_is_status_2(arguments: tuple[object, ...]) -> None:
     assert_refused(mmau(*arguments), "Invalid value", status=2)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lens_audio.analysis.answers import choice_log_probs, choice_probs
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
+from lens_audio.progress_bar import ProgressBar
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    with tqdm(
+    with ProgressBar(
         total=len(items), desc=what, unit="item", disable=not verbose, delay=1, leave=False
     ) as bar:
         for start in range(0, len(items), batch_size):

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lens_audio import hooks
 from lens_audio.analysis.cells import (
@@ -31,6 +30,7 @@ from lens_audio.analysis.progress import Progress, request_of
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
+from lens_audio.progress_bar import ProgressBar
 
 MetricFunction = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
 Metrics = MetricFunction | Mapping[str, MetricFunction]
@@ -88,7 +88,7 @@ def sweep(
         direction=direction, engine=engine, batch_tokens=batch_tokens, resume_from=resume_from,
     )  # fmt: skip
     n_done, n_cells, result = next(steps)
-    bar = tqdm(total=n_cells, initial=n_done, desc="patching", unit="cell", disable=not verbose,
+    bar = ProgressBar(total=n_cells, initial=n_done, desc="patching", unit="cell", disable=not verbose,
                delay=1, leave=False)  # fmt: skip
     with bar, closing(steps):
         for _ in steps:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lens_audio import hooks
 from lens_audio.analysis.cells import as_mask, check_prompts
@@ -19,6 +18,7 @@ from lens_audio.analysis.metrics import metric_name, metric_values
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
+from lens_audio.progress_bar import ProgressBar
 
 Head = tuple[int, int]  # (layer, head)
 
@@ -86,7 +86,7 @@ def path_patch(
     base_values = metric_values(metric, paths.base_logits).float().cpu()
     source_values = metric_values(metric, paths.source_logits).float().cpu()
     for i, sender in enumerate(
-        tqdm(chosen, desc="path patching", disable=not verbose, leave=False)
+        ProgressBar(chosen, desc="path patching", disable=not verbose, leave=False)
     ):
         if reached is None:
             logits = paths.to_logits(sender)

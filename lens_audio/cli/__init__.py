@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from lens_audio.cli.checks import check_recording, check_seconds, check_text, checkpoint_files
 from lens_audio.cli.errors import clear_errors
 from lens_audio.cli.heads import heads
 from lens_audio.cli.mmau import mmau
 from lens_audio.cli.options import Choices, Debug, Device, Model, split_choices
 from lens_audio.cli.patch import patch
 from lens_audio.cli.steer import steer
+from lens_audio.files import check_writable
 
 app = typer.Typer(
     name="lens-audio",
@@ -56,9 +58,12 @@ def listen(
 ) -> None:
     """Ask about a recording, and see which heads listen to it and when."""
     options = split_choices(choices)
-    if question is not None and not question.strip():
-        raise typer.BadParameter("it is empty", param_hint="--question")
+    check_text(question, "--question")
+    check_seconds(max_seconds, "--max-seconds")
     with clear_errors(debug):
+        check_writable(out)
+        check_recording(audio)
+        checkpoint_files(model)
         from lens_audio.cli.listen import Request, run
 
         run(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lens_audio.cli.checks import check_outputs, checkpoint_files
 from lens_audio.cli.errors import clear_errors
 from lens_audio.cli.options import BatchSize, Debug, Device, Model
 
@@ -26,6 +27,8 @@ def heads(
 ) -> None:
     """Measure every head's attention on the audio, and find the audio-specialist heads."""
     with clear_errors(debug):
+        check_outputs(out, table)
+        checkpoint_files(model)
         from lens_audio.cli.run_heads import run
 
         run(k, n, seed, model, device, batch_size, out, table)

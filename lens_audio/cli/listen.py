@@ -21,6 +21,7 @@ from lens_audio.analysis import (
     next_token_probs,
     top_heads,
 )
+from lens_audio.cli.checkpoint import Checkpoint, load
 from lens_audio.files import check_writable
 from lens_audio.plots.listen_page import Listened, listen_page
 from lens_audio.plots.report import write_page
@@ -77,12 +78,12 @@ def run(request: Request) -> None:
     console, progress = Console(highlight=False), Console(stderr=True)
     out = check_writable(request.out)
     task = Task.of(request)
-    if not task.audio.exists():
-        raise FileNotFoundError(f"there is no audio file {task.audio}")
+    checkpoint = Checkpoint.read(request.model, request.device)
+    checkpoint.check_heads(request.top)
+    prompt = checkpoint.prompt(task.question, task.audio, request.max_seconds)
     dtype = None if request.dtype is None else getattr(torch, request.dtype)
-    folder = testbed.checkpoint_dir() if request.model is None else request.model
-    model = HookedAudioTransformer.from_pretrained(folder, device=request.device, dtype=dtype)
-    prompt = model.prompt(task.question, audio=task.audio, max_seconds=request.max_seconds)
+    model = load(request.model, request.device, dtype=dtype)
+    prompt = prompt.to(model.device)
     with progress.status("listening") as status:
         found = listen(model, prompt, task, request, status.update)
         status.update("writing the page")

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from lens_audio.cli.checks import check_seconds
 from lens_audio.cli.errors import clear_errors
-from lens_audio.cli.options import BatchSize, Debug, Device, Model
+from lens_audio.cli.options import Adaptive, BatchSize, Debug, Device, Model
 
 
 class Benchmark(StrEnum):
@@ -69,9 +70,7 @@ def mmau(
     seed: Annotated[int, typer.Option(min=0, help="Of the split and the random heads.")] = 0,
     ks: Annotated[str, typer.Option(help="Numbers of specialist heads to try.")] = "2,4,8,12",
     betas: Annotated[str, typer.Option(help="Strengths to try; 0 always is.")] = "0.5,1,2,4,8",
-    adaptive: Annotated[
-        str, typer.Option(help="What scales beta: constant, listening or confidence.")
-    ] = "constant",
+    adaptive: Annotated[Adaptive, typer.Option(help="What scales beta.")] = Adaptive.constant,
     draws: Annotated[int, typer.Option(min=1, help="Sets of random heads, each a run.")] = 3,
     steering: Annotated[
         Path | None,
@@ -96,37 +95,40 @@ def mmau(
     debug: Debug = False,
 ) -> None:
     """Answer a benchmark as the model is, steered, and under every control; resumable."""
+    check_seconds(max_seconds, "--max-seconds")
     with clear_errors(debug):
-        from lens_audio.cli.run_mmau import Request, run
+        from lens_audio.cli.mmau_task import Request, read
 
-        run(
-            Request(
-                data=data,
-                audio=audio,
-                dataset=dataset.value,
-                benchmark_version=benchmark_version,
-                items=items,
-                limit=limit,
-                task=task,
-                difficulty=difficulty,
-                skip_missing=skip_missing,
-                prompt=prompt,
-                answer_by=answer_by.value,
-                max_new_tokens=max_new_tokens,
-                runs=runs,
-                calibration_share=calibration_share,
-                seed=seed,
-                ks=ks,
-                betas=betas,
-                adaptive=adaptive,
-                draws=draws,
-                steering=steering,
-                max_seconds=max_seconds,
-                model=model,
-                device=device,
-                device_map=device_map,
-                batch_size=batch_size,
-                workers=workers,
-                out=out,
-            )
+        request = Request(
+            data=data,
+            audio=audio,
+            dataset=dataset.value,
+            benchmark_version=benchmark_version,
+            items=items,
+            limit=limit,
+            task=task,
+            difficulty=difficulty,
+            skip_missing=skip_missing,
+            prompt=prompt,
+            answer_by=answer_by.value,
+            max_new_tokens=max_new_tokens,
+            runs=runs,
+            calibration_share=calibration_share,
+            seed=seed,
+            ks=ks,
+            betas=betas,
+            adaptive=adaptive.value,
+            draws=draws,
+            steering=steering,
+            max_seconds=max_seconds,
+            model=model,
+            device=device,
+            device_map=device_map,
+            batch_size=batch_size,
+            workers=workers,
+            out=out,
         )
+        questions = read(request)
+        from lens_audio.cli.run_mmau import run
+
+        run(request, questions)

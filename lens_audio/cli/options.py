@@ -1,8 +1,18 @@
 """Options that several commands share."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Adaptive(StrEnum):
+    """What scales the strength of steering; `steering.audio_silence.ADAPTIVE`."""
+
+    constant = "constant"
+    listening = "listening"
+    confidence = "confidence"
+
 
 Choices = Annotated[
     str | None,

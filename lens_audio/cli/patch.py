@@ -1,12 +1,19 @@
 """`lens-audio patch`: patch activations between two recordings."""
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lens_audio.cli.checks import (
+    check_named,
+    check_outputs,
+    check_recording,
+    check_seconds,
+    check_text,
+    checkpoint_files,
+)
 from lens_audio.cli.errors import clear_errors
 from lens_audio.cli.options import Choices, Debug, Device, Model, split_choices
 
@@ -86,11 +93,15 @@ def patch(
     """Ask one question about two recordings, and find what makes the answers differ."""
     options = split_choices(choices)
     for name, value in (("question", question), ("answer", answer), ("instead", instead)):
-        if value is not None and not value.strip():
-            raise typer.BadParameter("it is empty", param_hint=f"--{name}")
-    if not (math.isfinite(window) and window > 0):
-        raise typer.BadParameter("give a length in seconds, above 0", param_hint="--window")
+        check_text(value, f"--{name}")
+    check_seconds(window, "--window")
+    check_seconds(max_seconds, "--max-seconds")
     with clear_errors(debug):
+        check_outputs(out, table)
+        check_recording(clean)
+        check_recording(corrupted)
+        check_named(options, answer, instead)
+        checkpoint_files(model)
         from lens_audio.cli.run_patch import Request, run
 
         run(

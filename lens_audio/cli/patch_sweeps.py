@@ -1,6 +1,7 @@
 """The sweeps of `lens-audio patch`: what is patched by window, head, position or group."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -13,19 +14,22 @@ from lens_audio.plots.patch_page import Sweep
 from lens_audio.plots.theme import head_name
 
 
-def kinds_of(
-    model: HookedAudioTransformer, by: Sequence[str] | None, site: str | None
-) -> list[tuple[str, str]]:
+def kinds_of(model: Any, by: Sequence[str] | None, site: str | None) -> list[tuple[str, str]]:
     """The sweeps to make, each with its site.
 
+    Args:
+        model: anything with the `cfg` of the model.
+
     Raises:
-        ValueError: for no such site, or one without heads by head.
+        ValueError: for no such site, one without heads by head, or of the audio alone by group.
     """
     has_heads = site is not None and Site.of(model, site).n_heads is not None
     if by is None:
         return [("window", site or "resid_pre"), ("head", site if site and has_heads else "z")]
     if "head" in by and site is not None and not has_heads:
         raise ValueError(f"{site!r} has no heads; by head there are z, q, k, v and pattern")
+    if "group" in by and site is not None and site.startswith("audio_e"):
+        raise ValueError(f"{site!r} has no groups: audio, text and last are of the decoder's sites")
     return [(kind, site or ("z" if kind == "head" else "resid_pre")) for kind in by]
 
 

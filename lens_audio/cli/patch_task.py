@@ -8,6 +8,7 @@ from typing import Any
 
 from lens_audio import AudioPrompt, testbed
 from lens_audio.analysis import corruptions
+from lens_audio.cli.checks import check_readable, is_corruption, noise_ratio
 from lens_audio.cli.listen import DEFAULT_QUESTION, shown_name
 from lens_audio.testbed.items import with_article
 
@@ -63,7 +64,7 @@ class Task:
         """The bundled pair where no recordings are given.
 
         Raises:
-            FileNotFoundError, ValueError: for a recording that is none.
+            OSError, ValueError: for a recording that is none.
         """
         if request.clean is None:
             pair = testbed.make_items(CLEAN_ITEM + 1, PAIR_SEED)
@@ -90,7 +91,7 @@ def shown_command(request: Request) -> str:
     """The command that makes this page again, with names of files and folders but no paths."""
     words = ["lens-audio", "patch"]
     for name in (request.clean, request.corrupted):
-        words += [] if name is None else [name if _is_corruption(name) else Path(name).name]
+        words += [] if name is None else [name if is_corruption(name) else Path(name).name]
     options: dict[str, list[Any]] = {
         "question": [request.question],
         "choices": [None if request.choices is None else ",".join(request.choices)],
@@ -115,27 +116,18 @@ def _bundled(item: Any) -> Recording:
 
 
 def _file(name: str) -> Recording:
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"there is no audio file {path}")
+    path = check_readable(name, "audio file")
     return Recording(path.name, path)
 
 
-def _is_corruption(name: str) -> bool:
-    return name in ("silence", "shuffle", "noise") or name.startswith("noise:")
-
-
 def _corrupted(name: str) -> Recording:
-    if not _is_corruption(name):
+    if not is_corruption(name):
         return _file(name)
     if name == "silence":
         return Recording("silence of the same length", corrupt=corruptions.silence)
     if name == "shuffle":
         return Recording("the clean recording, shuffled", corrupt=corruptions.shuffle_time)
-    try:
-        snr = float(name.partition(":")[2])
-    except ValueError:
-        raise ValueError(f"{name!r}: give the ratio in decibels, as in noise:10") from None
+    snr = noise_ratio(name)
     return Recording(
         f"the clean recording in noise at {snr:g} dB",
         corrupt=lambda prompt: corruptions.add_noise(prompt, snr),

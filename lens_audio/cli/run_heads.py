@@ -7,15 +7,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lens_audio import HookedAudioTransformer, testbed
+from lens_audio import testbed
 from lens_audio.analysis.dataset import LabelledItem, labelled
 from lens_audio.analysis.listening import Specialists, find_specialists
+from lens_audio.cli.checkpoint import Checkpoint, load
 from lens_audio.cli.listen import shown_name, versions
-from lens_audio.files import check_writable, write_text
 from lens_audio.plots import head_map, score_distributions
 from lens_audio.plots.report import escape as html
 from lens_audio.plots.report import figure_html, page, table_html, write_page
 from lens_audio.plots.theme import head_name
+from lens_audio.tables import write_table
 from lens_audio.testbed.items import Caption
 
 CAPTIONS: tuple[Caption, ...] = ("none", "true", "false")
@@ -32,38 +33,19 @@ def run(
     table: Path,
 ) -> None:
     """Load, measure, print, write the table and the page."""
-    check_outputs(out, table)
+    checkpoint = Checkpoint.read(model_name, device)
+    checkpoint.check_heads(k)
+    items = held_out(n, seed)
+    checkpoint.check_items(items)
     model = load(model_name, device)
-    found = find_specialists(model, held_out(n, seed), k, seed=seed, batch_size=batch_size)
+    found = find_specialists(model, items, k, seed=seed, batch_size=batch_size)
     if table.suffix == ".json":
         found.to_json(table)
     else:
-        write_text(table, found.to_dataframe().to_csv(index=False))
+        write_table(found.to_dataframe(), table)
     write_page(out, heads_page(found, shown_name(model_name), k, n, seed))
     show(found, Console(highlight=False))
     Console().print(f"\nTable: {escape(str(table))}\nPage: {escape(str(out))}", soft_wrap=True)
-
-
-def check_outputs(out: Path, table: Path) -> None:
-    """Refuse, before any work, files that cannot be written.
-
-    Raises:
-        OSError: saying what is in the way.
-        ValueError: for a table that is neither CSV nor JSON, or both files being one.
-    """
-    check_writable(out)
-    check_writable(table)
-    if table.suffix not in (".csv", ".json"):
-        raise ValueError(f"the table {table.name} must end in .csv or .json")
-    if out.resolve() == table.resolve():
-        raise ValueError(f"the page and the table are both {out.name}")
-
-
-def load(name: str | None, device: str | None) -> HookedAudioTransformer:
-    """The checkpoint asked for, or the embedded one."""
-    return HookedAudioTransformer.from_pretrained(
-        testbed.checkpoint_dir() if name is None else name, device=device
-    )
 
 
 def held_out(n: int, seed: int) -> list[LabelledItem]:

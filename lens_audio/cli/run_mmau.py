@@ -1,8 +1,7 @@
 """What `lens-audio mmau` does."""
 
 import shlex
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 from rich.console import Console
@@ -11,72 +10,40 @@ from rich.table import Table
 
 from lens_audio import HookedAudioTransformer
 from lens_audio.checkpoints.dispatch import dispatch
+from lens_audio.cli.checkpoint import Checkpoint, load
 from lens_audio.cli.listen import shown_name
-from lens_audio.cli.run_heads import load
+from lens_audio.cli.mmau_task import Request, numbers, selected
 from lens_audio.evals.batches import Spent
-from lens_audio.evals.items import AudioQADataset, AudioQAItem, missing_audio, select
-from lens_audio.evals.mmau import FIRST, MMAU, REVISED
-from lens_audio.evals.mmau_parquet import read_parquet
+from lens_audio.evals.items import AudioQADataset, AudioQAItem
 from lens_audio.evals.page import points, share
 from lens_audio.evals.processes import Processes
 from lens_audio.evals.prompts import wording
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.results import Results
-from lens_audio.evals.run import evaluate, refuse_missing
+from lens_audio.evals.run import evaluate, refuse_missing, split
 from lens_audio.evals.scores import ALL
 from lens_audio.evals.testbed import SyntheticQA
-from lens_audio.files import check_folder
 from lens_audio.steering import AudioSilenceSteering
 
 NAMES = ("data", "audio", "steering", "out")  # of which a command shows no folders
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command line asked for; None means the default."""
-
-    data: Path | None
-    audio: Path | None
-    dataset: str
-    benchmark_version: str | None
-    items: int
-    limit: int | None
-    task: str | None
-    difficulty: str | None
-    skip_missing: bool
-    prompt: str | None
-    answer_by: str
-    max_new_tokens: int
-    runs: str
-    calibration_share: float
-    seed: int
-    ks: str
-    betas: str
-    adaptive: str
-    draws: int
-    steering: Path | None
-    max_seconds: float | None
-    model: str | None
-    device: str | None
-    device_map: str | None
-    batch_size: int
-    workers: int
-    out: Path
-
-
-def run(request: Request) -> None:
-    """Read the data, load the model, evaluate, print, write the files."""
-    check_folder(request.out)
+def run(request: Request, dataset: AudioQADataset | None) -> None:
+    """Load the model, evaluate, print, write the files; without a data set on the testbed's."""
     console = Console(highlight=False)
-    dataset = read(request)
+    settings = settings_of(request, dataset or SyntheticQA)
+    checkpoint = Checkpoint.read(request.model, request.device)
+    steering = None
+    if request.steering is not None:
+        steering = AudioSilenceSteering.load(request.steering)
+        steering.check(checkpoint)
+    settings.fitting(steering, checkpoint.n_heads)
+    dataset = SyntheticQA.make(request.items) if dataset is None else dataset
     items = chosen_items(request, dataset)
-    settings = settings_of(request, dataset)
+    split(items, settings, steering)
     processes = Processes(request.device)
     try:
         model = load_model(request, processes)
-        steering = None
-        if request.steering is not None:
-            steering = AudioSilenceSteering.load(request.steering, model)
         results, spent = evaluate(
             model, dataset, request.out, settings, items=items, steering=steering,
             processes=processes, workers=request.workers,
@@ -90,23 +57,6 @@ def run(request: Request) -> None:
         processes.end()
 
 
-def read(request: Request) -> AudioQADataset:
-    """The benchmark asked for.
-
-    Raises:
-        FileNotFoundError, ValueError: for data that is missing or no benchmark.
-    """
-    if request.dataset == "testbed":
-        return SyntheticQA.make(request.items)
-    if request.data is None:
-        raise ValueError(
-            "give MMAU's JSON file or its parquet files, or --dataset testbed for the bundled sounds"
-        )
-    if request.data.is_dir() or request.data.suffix == ".parquet":
-        return read_parquet(request.data, request.benchmark_version or REVISED)
-    return MMAU.read_json(request.data, request.audio, request.benchmark_version or FIRST)
-
-
 def chosen_items(request: Request, dataset: AudioQADataset) -> list[AudioQAItem]:
     """The items asked for, with their recordings.
 
@@ -114,18 +64,12 @@ def chosen_items(request: Request, dataset: AudioQADataset) -> list[AudioQAItem]
         FileNotFoundError: for missing recordings, listed, unless they are to be skipped.
         ValueError: if no items are left.
     """
-    items = select(dataset.items, task=request.task, difficulty=request.difficulty)
-    if request.skip_missing:
-        missing = {item.id for item in missing_audio(items)}
-        items = [item for item in items if item.id not in missing]
-    items = items[: request.limit]
-    if not items:
-        raise ValueError("none of the recordings are there")
+    items = selected(request, dataset)
     refuse_missing(items)
     return items
 
 
-def settings_of(request: Request, dataset: AudioQADataset) -> Settings:
+def settings_of(request: Request, dataset: AudioQADataset | type[SyntheticQA]) -> Settings:
     """The settings asked for.
 
     Raises:
@@ -138,8 +82,8 @@ def settings_of(request: Request, dataset: AudioQADataset) -> Settings:
         seed=request.seed,
         answer_by=request.answer_by,
         max_new_tokens=request.max_new_tokens,
-        ks=tuple(int(k) for k in request.ks.split(",")),
-        betas=tuple(float(beta) for beta in request.betas.split(",")),
+        ks=numbers(request.ks, int, "--ks"),
+        betas=numbers(request.betas, float, "--betas"),
         adaptive=request.adaptive,
         draws=request.draws,
         batch_size=request.batch_size,
@@ -148,15 +92,9 @@ def settings_of(request: Request, dataset: AudioQADataset) -> Settings:
 
 
 def load_model(request: Request, processes: Processes) -> HookedAudioTransformer:
-    """The checkpoint on this process's device, or spread over several.
-
-    Raises:
-        ValueError: for both.
-    """
+    """The checkpoint on this process's device, or spread over several."""
     if request.device_map is None:
         return load(request.model, processes.device)
-    if processes.count > 1 or request.device is not None:
-        raise ValueError("--device-map spreads one process's model; give it alone, to one process")
     return dispatch(load(request.model, "cpu"), request.device_map)
 
 

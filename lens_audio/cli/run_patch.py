@@ -9,30 +9,34 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lens_audio import AudioPrompt, HookedAudioTransformer, testbed
+from lens_audio import AudioPrompt, HookedAudioTransformer
 from lens_audio.analysis import choice_log_probs, choice_probs, next_token_probs
 from lens_audio.analysis.metrics import logit_diff
+from lens_audio.analysis.patching import positions_by
+from lens_audio.cli.checkpoint import Checkpoint, first_token, load
+from lens_audio.cli.checks import check_named
 from lens_audio.cli.listen import shown_name, versions
 from lens_audio.cli.patch_sweeps import kinds_of, position_names, sweep_by
 from lens_audio.cli.patch_task import Request, Task, shown_command
-from lens_audio.cli.run_heads import check_outputs
 from lens_audio.plots.patch_page import HEADINGS, STRONGEST, Patched, Run, Sweep, patch_page
 from lens_audio.plots.report import write_page
+from lens_audio.tables import table_text as csv_text
 
 N_NEXT_TOKENS = 4
 
 
 def run(request: Request) -> None:
     """Do all of it; nothing is written before everything is done."""
-    check_outputs(request.out, request.table)
-    task = Task.of(request)
-    progress = Console(stderr=True)
-    model = HookedAudioTransformer.from_pretrained(
-        testbed.checkpoint_dir() if request.model is None else request.model, device=request.device
-    )
-    kinds = kinds_of(model, request.by, request.site)
+    task, progress = Task.of(request), Console(stderr=True)
+    checkpoint = Checkpoint.read(request.model, request.device)
+    kinds = kinds_of(checkpoint, request.by, request.site)
+    loaded, notes = load_prompts(checkpoint, task, request.max_seconds)
+    for kind, site in kinds:
+        positions_by(kind, site, loaded[0], request.window)
+    check_comparable(checkpoint, task.choices, request.answer, request.instead)
+    model = load(request.model, request.device)
+    prompts = (loaded[0].to(model.device), loaded[1].to(model.device))
     with progress.status("asking about both recordings"):
-        prompts, notes = load_prompts(model, task, request.max_seconds)
         asked = ask(model, prompts, task.choices)
         answers = compared(model, asked, task.choices, request.answer, request.instead)
     metric = logit_diff(*(token for _, token in answers))
@@ -50,17 +54,17 @@ def run(request: Request) -> None:
 
 
 def load_prompts(
-    model: HookedAudioTransformer, task: Task, max_seconds: float | None
+    checkpoint: Checkpoint, task: Task, max_seconds: float | None
 ) -> tuple[tuple[AudioPrompt, AudioPrompt], list[str]]:
     """The clean and the corrupted prompt, equally long, and what was done to make them so.
 
     Raises:
         ValueError: for recordings of unequal length that are not to be cut.
     """
-    clean = model.prompt(task.question, audio=task.clean.audio, max_seconds=max_seconds)
+    clean = checkpoint.prompt(task.question, task.clean.audio, max_seconds)
     if task.corrupted.corrupt is not None:
         return (clean, task.corrupted.corrupt(clean)), []
-    other = model.prompt(task.question, audio=task.corrupted.audio, max_seconds=max_seconds)
+    other = checkpoint.prompt(task.question, task.corrupted.audio, max_seconds)
     waves = [prompt.waveforms[0] for prompt in (clean, other) if prompt.waveforms is not None]
     n = min(map(len, waves))
     if len(waves[0]) == len(waves[1]):
@@ -72,8 +76,26 @@ def load_prompts(
             f"{lengths}, so positions do not correspond; --cut keeps the first "
             f"{min(seconds):.3f} s of both"
         )
-    cut = [model.prompt(task.question, audio=(w[:n], clean.sampling_rate)) for w in waves]
+    cut = [checkpoint.prompt(task.question, (w[:n], clean.sampling_rate)) for w in waves]
     return (cut[0], cut[1]), [f"{lengths}; both are cut to {min(seconds):.2f} s."]
+
+
+def check_comparable(
+    checkpoint: Checkpoint, choices: list[str] | None, answer: str | None, instead: str | None
+) -> None:
+    """Refuse answers to compare that their first tokens cannot tell apart, whatever the model says.
+
+    Raises:
+        ValueError: for those, or answers that are none of the choices.
+    """
+    check_named(choices, answer, instead)
+    possible = [[named] if named is not None else choices or [] for named in (answer, instead)]
+    begins = {first_token(checkpoint.tokenizer, text) for texts in possible for text in texts}
+    if all(possible) and len(begins) == 1:
+        texts = list(dict.fromkeys(possible[0] + possible[1]))
+        raise ValueError(
+            f"{', '.join(map(repr, texts))} begin with the same token; name other answers"
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +120,7 @@ def ask(
             choice_probs(choice_log_probs(model, prompt, choices))[0].tolist() for prompt in prompts
         )
         best = [choices[max(range(len(p)), key=p.__getitem__)] for p in (clean, corrupted)]
-        tokens = [first_token(model, answer) for answer in best]
+        tokens = [first_token(model.tokenizer, answer) for answer in best]
         return Asked(choices, clean, corrupted, (best[0], best[1]), (tokens[0], tokens[1]))
     nexts = [next_token_probs(model, prompt)[0] for prompt in prompts]
     tokens = [int(p.argmax()) for p in nexts]
@@ -120,14 +142,12 @@ def compared(
     """The two answers whose logits are compared, each with its first token.
 
     Raises:
-        ValueError: for answers that their first tokens do not tell apart, or that are no choice.
+        ValueError: for answers that their first tokens do not tell apart.
     """
     pair = []
     for named, given, token in zip((answer, instead), asked.answers, asked.tokens, strict=True):
-        if named is not None and choices is not None and named not in choices:
-            raise ValueError(f"{named!r} is none of the choices {', '.join(choices)}")
         if named is not None:
-            pair.append((named, first_token(model, named)))
+            pair.append((named, first_token(model.tokenizer, named)))
         else:
             pair.append((given if choices is not None else _visible(model, token), token))
     (first, token), (second, other) = pair
@@ -145,17 +165,14 @@ def compared(
     )
 
 
-def first_token(model: HookedAudioTransformer, answer: str) -> int:
-    """The token that an answer begins with."""
-    return int(model.tokenizer.encode(answer, add_special_tokens=False)[0])
-
-
 def table_text(found: Patched, suffix: str) -> str:
     """Every cell of every sweep, as CSV, or as JSON with the answers beside it."""
     frames = [_frame(sweep) for sweep in found.sweeps]
     cells = pd.concat(frames, ignore_index=True)
     if suffix == ".csv":
-        return cells.to_csv(index=False)
+        # Positions are numbers here; time windows and groups are texts.
+        place = [int(p) if isinstance(p, str) and p.isdigit() else p for p in cells["position"]]
+        return csv_text(cells.assign(position=place))
     facts = {
         "question": found.question,
         "clean": {"recording": found.clean.name, "answer": found.clean.answer},

@@ -11,13 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from lens_audio.analysis.listening import Interval, best_heads
+from lens_audio.cli.checkpoint import Checkpoint, load
 from lens_audio.cli.listen import shown_name
-from lens_audio.cli.run_heads import check_outputs, held_out, load
+from lens_audio.cli.run_heads import held_out
 from lens_audio.cli.steer_page import steer_page
-from lens_audio.files import check_writable, write_text
+from lens_audio.files import write_text
 from lens_audio.plots.report import write_page
 from lens_audio.steering.calibration import (
     CONFLICT,
+    KS,
     Calibration,
     SteeringReport,
     calibrate,
@@ -25,6 +27,7 @@ from lens_audio.steering.calibration import (
     report,
 )
 from lens_audio.steering.knockout import KnockOut, knock_out
+from lens_audio.tables import write_table as write_csv
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,13 @@ class Line:
 
 def run(request: Request) -> None:
     """Calibrate, report on other items, print, write the table and the page."""
-    check_outputs(request.out, request.table)
-    if request.save is not None:
-        check_writable(request.save)
+    checkpoint = Checkpoint.read(request.model, request.device)
+    checkpoint.check_heads(max(KS))
+    items = held_out(request.n_calibration, request.seed)
+    checkpoint.check_items(items)
     console, model = Console(highlight=False), load(request.model, request.device)
     common: dict[str, Any] = {"seed": request.seed, "batch_size": request.batch_size}
     what = f"testbed, {request.n_calibration} items a caption, seed {request.seed}"
-    items = held_out(request.n_calibration, request.seed)
     chosen = calibrate(
         model,
         items,
@@ -180,8 +183,7 @@ def write_table(
 ) -> None:
     """The report's table (without a report the calibration's) as CSV, or everything as JSON."""
     if path.suffix == ".csv":
-        table = chosen.table if tested is None else tested.table
-        write_text(path, table.to_csv(index=False))
+        write_csv(chosen.table if tested is None else tested.table, path)
         return
     facts: dict[str, Any] = {
         "numbers": [vars(line) for line in lines],

@@ -1,12 +1,24 @@
 """`lens-audio steer`: calibrate audio-silence steering, and report on it."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lens_audio.cli.checks import check_outputs, checkpoint_files
 from lens_audio.cli.errors import clear_errors
-from lens_audio.cli.options import BatchSize, Debug, Device, Model
+from lens_audio.cli.options import Adaptive, BatchSize, Debug, Device, Model
+from lens_audio.files import check_writable
+
+
+class SpecialistsFrom(StrEnum):
+    """Which calibration items the specialists are found on, by what their caption does."""
+
+    all = "all"
+    captionless = "captionless"
+    truthful = "truthful"
+    conflict = "conflict"
 
 
 def steer(
@@ -24,16 +36,14 @@ def steer(
     seed: Annotated[
         int, typer.Option(min=0, help="Calibration items have this seed, test items the next.")
     ] = 3001,
-    adaptive: Annotated[
-        str, typer.Option(help="What scales beta: constant, listening or confidence.")
-    ] = "constant",
+    adaptive: Annotated[Adaptive, typer.Option(help="What scales beta.")] = Adaptive.constant,
     specialists_from: Annotated[
-        str,
+        SpecialistsFrom,
         typer.Option(
             help="Calibration items that the specialists are found on: conflict, where a right "
             "answer means that the audio and not the caption decided; or all."
         ),
-    ] = "conflict",
+    ] = SpecialistsFrom.conflict,
     draws: Annotated[int, typer.Option(min=2, help="Sets of random heads to compare with.")] = 10,
     model: Model = None,
     device: Device = None,
@@ -51,6 +61,10 @@ def steer(
     if calibrate and report:
         raise typer.BadParameter("--report calibrates too; give one of the two")
     with clear_errors(debug):
+        check_outputs(out, table)
+        if save is not None:
+            check_writable(save)
+        checkpoint_files(model)
         from lens_audio.cli.run_steer import Request, run
 
         run(
@@ -59,8 +73,10 @@ def steer(
                 n_calibration=n_calibration,
                 n_test=n_test,
                 seed=seed,
-                adaptive=adaptive,
-                specialists_from=None if specialists_from == "all" else specialists_from,
+                adaptive=adaptive.value,
+                specialists_from=(
+                    None if specialists_from is SpecialistsFrom.all else specialists_from.value
+                ),
                 draws=draws,
                 model=model,
                 device=device,

@@ -1,11 +1,25 @@
 """Benchmarks: their items, and the paper's protocol on them."""
 
-from lens_audio.evals import mmau
-from lens_audio.evals.items import AudioQADataset, AudioQAItem
-from lens_audio.evals.prompts import wording
-from lens_audio.evals.protocol import Settings
-from lens_audio.evals.results import Results
-from lens_audio.evals.run import evaluate
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lens_audio.evals import mmau
+    from lens_audio.evals.items import AudioQADataset, AudioQAItem
+    from lens_audio.evals.prompts import wording
+    from lens_audio.evals.protocol import Settings
+    from lens_audio.evals.results import Results
+    from lens_audio.evals.run import evaluate
+
+# Imported on first use, so that a benchmark's questions are read without torch.
+_HOMES = {
+    "AudioQADataset": "items",
+    "AudioQAItem": "items",
+    "Results": "results",
+    "Settings": "protocol",
+    "evaluate": "run",
+    "wording": "prompts",
+}
 
 __all__ = [
     "AudioQADataset",
@@ -16,3 +30,15 @@ __all__ = [
     "mmau",
     "wording",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "mmau":
+        return import_module("lens_audio.evals.mmau")
+    if name in _HOMES:
+        return getattr(import_module(f"lens_audio.evals.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

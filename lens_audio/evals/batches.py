@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from lens_audio.analysis.fast_patching import is_out_of_memory
 from lens_audio.evals.items import AudioQAItem
@@ -17,6 +16,7 @@ from lens_audio.evals.journal import Journal
 from lens_audio.evals.loading import Batches, Loaded, load, plan, rows
 from lens_audio.evals.processes import Processes
 from lens_audio.inputs import AudioPrompt
+from lens_audio.progress_bar import ProgressBar
 
 Records = list[dict[str, Any]]
 
@@ -110,7 +110,7 @@ class Runner:
         todo = [n for n in range(len(batches)) if (phase, n) not in self.done]
         count, rank = self.processes.count, self.processes.rank
         loaded = load(self.to_load([batches[n] for n in todo[rank::count]]), self.workers)
-        bar = tqdm(
+        bar = ProgressBar(
             total=len(batches), initial=len(batches) - len(todo), desc=phase, unit="batch",
             file=sys.stderr, disable=not (self.verbose and self.processes.is_main), leave=False,
         )  # fmt: skip

@@ -63,6 +63,7 @@ class MMAU:
         """The official layout: a JSON list of questions, and a folder of recordings.
 
         Args:
+            path: the list; or JSON lines, a question a line. Either may begin with a BOM.
             audio: the folder that `audio_id` starts from, or the one that the files lie in;
                 by default the folder of the JSON file.
             version: of the benchmark, which the file does not tell.
@@ -75,18 +76,25 @@ class MMAU:
         folder = path.parent if audio is None else Path(audio).expanduser()
         for there, what in ((path.is_file(), path), (folder.is_dir(), folder)):
             if not there:
-                raise FileNotFoundError(f"there is no {what}")
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(rows, list) or not rows:
-            raise ValueError(f"{path} holds no list of questions")
-        return cls.of_rows(rows, [folder] * len(rows), version, path.name)
+                kind = "file" if what == path else "folder"
+                raise FileNotFoundError(f"there is no {kind} {what}")
+        rows = read_rows(path)
+        names, found = list(rows), list(rows.values())
+        return cls.of_rows(found, [folder] * len(rows), version, path.name, names)
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Any], audio: Sequence[Any], version: str, where: str) -> "MMAU":
+    def of_rows(
+        cls,
+        rows: Sequence[Any],
+        audio: Sequence[Any],
+        version: str,
+        where: str,
+        names: Sequence[str] | None = None,
+    ) -> "MMAU":
         """Questions as the official JSON has them, each with its folder or its stored recording.
+
+        Args:
+            names: what messages call the rows; by default "row 0", ….
 
         Raises:
             ValueError: naming the rows that are no questions, or for an unknown version.
@@ -94,15 +102,50 @@ class MMAU:
         if version not in VERSIONS:
             raise ValueError(f"MMAU has the versions {', '.join(VERSIONS)}, not {version!r}")
         items, problems = [], []
-        for number, (row, source) in enumerate(zip(rows, audio, strict=True)):
+        names = [f"row {number}" for number in range(len(rows))] if names is None else names
+        for name, row, source in zip(names, rows, audio, strict=True):
             try:
                 items.append(_item(row, source))
             except ValueError as error:
-                problems.append(f"row {number}: {error}")
+                problems.append(f"{name}: {error}")
         refuse(problems, where)
         check_items(items, where)
         splits = {str(item.record.get("split", "test")) for item in items}
         return cls(items, version, " and ".join(sorted(splits)))
+
+
+def read_rows(path: Path) -> dict[str, Any]:
+    """The rows of a JSON list, or of JSON lines, each by what to call it: "row 0", or "line 1".
+
+    Raises:
+        ValueError: for a file that is neither, or has none, naming the line.
+    """
+    raw = path.read_bytes()
+    try:
+        # UTF-8, or UTF-16 or 32 as Windows writes them, with a BOM or without.
+        text = raw.decode(json.detect_encoding(raw)).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: not text in {error.encoding}") from error
+    if text.lstrip().startswith("{"):  # not splitlines: a text may hold other ends of lines
+        lines = enumerate(text.split("\n"), 1)
+        rows = {f"line {n}": _parsed(line, path, n) for n, line in lines if line.strip()}
+    else:
+        parsed = _parsed(text, path)
+        rows = {f"row {n}": row for n, row in enumerate(parsed if type(parsed) is list else [])}
+    if not rows:
+        raise ValueError(f"{path} holds no list of questions")
+    return rows
+
+
+def _parsed(text: str, path: Path, line: int | None = None) -> Any:
+    where = path if line is None else f"{path}, line {line}"
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{where} is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
 
 
 def _item(row: Any, source: Any) -> AudioQAItem:

@@ -39,7 +39,11 @@ def read_parquet(path: str | os.PathLike[str], version: str = REVISED) -> MMAU:
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise FileNotFoundError(f"there is no parquet file at {path}")
-    table = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    try:
+        table = load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    except Exception as error:  # of several packages
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
     column = next((name for name in AUDIO if name in table.column_names), None)
     if column is None:
         raise ValueError(

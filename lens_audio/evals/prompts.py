@@ -71,4 +71,4 @@ def wording(name_or_file: str) -> Wording:
             f"no prompt is called {name_or_file!r} and there is no such file; there are "
             f"{', '.join(WORDINGS)}, or give a text file with {{question}} and {{choices}}"
         )
-    return Wording(path.name, path.read_text(encoding="utf-8").strip())
+    return Wording(path.name, path.read_text(encoding="utf-8-sig").strip())

@@ -21,6 +21,7 @@ from lens_audio.evals.protocol import BASE, Chosen
 from lens_audio.evals.scores import accuracies, comparisons
 from lens_audio.plots.report import write_page
 from lens_audio.steering.calibration import interval_facts
+from lens_audio.tables import write_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ class Results:
             write_page(place / f"predictions-{run.replace(' ', '-')}.json", predictions + "\n")
         for name, table in (("accuracy", self.accuracy), ("comparison", self.comparison)):
             if table is not None:
-                write_page(place / f"{name}.csv", table.to_csv(index=False))
+                write_table(table, place / f"{name}.csv")
         if self.chosen is not None and self.chosen.table is not None:
             self.chosen.steering.save(place / "steering.safetensors")
         return write_page(place / "report.html", results_page(self, command))

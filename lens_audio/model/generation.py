@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens.utilities import sample_logits
 from transformers import RepetitionPenaltyLogitsProcessor
 
@@ -17,6 +16,7 @@ from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.model.hooked_root import NamesFilter
 from lens_audio.model.kv_cache import KeyValueCache
 from lens_audio.model.text import TextHelpers
+from lens_audio.progress_bar import ProgressBar
 
 
 @dataclass(kw_only=True)
@@ -113,9 +113,14 @@ class Generation(TextHelpers):
         steps = self._steps(
             rows, options, use_past_kv_cache, names_filter, caches if return_cache else None
         )
-        bar = tqdm(steps, total=max_new_tokens, disable=not verbose, delay=1, leave=False)
-        with self.lock:
-            new = torch.stack(list(bar), dim=1)
+        drawn: list[Tensor] = []
+        bar = ProgressBar(total=max_new_tokens, disable=not verbose, delay=1, leave=False)
+        with self.lock, bar:
+            for token in steps:
+                drawn.append(token)
+                bar.update()
+            bar.total = bar.n  # an answer may end early
+        new = torch.stack(drawn, dim=1)
         wants_tokens = return_type == "tokens" or (
             return_type == "input" and isinstance(input, Tensor)
         )

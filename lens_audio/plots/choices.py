@@ -1,16 +1,22 @@
 """The answers a model chooses from."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
+import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Real
 
+from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.theme import COLOURS, styled, text
+
+Probabilities: TypeAlias = Sequence[float] | Real[Array, " choice"] | pd.Series
 
 
 def choice_probabilities(
     choices: Sequence[str],
-    with_sound: Sequence[float],
-    without_sound: Sequence[float],
+    with_sound: Probabilities,
+    without_sound: Probabilities,
     *,
     answer: str | None = None,
     quantity: str = "probability among the choices",
@@ -36,7 +42,7 @@ def choice_probabilities(
 
 def answer_probabilities(
     choices: Sequence[str],
-    runs: Mapping[str, Sequence[float]],
+    runs: Mapping[str, Probabilities],
     *,
     answer: str | None = None,
     quantity: str = "probability among the choices",
@@ -54,14 +60,14 @@ def answer_probabilities(
     ticks = [("✓ " if choice == answer else "") + text(choice, 28) for choice in choices]
     figure = go.Figure()
     for (run, probs), colour in zip(runs.items(), COLOURS, strict=False):
-        name = text(run)
+        name, numbers = text(run), as_array(probs, "choice", dtype=float).tolist()
         figure.add_bar(
             y=list(range(len(choices))),
-            x=list(probs),
+            x=numbers,
             orientation="h",
             name=name,
             marker_color=colour,
-            text=[_percent(p) for p in probs],
+            text=[_percent(p) for p in numbers],
             textposition="outside",
             cliponaxis=False,
             customdata=ticks,

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Real
 
+from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.theme import BLUE, INK, MAGNITUDE, ORANGE, head_name, styled, text
 
 Head = tuple[int, int]
@@ -21,7 +21,7 @@ BEND = {"q": -0.09, "k": 0.09, "v": 0.0, "resid": 0.0}  # keeps parallel edges a
 
 def circuit_graph(
     edges: pd.DataFrame,
-    attention: Float[Tensor, "layer head"] | None = None,
+    attention: Real[Array, "layer head"] | pd.DataFrame | None = None,
     *,
     values: Mapping[Head, float] | None = None,
     quantity: str = "attention on the audio",
@@ -51,7 +51,7 @@ def circuit_graph(
     if least < 0:
         raise ValueError(f"least={least}; give the smallest recovery to draw, 0 or more")
     heads = sorted({end for end in (*edges["sender"], *edges["receiver"]) if end != "logits"})
-    heard = None if attention is None else _of_heads(attention, heads)
+    heard = None if attention is None else _of_heads(as_array(attention, "layer", "head"), heads)
     shown = heard if values is None else _of_mapping(values, heads)
     drawn = edges[edges["recovery"].abs() >= least]
     places = _places(heads)
@@ -67,7 +67,7 @@ def circuit_graph(
     return _arranged(figure, places, heads, len(edges) - len(drawn), least)
 
 
-def _of_heads(attention: Float[Tensor, "layer head"], heads: list[Head]) -> dict[Head, float]:
+def _of_heads(attention: Float[np.ndarray, "layer head"], heads: list[Head]) -> dict[Head, float]:
     n_layers, n_heads = attention.shape
     outside = [head for head in heads if head[0] >= n_layers or head[1] >= n_heads]
     if outside:

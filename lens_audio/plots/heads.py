@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
+from jaxtyping import Real
 from plotly.subplots import make_subplots
-from torch import Tensor
 
+from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.theme import INK, MAGNITUDE, SIGNED, styled, text
 
 
 def head_map(
-    values: Float[Tensor, "layer head"],
+    values: Real[Array, "layer head"] | pd.DataFrame,
     quantity: str = "attention on the audio",
     *,
     outlined: Sequence[tuple[int, int]] = (),
@@ -27,8 +28,8 @@ def head_map(
         signed: a blue-orange scale centred at zero, for numbers whose sign matters.
         limits: of the colour scale; by default 0 (or minus the largest size) to the largest.
     """
-    n_layers, n_heads = values.shape
-    z = values.detach().float().cpu().numpy()
+    z = as_array(values, "layer", "head")
+    n_layers, n_heads = z.shape
     known = z[~np.isnan(z)]
     largest = float(abs(known).max(initial=0.0)) or 1.0
     low, high = limits or (-largest if signed else float(known.min(initial=0.0)), largest)
@@ -60,7 +61,7 @@ def _step(n: int) -> int:
 
 
 def attribution_by_source(
-    attribution: Mapping[str, Float[Tensor, "*example layer head"]],
+    attribution: Mapping[str, Real[Array, "*example layer head"] | pd.DataFrame],
     quantity: str = "logit difference",
 ) -> go.Figure:
     """What each head wrote toward an answer from the audio, and from the text: one signed scale.
@@ -75,11 +76,8 @@ def attribution_by_source(
     """
     if not {"audio", "text"} <= set(attribution):
         raise ValueError(f"expected 'audio' and 'text', not {', '.join(attribution) or 'nothing'}")
-    panels = {
-        f"from the {source}": attribution[source].detach().float().cpu()
-        for source in ("audio", "text")
-    }
-    means = {name: x.reshape(-1, *x.shape[-2:]).mean(0).numpy() for name, x in panels.items()}
+    panels = {f"from the {source}": as_array(attribution[source]) for source in ("audio", "text")}
+    means = {name: x.reshape(-1, *x.shape[-2:]).mean(0) for name, x in panels.items()}
     (n_layers, n_heads), other = (z.shape for z in means.values())
     if other != (n_layers, n_heads):
         raise ValueError(f"audio has {n_layers} x {n_heads} heads, text {other[0]} x {other[1]}")

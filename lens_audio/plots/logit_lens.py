@@ -4,16 +4,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
-from torch import Tensor
+import torch
+from jaxtyping import Float, Real
 
+from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.theme import INK, MAGNITUDE, clipped, styled, text, ticks
 
 MOST_COLUMNS = 20  # with more, the words are in the hover text only
 
 
 def logit_lens_table(
-    log_probs: Float[Tensor, "layer pos token"],
+    log_probs: Real[Array, "layer pos token"],
     word: Callable[[int], str],
     positions: Sequence[str] | None = None,
     *,
@@ -32,13 +33,14 @@ def logit_lens_table(
     Raises:
         ValueError: for another number of names than positions, or no token to list.
     """
-    n_layers, n_positions, n_tokens = log_probs.shape
+    numbers = torch.from_numpy(as_array(log_probs, "layer", "pos", "token"))
+    n_layers, n_positions, n_tokens = numbers.shape
     names = [str(i) for i in range(n_positions)] if positions is None else list(positions)
     if len(names) != n_positions:
         raise ValueError(f"{len(names)} names for {n_positions} positions")
     if top < 1:
         raise ValueError(f"top={top}; list at least one token")
-    best = log_probs.detach().float().cpu().topk(min(top, n_tokens), dim=-1)
+    best = numbers.topk(min(top, n_tokens), dim=-1)
     probs, tokens = best.values.exp().numpy(), best.indices.tolist()
     layers = [*(f"before layer {i}" for i in range(n_layers - 1)), "output"]
     words = [[_shown(word(place[0])) for place in row] for row in tokens]

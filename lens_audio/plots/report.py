@@ -19,6 +19,7 @@ from jaxtyping import Float
 from plotly.offline import get_plotlyjs
 
 from lens_audio.files import write_text
+from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.assets import PLAYHEAD_STYLE, SCRIPT, STYLE
 
 POLICY = (
@@ -56,15 +57,15 @@ def figure_html(figure: go.Figure, name: str, over_time: bool = False) -> str:
     )
 
 
-def wav_bytes(waveform: Float[np.ndarray, " samples"], sampling_rate: int) -> bytes:
+def wav_bytes(waveform: Float[Array, " samples"], sampling_rate: int) -> bytes:
     """The sound as a WAV file of 16-bit PCM; samples beyond -1 and 1 are clipped."""
     file = io.BytesIO()
-    samples = np.clip(waveform, -1, 1)
+    samples = np.clip(as_array(waveform, "samples"), -1, 1)
     soundfile.write(file, samples, sampling_rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
 
-def audio_html(waveform: Float[np.ndarray, " samples"], sampling_rate: int) -> str:
+def audio_html(waveform: Float[Array, " samples"], sampling_rate: int) -> str:
     """A player of the sound, which is part of the page as 16-bit PCM."""
     data = base64.b64encode(wav_bytes(waveform, sampling_rate)).decode()
     return f'<audio controls preload="auto" src="data:audio/wav;base64,{data}"></audio>'

@@ -3,17 +3,18 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Real
 
+from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.theme import COLOURS, GRID, styled, text
 
 FEWEST = 5  # a curve over fewer points would invent a shape
 
 
 def score_distributions(
-    groups: Mapping[str, Sequence[float] | Float[Tensor, " item"]],
+    groups: Mapping[str, Sequence[float] | Real[Array, " item"] | pd.Series],
     quantity: str = "listening score",
 ) -> go.Figure:
     """How the scores of each group are spread: every item a point, with median and quartiles.
@@ -31,7 +32,7 @@ def score_distributions(
     figure = go.Figure()
     names = []
     for number, (name, values) in enumerate(groups.items()):
-        scores = np.asarray([float(value) for value in values])
+        scores = as_array(values, "item", dtype=float)
         defined = scores[~np.isnan(scores)]
         names.append(_name(name, len(defined), len(scores) - len(defined)))
         colour = COLOURS[number % len(COLOURS)]

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
 from lens_audio.inputs import AudioPrompt
+from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.theme import BLUE, GRID, INK, MAGNITUDE, head_name, styled
 
 MAX_COLUMNS = 1000  # of a waveform's envelope and of a spectrogram: more than a screen shows
@@ -21,7 +23,7 @@ FREQUENCIES = (500.0, 1000.0, 2000.0, 4000.0)  # Hz, labels of the mel axis
 
 def attention_over_time(
     prompt: AudioPrompt,
-    attention: Float[Tensor, "chosen audio_token"],
+    attention: Real[Array, "chosen audio_token"] | pd.DataFrame,
     heads: Sequence[tuple[int, int]],
     *,
     row: int = 0,
@@ -47,15 +49,16 @@ def attention_over_time(
     clips = prompt.clips_of(row)
     if not 0 <= clip < len(clips):
         raise ValueError(f"row {row} has {len(clips)} clips; there is no clip {clip}")
-    if attention.shape[0] != len(heads) or not heads:
-        raise ValueError(f"{len(heads)} heads, but {attention.shape[0]} rows of attention")
+    shares = as_array(attention, "head", "audio token")
+    if shares.shape[0] != len(heads) or not heads:
+        raise ValueError(f"{len(heads)} heads, but {shares.shape[0]} rows of attention")
     times = prompt.audio_times(row)
-    if attention.shape[1] < len(times):
-        raise ValueError(f"{len(times)} audio tokens, but attention to {attention.shape[1]}")
+    if shares.shape[1] < len(times):
+        raise ValueError(f"{len(times)} audio tokens, but attention to {shares.shape[1]}")
     starts = [*(times[:, 0] == 0).nonzero().flatten().tolist(), len(times)]
     tokens = slice(starts[clip], starts[clip + 1])
     number = clips[clip]
-    figure = go.Figure(_attention_rows(attention[:, tokens], times[tokens], heads))
+    figure = go.Figure(_attention_rows(shares[:, tokens], times[tokens], heads))
     figure.add_trace(_spectrogram(prompt, number))
     if prompt.waveforms is not None:
         figure.add_traces(waveform_traces(prompt.waveforms[number], prompt.sampling_rate, "y3"))
@@ -64,11 +67,11 @@ def attention_over_time(
 
 
 def _attention_rows(
-    attention: Float[Tensor, "chosen token"],
+    attention: Float[np.ndarray, "chosen token"],
     times: Float[Tensor, "token 2"],
     heads: Sequence[tuple[int, int]],
 ) -> go.Heatmap:
-    z, edges = _columns(attention.detach().float().cpu().numpy(), times.numpy())
+    z, edges = _columns(attention, times.numpy())
     spans = np.stack([edges[:-1], edges[1:]], axis=-1).astype(np.float32)
     share = z / np.maximum(z.sum(1, keepdims=True), np.finfo(np.float32).tiny)
     numbers = [np.broadcast_to(spans, (*z.shape, 2)), 100 * share[..., None]]

@@ -5,11 +5,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Real
 
 from lens_audio.inputs import AudioPrompt
+from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.theme import INK, MAGNITUDE, clipped, styled, text, ticks
 
 MOST_SATURATED = 0.02  # of the cells: a sink that takes nearly all attention would hide the rest
@@ -26,7 +27,7 @@ class Entry:
 
 
 def token_attention(
-    pattern: Float[Tensor, "query key"],
+    pattern: Real[Array, "query key"] | pd.DataFrame,
     prompt: AudioPrompt,
     *,
     row: int = 0,
@@ -47,14 +48,15 @@ def token_attention(
         ValueError: for a pattern of another length than the prompt, or no window.
     """
     n_positions = prompt.tokens.shape[1]
-    if pattern.shape != (n_positions, n_positions):
+    shares = as_array(pattern, "query", "key")
+    if shares.shape != (n_positions, n_positions):
         raise ValueError(
-            f"a pattern of shape {tuple(pattern.shape)} for a prompt of {n_positions} positions"
+            f"a pattern of shape {shares.shape} for a prompt of {n_positions} positions"
         )
     if windows < 1:
         raise ValueError(f"windows={windows}; fold the audio into at least one")
     entries = _entries(prompt, row, windows)
-    z = _folded(pattern.detach().float().cpu().numpy(), entries)
+    z = _folded(shares, entries)
     names = [entry.name for entry in entries]
     shown = z[~np.isnan(z)]
     heatmap = go.Heatmap(

@@ -29,6 +29,7 @@ from lens_audio.steering.knockout import random_heads
 from lens_audio.steering.readings import Readings, read
 from lens_audio.steering.statistics import over_draws, paired_difference, wilson
 from lens_audio.steering.storage import model_facts
+from lens_audio.tables import write_table
 
 KS = (2, 4, 8, 12)
 BETAS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -216,8 +217,8 @@ class SteeringReport:
         return table[(table["condition"] == condition) & (table["method"] == method)].iloc[0]
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """The table."""
-        files.write_text(path, self.table.to_csv(index=False))
+        """The table; `tables.read_table` reads it."""
+        write_table(self.table, path)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON holds it; NaN is null."""

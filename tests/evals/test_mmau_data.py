@@ -98,6 +98,56 @@ def test_files_that_hold_no_questions_are_refused(folder, text):
         MMAU.read_json(folder / "mmau.json")
 
 
+def as_list(rows):
+    return json.dumps(rows, indent=1, ensure_ascii=False)
+
+
+def as_lines(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def as_lines_of_windows(rows):
+    return "\r\n\r\n" + "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+@pytest.mark.parametrize("layout", [as_list, as_lines, as_lines_of_windows])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("name", ["mmau.json", "mmau.jsonl"])
+def test_lists_and_lines_are_read_in_any_encoding_of_json(folder, layout, encoding, name):
+    rows = [{**ROW, "question": "Wo?\u2028Où?\x85"}, {**ROW, "id": "b", "question": "何?"}]
+    (folder / name).write_bytes(layout(rows).encode(encoding))
+    items = MMAU.read_json(folder / name).items
+    assert [item.record for item in items] == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'%b\n\n{"id": "b"}\n', r"mmau\.jsonl: line 3: it has no question, choices, audio_id"),
+        (b'\xef\xbb\xbf%b\n{"id": \n', r"mmau\.jsonl, line 2 is not valid JSON"),
+        (b"%b\n[1]\n", r"mmau\.jsonl: line 2: a list, not a question"),
+        (b"%b\n\n\xff\n", r"mmau\.jsonl, line 3: not text in utf-8"),
+        (b"%b %b\n", r"mmau\.jsonl, line 1 is not valid JSON: Extra data"),
+        (b"[%b,\n%b", r"mmau\.jsonl is not valid JSON: .*line 2"),
+        (b"\n \r\n", r"mmau\.jsonl is not valid JSON"),
+        (b"[" * 100_000, r"mmau\.jsonl is nested too deeply"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(folder, text, message):
+    row = json.dumps(ROW).encode()
+    (folder / "mmau.jsonl").write_bytes(text.replace(b"%b", row))
+    with pytest.raises(ValueError, match=message):
+        MMAU.read_json(folder / "mmau.jsonl")
+
+
+def test_what_is_missing_is_told_as_what_it_is(folder):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        MMAU.read_json(folder / "none.json")
+    read(folder, ROW)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        MMAU.read_json(folder / "mmau.json", folder / "none")
+
+
 def test_an_unknown_version_is_refused(folder):
     with pytest.raises(ValueError, match=r"first, v05\.15\.25, not 'v2'"):
         read(folder, ROW, version="v2")
@@ -147,6 +197,13 @@ def test_parquet_without_recordings_is_refused(folder):
         read_parquet(folder / "test.parquet")
     with pytest.raises(FileNotFoundError, match="no parquet file"):
         read_parquet(folder / "clips")
+
+
+def test_damaged_parquet_is_told_as_that(folder):
+    pytest.importorskip("datasets")
+    (folder / "test.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(ValueError, match=r"test\.parquet cannot be read as parquet: \S"):
+        read_parquet(folder / "test.parquet")
 
 
 # MMAU test-mini itself.

@@ -36,6 +36,11 @@ def test_a_template_without_its_fields_or_with_others_is_refused(template):
         Wording("mine", template)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_wording(tmp_path):
+    (tmp_path / "mine.txt").write_text("{question} {choices}", encoding="utf-8-sig")
+    assert wording(str(tmp_path / "mine.txt")).ask("What?", []) == "What? []"
+
+
 def test_a_wording_of_ones_own_is_a_file(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("Q: {question}\nOne of {{{choices}}}?\n")

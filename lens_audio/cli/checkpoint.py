@@ -1,0 +1,119 @@
+"""What a checkpoint tells before its weights are read: its sizes, its tokenizer, what it hears."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lens_audio import AudioPrompt, HookedAudioTransformer, testbed
+from lens_audio.analysis.dataset import LabelledItem
+from lens_audio.checkpoints.families import family_of
+from lens_audio.checkpoints.family import read_json
+from lens_audio.checkpoints.pretrained import resolve_device
+from lens_audio.cli.checks import checkpoint_files
+from lens_audio.config import AudioModelConfig
+from lens_audio.inputs import build_prompt
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The small files of a checkpoint, read.
+
+    It has the `cfg`, `processor` and `tokenizer` of the model to be, for checks that need no more.
+    """
+
+    cfg: AudioModelConfig
+    processor: Any
+    tokenizer: Any
+
+    @classmethod
+    def read(cls, model: str | None, device: str | None = None) -> "Checkpoint":
+        """Of a folder, a hub id, or None for the embedded checkpoint.
+
+        Raises:
+            FileNotFoundError: for neither a folder nor a hub id.
+            ValueError: for another architecture, damaged files, none of a processor, or a device
+                that does not exist.
+        """
+        resolve_device(device)
+        folder = checkpoint_files(model)
+        config = read_json(folder / "config.json")
+        family = family_of(config)
+        try:
+            cfg = family.read_config(config, read_json(folder / "generation_config.json"))
+        except KeyError as error:
+            raise ValueError(
+                f"{folder / 'config.json'} lacks {error}, a size of its model"
+            ) from error
+        processor, tokenizer = family.read_processor(folder, cfg)
+        if processor is None:
+            raise ValueError(
+                f"{folder} lacks the files of the tokenizer (tokenizer.json and "
+                "tokenizer_config.json, or qwen.tiktoken) or of the feature extractor "
+                "(preprocessor_config.json), so it cannot be asked; add them"
+            )
+        return cls(cfg, processor, tokenizer)
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of all layers together."""
+        return self.cfg.n_layers * self.cfg.n_heads
+
+    def prompt(
+        self, question: str, audio: Any, max_seconds: float | int | None = None
+    ) -> AudioPrompt:
+        """A question about a recording, on the CPU.
+
+        Raises:
+            What `inputs.build_prompt` raises, and ValueError for more than the model's context.
+        """
+        prompt = build_prompt(self.processor, question, audio, max_seconds=max_seconds)
+        n_tokens = prompt.tokens.shape[1]
+        if n_tokens > self.cfg.n_ctx:
+            raise ValueError(
+                f"the prompt has {n_tokens} tokens and this model's context {self.cfg.n_ctx}; ask a "
+                "shorter question, or keep less of the recording"
+            )
+        return prompt
+
+    def check_heads(self, k: int) -> None:
+        """Refuse more heads than there are.
+
+        Raises:
+            ValueError: saying how many there are.
+        """
+        if k > self.n_heads:
+            raise ValueError(
+                f"cannot take {k} heads: this model has {self.cfg.n_layers} layers x "
+                f"{self.cfg.n_heads} heads = {self.n_heads}"
+            )
+
+    def check_items(self, items: Sequence[LabelledItem]) -> None:
+        """Refuse items that cannot be asked, or whose choices begin with the same token.
+
+        The first item stands for all in whether it can be asked.
+
+        Raises:
+            ValueError: saying why.
+        """
+        self.prompt(items[0].question, items[0].audio)
+        for choices in {item.choices for item in items}:
+            begun: dict[int, str] = {}
+            for choice in choices:
+                other = begun.setdefault(first_token(self.tokenizer, choice), choice)
+                if other != choice:
+                    raise ValueError(
+                        f"{other!r} and {choice!r} begin with the same token of this model, so the "
+                        "first token does not tell them apart"
+                    )
+
+
+def first_token(tokenizer: Any, answer: str) -> int:
+    """The token that an answer begins with."""
+    return int(tokenizer.encode(answer, add_special_tokens=False)[0])
+
+
+def load(model: str | None, device: str | None, **options: Any) -> HookedAudioTransformer:
+    """The checkpoint asked for, or the embedded one."""
+    return HookedAudioTransformer.from_pretrained(
+        testbed.checkpoint_dir() if model is None else model, device=device, **options
+    )

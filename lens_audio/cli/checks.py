@@ -1,0 +1,153 @@
+"""What is refused before anything heavy is imported: files, folders and numbers that cannot be.
+
+A command looks here first, then at the checkpoint's small files (`cli.checkpoint`), and only then
+loads the model.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from lens_audio.files import check_writable
+from lens_audio.testbed import checkpoint_dir
+
+# What a checkpoint holds beside its weights: sizes, tokenizer, feature extractor.
+SMALL_FILES = ["*.json", "*.jinja", "merges.txt", "vocab.*", "*.tiktoken"]
+
+
+def check_seconds(seconds: float | None, option: str) -> None:
+    """Refuse a length of time that is none, as wrong usage."""
+    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        raise typer.BadParameter("give a length in seconds, above 0", param_hint=option)
+
+
+def check_text(text: str | None, option: str) -> None:
+    """Refuse an empty text, as wrong usage."""
+    if text is not None and not text.strip():
+        raise typer.BadParameter("it is empty", param_hint=option)
+
+
+def check_outputs(out: Path, table: Path) -> None:
+    """Refuse files that cannot be written.
+
+    Raises:
+        OSError: saying what is in the way.
+        ValueError: for a table that is neither CSV nor JSON, or both files being one.
+    """
+    check_writable(out)
+    check_writable(table)
+    if table.suffix not in (".csv", ".json"):
+        raise ValueError(f"the table {table.name} must end in .csv or .json")
+    if out.expanduser().resolve() == table.expanduser().resolve():
+        raise ValueError(f"the page and the table are both {out.name}")
+
+
+def check_readable(path: str | Path, what: str) -> Path:
+    """The path, if a file with something in it is there and can be read.
+
+    Args:
+        what: the file is, such as "audio file".
+
+    Raises:
+        OSError, ValueError: saying what is wrong.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {what} {path}")
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise IsADirectoryError(f"{path} is {kind}; give one {what}")
+    try:
+        with open(path, "rb") as file:
+            is_empty = not file.read(1)
+    except OSError as error:
+        raise PermissionError(f"cannot read the {what} {path}: {error.strerror}") from error
+    if is_empty:
+        raise ValueError(f"{path} is an empty file, so it is no {what}")
+    return path
+
+
+def is_corruption(name: str) -> bool:
+    """Whether CORRUPTED names what becomes of CLEAN, and not a file."""
+    return name in ("silence", "shuffle", "noise") or name.startswith("noise:")
+
+
+def noise_ratio(name: str) -> float:
+    """The signal-to-noise ratio in dB of `noise:10`.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        ratio = float(name.partition(":")[2])
+    except ValueError:
+        ratio = math.nan
+    if not math.isfinite(ratio):
+        raise ValueError(f"{name!r}: give the ratio in decibels, as in noise:10")
+    return ratio
+
+
+def check_recording(name: str | None) -> None:
+    """Refuse a recording that is no file, or a corruption without its number.
+
+    Raises:
+        OSError, ValueError: saying what is wrong.
+    """
+    if name is None or name in ("silence", "shuffle"):
+        return
+    if is_corruption(name):
+        noise_ratio(name)
+    else:
+        check_readable(name, "audio file")
+
+
+def check_named(choices: Sequence[str] | None, answer: str | None, instead: str | None) -> None:
+    """Refuse answers to compare that are none of the choices, or one and the same.
+
+    Raises:
+        ValueError: saying which.
+    """
+    for named in (answer, instead):
+        if named is not None and choices is not None and named not in choices:
+            raise ValueError(f"{named!r} is none of the choices {', '.join(choices)}")
+    if answer is not None and answer == instead:
+        raise ValueError(
+            f"both answers to compare are {answer!r}; name two with --answer, --instead"
+        )
+
+
+def checkpoint_files(model: str | None) -> Path:
+    """The folder of a checkpoint; of a hub id its small files alone are fetched.
+
+    Raises:
+        FileNotFoundError: for neither, or a folder without a config.json.
+        ValueError: for a config.json that is damaged.
+    """
+    folder = checkpoint_dir() if model is None else Path(model).expanduser()
+    if folder.is_file():
+        raise FileNotFoundError(f"{model} is a file; give the folder that holds config.json")
+    if not folder.is_dir():
+        folder = _from_hub(str(model))
+    config = folder / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json, so it is no checkpoint")
+    try:
+        json.loads(config.read_bytes())  # a BOM is accepted here
+    except ValueError as error:
+        raise ValueError(f"{config} is not valid JSON: {error}") from error
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=SMALL_FILES))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise FileNotFoundError(
+            f"{name!r} is neither a folder nor a checkpoint that the hub could give: {error}"
+        ) from error
