@@ -76,9 +76,8 @@ class FastPatcher:
                         raise
                     self.batch_tokens = self._halved(first, len(batch))
                     continue
-                before = self.base_logits[
-                    :, : self.n_last - logits.shape[1]
-                ]  # nothing changed there
+                n_before = self.n_last - logits.shape[1]  # positions that no patch reaches
+                before = self.base_logits[:, :n_before]
                 for cell, new in zip(batch, logits.unflatten(0, (len(batch), -1)), strict=True):
                     yield cell, torch.cat([before, new], dim=1)
                 waiting = waiting[n_cells:]
