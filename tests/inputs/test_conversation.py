@@ -148,7 +148,7 @@ def test_an_answer_in_parts_is_continued(kind):
 
 
 @every_kind
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(beginning=st.text(st.characters(codec="utf-8", exclude_characters="<[|]>"), max_size=12))
 def test_prompt_and_prefix_are_tokenised_as_one_text(kind, beginning):
     whole = ask(kind, "what?").texts[0] + beginning
