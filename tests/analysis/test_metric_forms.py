@@ -52,7 +52,7 @@ ANALYSES = {
     "fast sweep": swept,
     "naive sweep": lambda metric, prompts: swept(metric, prompts, engine="naive"),
     "attribution": lambda metric, prompts: (
-        attribute(MODEL, *prompts, metric, sites="z")["z"].values
+        attribute(MODEL, *prompts, metric, sites="z", steps=2)["z"].values
     ),
     "paths to the logits": lambda metric, prompts: (
         path_patch(MODEL, *prompts, metric, verbose=False).values
