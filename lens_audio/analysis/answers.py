@@ -23,7 +23,7 @@ def choice_log_probs(
         ValueError: for no choices, an empty one or one given twice, or a right-padded batch.
     """
     tokens = [torch.tensor(ids, device=model.device) for ids in _choice_tokens(model, choices)]
-    _check_last_position(prompt)
+    check_last_position(prompt)
     past = KeyValueCache(model.cfg.n_layers)
     first = _log_softmax(model(prompt, past_kv_cache=past, logits_to_keep=1))  # [batch, 1, d_vocab]
     past.freeze()
@@ -52,7 +52,7 @@ def next_token_probs(
     Raises:
         ValueError: for a right-padded batch.
     """
-    _check_last_position(prompt)
+    check_last_position(prompt)
     return _log_softmax(model(prompt, logits_to_keep=1))[:, -1].exp()
 
 
@@ -68,7 +68,8 @@ def _choice_tokens(model: HookedAudioTransformer, choices: Sequence[str]) -> lis
     return [model.tokenizer.encode(choice, add_special_tokens=False) for choice in choices]
 
 
-def _check_last_position(prompt: AudioPrompt) -> None:
+def check_last_position(prompt: AudioPrompt) -> None:
+    """ValueError for a right-padded batch, whose answers would not follow the last position."""
     if not bool(prompt.attention_mask[:, -1].all()):
         raise ValueError("an answer continues the last position, so pad the prompts on the left")
 

@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from lens_audio.analysis.cells import check_prompts
-from lens_audio.analysis.metrics import metric_name, metric_values
+from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.hooks.selection import SITES, Site
 from lens_audio.inputs import AudioPrompt
@@ -32,7 +32,7 @@ def attribute(
     model: HookedAudioTransformer,
     clean: AudioPrompt,
     corrupted: AudioPrompt,
-    metric: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]],
+    metric: Callable[[Tensor], Any],
     *,
     sites: str | Iterable[str] = DEFAULT_SITES,
     direction: str = "denoise",
@@ -56,7 +56,7 @@ def attribute(
 
     Args:
         clean, corrupted: prompts of the same shape with their audio at the same positions.
-        metric: a differentiable function of the last position's logits, one number a row.
+        metric: a differentiable function of logits, one number a row, as in `patching.sweep`.
         sites: of a block ("resid_mid", "z", "k", "mlp_post", "pattern", …), the same with
             "audio_encoder." in front (positions are then encoder frames), or "audio_embed".
         direction: "denoise" patches clean activations into the corrupted run, "noise" the reverse.
@@ -83,23 +83,24 @@ def attribute(
     begin: dict[str, Tensor | None] = {"hook_embed": None}
     if any(Site.of(name).is_audio for name in points):
         begin["audio_encoder.hook_embed"] = None
+    n_last = logits_needed([metric], base, source)
     with torch.no_grad():
-        far = _run(model, source, {*points, *begin}, {})
-        source_values = metric_values(metric, far.logits).float().cpu()
+        far = _run(model, source, {*points, *begin}, {}, n_last)
     with torch.set_grad_enabled(steps == 1):
-        near = _run(model, base, {*points, *begin}, begin)
-        base_values = metric_values(metric, near.logits).detach().float().cpu()
+        near = _run(model, base, {*points, *begin}, begin, n_last)
+    applied = AppliedMetric.to(metric, near.logits.detach(), far.logits)
+    base_values, source_values = (applied(run.logits).detach().float().cpu() for run in (near, far))
     with torch.enable_grad():
         if steps == 1:
-            gradients = _mean_gradients([near], points, metric)
+            gradients = _mean_gradients([near], points, applied)
         elif path == "inputs":
             runs = _between(model, base, near, far, points, begin, steps)
-            gradients = _mean_gradients(runs, points, metric)
+            gradients = _mean_gradients(runs, points, applied)
         else:
             gradients = {}
             for name in points:
                 runs = _between(model, base, near, far, [name], [name], steps)
-                gradients |= _mean_gradients(runs, [name], metric)
+                gradients |= _mean_gradients(runs, [name], applied)
     with torch.no_grad():
         effects = {
             name: ((far.activations[name] - near.activations[name]) * gradients[name]).sum(-1)
@@ -146,7 +147,7 @@ class Run:
     """A forward with its graph."""
 
     activations: dict[str, Tensor]
-    logits: Float[Tensor, "batch d_vocab"]
+    logits: Float[Tensor, "batch last d_vocab"]
 
 
 def _run(
@@ -154,6 +155,7 @@ def _run(
     prompt: AudioPrompt,
     keep: Iterable[str],
     begin: Mapping[str, Tensor | None],
+    n_last: int,
 ) -> Run:
     """Run with the graph beginning at some hook points, whose activations may be given."""
     activations: dict[str, Tensor] = {}
@@ -171,7 +173,7 @@ def _run(
 
     fwd_hooks: list[Any] = [(name, begin_here) for name in begin]
     fwd_hooks += [(name, keep_it) for name in keep]
-    logits = model.run_with_hooks(prompt, fwd_hooks=fwd_hooks, logits_to_keep=1)[:, -1]
+    logits = model.run_with_hooks(prompt, fwd_hooks=fwd_hooks, logits_to_keep=n_last)
     return Run(activations, logits)
 
 
@@ -188,20 +190,21 @@ def _between(
     for step in range(steps):
         at = (step + 0.5) / steps
         ends = {name: (near.activations[name], far.activations[name]) for name in begin}
-        yield _run(model, base, keep, {name: torch.lerp(*ab, at) for name, ab in ends.items()})
+        moved = {name: torch.lerp(*ab, at) for name, ab in ends.items()}
+        yield _run(model, base, keep, moved, near.logits.shape[1])
 
 
 def _mean_gradients(
-    runs: Iterable[Run], names: Iterable[str], metric: Callable[..., Any]
+    runs: Iterable[Run], names: Iterable[str], metric: AppliedMetric
 ) -> dict[str, Tensor]:
     """dM/da of activations, averaged over runs; rows do not mix, so one sum serves all."""
     names = list(names)
     gradients: list[Tensor] = []
     n_runs = 0
     for run in runs:
-        values = metric_values(metric, run.logits)
+        values = metric(run.logits)
         if not values.requires_grad:
-            raise ValueError(f"metric {metric_name(metric)!r} has no gradient to the logits")
+            raise ValueError(f"metric {metric.name!r} has no gradient to the logits")
         activations = [run.activations[name] for name in names]
         found = torch.autograd.grad(values.sum(), activations, materialize_grads=True)
         gradients = (

@@ -28,12 +28,12 @@ from lens_audio import files, hooks
 from lens_audio.analysis.cells import check_prompts
 from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
 from lens_audio.analysis.listening import check_heads
-from lens_audio.analysis.metrics import metric_values
+from lens_audio.analysis.metrics import AppliedMetric, logits_needed
 from lens_audio.analysis.path_patching import Head, Paths
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 
-MetricFunction = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
+MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class CircuitTest:
 
         Args:
             clean, corrupted: prompts of the same shape with their audio at the same positions.
-            metric: a function of the last position's logits, one number a row.
+            metric: a function of logits, one number a row, as in `patching.sweep`.
             batch_tokens: positions computed at once, at most.
 
         Raises:
@@ -146,15 +146,21 @@ class CircuitTest:
                 NaN or not one number a row.
         """
         check_prompts(model, clean, corrupted)
-        self.model, self.metric = model, metric
+        self.model = model
         self.n_examples = len(clean)
         self.shape = (model.cfg.n_layers, model.cfg.n_heads)
         self.attention_mask = clean.attention_mask.to(model.device)
         self.rows = max(1, (batch_tokens or LEAST_BATCH_TOKENS) // clean.tokens.numel())
         resid = [f"blocks.{layer}.hook_resid_pre" for layer in range(self.shape[0])]
         z = [f"blocks.{layer}.attn.hook_z" for layer in range(self.shape[0])]
-        _, self.clean_cache = model.run_with_cache(clean, names_filter=resid, logits_to_keep=1)
-        _, self.corrupted_cache = model.run_with_cache(corrupted, names_filter=z, logits_to_keep=1)
+        self.n_last = logits_needed([metric], clean, corrupted)
+        clean_logits, self.clean_cache = model.run_with_cache(
+            clean, names_filter=resid, logits_to_keep=self.n_last
+        )
+        corrupted_logits, self.corrupted_cache = model.run_with_cache(
+            corrupted, names_filter=z, logits_to_keep=self.n_last
+        )
+        self.metric = AppliedMetric.to(metric, clean_logits, corrupted_logits)
         every = torch.ones(1, *self.shape, dtype=torch.bool)
         self.whole, self.none = self._metrics(torch.cat([every, ~every]))
 
@@ -266,9 +272,9 @@ class CircuitTest:
             start_at_layer=first,
             attention_mask=self.attention_mask.repeat(copies, 1),
             fwd_hooks=[(f"blocks.{layer}.attn.hook_z", corrupt) for layer in changed],
-            logits_to_keep=1,
-        )[:, -1]
-        values = [metric_values(self.metric, some) for some in logits.split(self.n_examples)]
+            logits_to_keep=self.n_last,
+        )
+        values = [self.metric(some) for some in logits.split(self.n_examples)]
         return torch.stack(values).float().cpu()
 
 
@@ -301,11 +307,13 @@ def circuit_edges(
     """
     heads = list(Circuit.of(circuit).heads)
     check_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
-    paths = Paths.between(model, clean, corrupted, mlps=mlps, direction=direction)
-    base, source = (
-        float(metric_values(metric, logits).mean())
-        for logits in (paths.base_logits, paths.source_logits)
-    )
+    paths = Paths.between(
+        model, clean, corrupted, mlps=mlps, direction=direction,
+        logits_to_keep=logits_needed([metric], clean, corrupted),
+    )  # fmt: skip
+    unpatched = paths.base_logits, paths.source_logits
+    applied = AppliedMetric.to(metric, *unpatched)
+    base, source = (float(applied(logits).mean()) for logits in unpatched)
     gap = source - base or float("nan")
     group = model.cfg.n_heads // model.cfg.kv_heads
     rows: list[tuple[Head, Any, str, float]] = []
@@ -316,6 +324,6 @@ def circuit_edges(
                 reached = (layer, head if name == "q" else head // group)
                 edges.append(((layer, head), name, paths.to_heads(sender, [reached], name)))
         for receiver, name, logits in edges:
-            recovery = (float(metric_values(metric, logits).mean()) - base) / gap
+            recovery = (float(applied(logits).mean()) - base) / gap
             rows.append((sender, receiver, name, recovery))
     return pd.DataFrame(rows, columns=["sender", "receiver", "input", "recovery"])

@@ -24,7 +24,7 @@ from lens_audio.model.shared_prefix import SharedPrefix
 
 LEAST_BATCH_TOKENS = 4096  # short prompts share a batch; fewer would leave a machine idle
 
-Done = tuple[Cell, Float[Tensor, "example d_vocab"]]
+Done = tuple[Cell, Float[Tensor, "example last d_vocab"]]
 
 
 @dataclass
@@ -48,9 +48,12 @@ class FastPatcher:
         source: AudioPrompt,
         cells: list[Cell],
         batch_tokens: int | None = None,
+        n_last: int = 1,
     ) -> None:
+        """Runs both prompts; `n_last` is how many last positions' logits are kept."""
         self.model, self.site, self.base = model, site, base
         self.n_examples, self.length = base.tokens.shape
+        self.n_last = n_last
         self.batch_tokens = batch_tokens or max(base.tokens.numel(), LEAST_BATCH_TOKENS)
         self.mask = base.attention_mask.to(model.device)
         self.layers = sorted({cell.layer for cell in cells})
@@ -59,7 +62,7 @@ class FastPatcher:
         self.base_run, self.base_logits = self._run_base()
 
     def run(self, cells: list[Cell]) -> Iterator[Done]:
-        """The last position's logits of every cell, in whatever order is quickest."""
+        """The last positions' logits of every cell, in whatever order is quickest."""
         by_first = sorted(cells, key=lambda cell: (self._first_position([cell]), cell.layer))
         for first, group in groupby(by_first, key=lambda cell: self._first_position([cell])):
             waiting = list(group)
@@ -73,7 +76,10 @@ class FastPatcher:
                         raise
                     self.batch_tokens = self._halved(first, len(batch))
                     continue
-                yield from zip(batch, logits.unflatten(0, (len(batch), -1)), strict=True)
+                n_before = self.n_last - logits.shape[1]  # positions that no patch reaches
+                before = self.base_logits[:, :n_before]
+                for cell, new in zip(batch, logits.unflatten(0, (len(batch), -1)), strict=True):
+                    yield cell, torch.cat([before, new], dim=1)
                 waiting = waiting[n_cells:]
 
     def _halved(self, first: int, n_cells: int) -> int:
@@ -100,7 +106,7 @@ class FastPatcher:
         cut = 0 if self.site.in_encoder else self.first
         keep = keeping(store, self.site.position_axis, cut)
         hooks: list[Any] = [(self.site.hook_name(layer), keep) for layer in self.layers]
-        return store, self.model.run_with_hooks(prompt, fwd_hooks=hooks, logits_to_keep=1)[:, -1]
+        return store, self.model.run_with_hooks(prompt, fwd_hooks=hooks, logits_to_keep=self.n_last)
 
     def _run_base(self) -> tuple[BaseRun, Tensor]:
         start = 0 if self.site.in_encoder else self.layers[0]
@@ -114,15 +120,19 @@ class FastPatcher:
             for layer in self.layers:
                 name = f"audio_encoder.blocks.{layer}.hook_resid_pre"
                 hooks.append((name, keeping(run.encoder_resid_pre)))
-        logits = self.model.run_with_hooks(self.base, fwd_hooks=hooks, logits_to_keep=1)
-        return run, logits[:, -1]
+        return run, self.model.run_with_hooks(
+            self.base, fwd_hooks=hooks, logits_to_keep=self.n_last
+        )
 
-    def _run_batch(self, first: int, cells: list[Cell]) -> Float[Tensor, "row d_vocab"]:
-        """Rows are cells, then examples: row r belongs to cell r // n_examples."""
+    def _run_batch(self, first: int, cells: list[Cell]) -> Float[Tensor, "row new d_vocab"]:
+        """Logits of the last positions from the first on that is computed.
+
+        Rows are cells, then examples: row r belongs to cell r // n_examples.
+        """
         with self.model.lock:  # for the blocks are run one by one
             return self._run_rows(first, cells)
 
-    def _run_rows(self, first: int, cells: list[Cell]) -> Float[Tensor, "row d_vocab"]:
+    def _run_rows(self, first: int, cells: list[Cell]) -> Float[Tensor, "row new d_vocab"]:
         if self.site.in_encoder:
             rows, start = self._encoder_rows(first, cells), 0
         else:
@@ -141,7 +151,7 @@ class FastPatcher:
             with patching:
                 rows = self.model.blocks[layer](rows, context, self._prefix(layer, first))
         assert rows is not None
-        return self.model.logits_of(rows[:, -1:])[:, 0]
+        return self.model.logits_of(rows[:, -self.n_last :])
 
     def _context(self, rows: Tensor, first: int) -> AttentionContext:
         copies = len(rows) // self.n_examples

@@ -7,9 +7,10 @@ runs only what a patch can change: the layers from its own on, at its positions 
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,14 +26,14 @@ from lens_audio.analysis.cells import (
     position_masks,
 )
 from lens_audio.analysis.fast_patching import FastPatcher
-from lens_audio.analysis.metrics import metric_name
+from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.progress import Progress, request_of
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 from lens_audio.progress_bar import ProgressBar
 
-MetricFunction = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
+MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 Metrics = MetricFunction | Mapping[str, MetricFunction]
 
 
@@ -61,8 +62,9 @@ def sweep(
         site: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v",
             "pattern", "mlp_post", …; "audio_encoder.resid_post" and its like (positions are then
             encoder frames of 20 ms); or "audio_embed", what the projector writes.
-        metric: a function of the last position's logits, [example, d_vocab] -> [example], or
-            several by name (`analysis.metrics` has the usual ones).
+        metric: a function of the last position's logits, [example, d_vocab] -> [example], or of
+            TransformerLens's form, [example, pos, d_vocab] -> [example]; or several by name
+            (`analysis.metrics` has the usual ones, and the forms).
         positions: "each" makes every position a cell; a dictionary makes each of its selections
             one (`time_windows`, `token_groups`); one selection ("last", "audio", integers, a mask)
             is patched whole in every cell.
@@ -78,8 +80,8 @@ def sweep(
 
     Raises:
         ValueError: for prompts of unequal shape, an empty or impossible selection, a metric that is
-            NaN on the unpatched runs or not one number an example, hooks left on the model, or a
-            `resume_from` file of another sweep, saying what differs.
+            NaN on the unpatched runs, not one number an example or of a form that cannot be told,
+            hooks left on the model, or a `resume_from` file of another sweep, saying what differs.
         OSError: for a `resume_from` that cannot be written, before anything is run, or that
             another sweep is writing.
     """
@@ -133,15 +135,16 @@ def sweep_steps(
     metrics = dict(metric) if isinstance(metric, Mapping) else {metric_name(metric): metric}
     if not metrics:
         raise ValueError("no metric was given")
+    n_last = logits_needed(metrics.values(), base, source)
     patcher: FastPatcher | NaivePatcher
     if engine == "fast":
-        patcher = FastPatcher(model, where, base, source, grid.cells, batch_tokens)
+        patcher = FastPatcher(model, where, base, source, grid.cells, batch_tokens, n_last)
     else:
-        patcher = NaivePatcher(model, where, base, source, grid.cells)
-    evaluate = Evaluation(metrics, n_examples=len(base.tokens))
+        patcher = NaivePatcher(model, where, base, source, grid.cells, n_last)
+    unpatched = patcher.base_logits, patcher.source_logits
+    evaluate = Evaluation([AppliedMetric.to(m, *unpatched, name=n) for n, m in metrics.items()])
     about = {"site": site, "direction": direction, "model": model.cfg.model_name}
-    base_values, source_values = evaluate(patcher.base_logits), evaluate(patcher.source_logits)
-    evaluate.refuse_nan(base_values, source_values)
+    base_values, source_values = (evaluate(logits, allow_nan=False) for logits in unpatched)
     result = PatchingResult(
         values=torch.full((len(metrics), *grid.shape, len(base.tokens)), torch.nan),
         axes={
@@ -246,28 +249,15 @@ def token_groups(prompt: AudioPrompt) -> dict[str, str]:
 
 @dataclass
 class Evaluation:
-    """The metrics, applied to the logits of one or more cells."""
+    """The metrics, applied to the last positions' logits of a run."""
 
-    metrics: Mapping[str, MetricFunction]
-    n_examples: int
+    metrics: Sequence[AppliedMetric]
 
-    def __call__(self, logits: Float[Tensor, "example d_vocab"]) -> Float[Tensor, "metric example"]:
-        rows = []
-        for name, function in self.metrics.items():
-            value = torch.as_tensor(function(logits)).detach()
-            if value.shape != (self.n_examples,):
-                raise ValueError(
-                    f"metric {name!r} gave shape {tuple(value.shape)} for {self.n_examples} examples; "
-                    "it must give one number an example"
-                )
-            rows.append(value.float().cpu())
-        return torch.stack(rows)
-
-    def refuse_nan(self, *values: Float[Tensor, "metric example"]) -> None:
-        """Raises ValueError where a metric of the unpatched runs is NaN."""
-        for name, row in zip(self.metrics, torch.cat(values, dim=1), strict=True):
-            if bool(row.isnan().any()):
-                raise ValueError(f"metric {name!r} is NaN on the clean or the corrupted run")
+    def __call__(
+        self, logits: Float[Tensor, "example last d_vocab"], *, allow_nan: bool = True
+    ) -> Float[Tensor, "metric example"]:
+        values = [metric(logits, allow_nan=allow_nan) for metric in self.metrics]
+        return torch.stack([value.detach().float().cpu() for value in values])
 
 
 class NaivePatcher:
@@ -280,23 +270,28 @@ class NaivePatcher:
         base: AudioPrompt,
         source: AudioPrompt,
         cells: list[Cell],
+        n_last: int = 1,
     ) -> None:
         self.model, self.site, self.base = model, site, base
         names = sorted({site.hook_name(cell.layer) for cell in cells})
-        logits, self.source_cache = model.run_with_cache(
-            source, names_filter=names, logits_to_keep=1
+        self.n_last = n_last
+        self.source_logits, self.source_cache = model.run_with_cache(
+            source, names_filter=names, logits_to_keep=n_last
         )
-        self.source_logits = logits[:, -1]
-        self.base_logits = model(base, logits_to_keep=1)[:, -1]
+        self.base_logits = model(base, logits_to_keep=n_last)
 
-    def run(self, cells: list[Cell]) -> Iterator[tuple[Cell, Float[Tensor, "example d_vocab"]]]:
+    def run(
+        self, cells: list[Cell]
+    ) -> Iterator[tuple[Cell, Float[Tensor, "example last d_vocab"]]]:
         for cell in cells:
             name = self.site.hook_name(cell.layer)
             patch = hooks.patch(
                 name, source=self.source_cache, heads=cell.head, positions=cell.positions
             )
-            logits = self.model.run_with_hooks(self.base, fwd_hooks=patch, logits_to_keep=1)
-            yield cell, logits[:, -1]
+            yield (
+                cell,
+                self.model.run_with_hooks(self.base, fwd_hooks=patch, logits_to_keep=self.n_last),
+            )
 
 
 def _masks(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lens_audio import hooks
 from lens_audio.analysis.cells import as_mask, check_prompts
-from lens_audio.analysis.metrics import metric_name, metric_values
+from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
@@ -28,7 +28,7 @@ def path_patch(
     model: HookedAudioTransformer,
     clean: AudioPrompt,
     corrupted: AudioPrompt,
-    metric: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]],
+    metric: Callable[[Tensor], Any],
     *,
     receivers: str | Sequence[Head] = "logits",
     receiver_input: str = "q",
@@ -51,7 +51,7 @@ def path_patch(
 
     Args:
         clean, corrupted: prompts of the same shape with their audio at the same positions.
-        metric: a function of the last position's logits, one number a row.
+        metric: a function of logits, one number a row, as in `patching.sweep`.
         receivers: "logits", or (layer, head) pairs; of k and v the heads are key-value heads.
         receiver_input: "q", "k" or "v".
         senders: (layer, head) pairs; all heads by default.
@@ -80,11 +80,13 @@ def path_patch(
         n_input_heads = n_heads if receiver_input == "q" else model.cfg.kv_heads
         reached = _heads(receivers, n_layers, n_input_heads, "receiver")
     paths = Paths.between(
-        model, clean, corrupted, positions=positions, mlps=mlps, direction=direction
-    )
+        model, clean, corrupted, positions=positions, mlps=mlps, direction=direction,
+        logits_to_keep=logits_needed([metric], clean, corrupted),
+    )  # fmt: skip
+    applied = AppliedMetric.to(metric, paths.base_logits, paths.source_logits)
     values = torch.empty(len(chosen), len(clean))
-    base_values = metric_values(metric, paths.base_logits).float().cpu()
-    source_values = metric_values(metric, paths.source_logits).float().cpu()
+    base_values = applied(paths.base_logits).float().cpu()
+    source_values = applied(paths.source_logits).float().cpu()
     for i, sender in enumerate(
         ProgressBar(chosen, desc="path patching", disable=not verbose, leave=False)
     ):
@@ -93,7 +95,7 @@ def path_patch(
         else:
             later = [receiver for receiver in reached if receiver[0] > sender[0]]
             logits = paths.to_heads(sender, later, receiver_input) if later else paths.base_logits
-        values[i] = metric_values(metric, logits).float().cpu()
+        values[i] = applied(logits).float().cpu()
     axes = {"metric": [metric_name(metric)]}
     if senders is None:
         values = values.unflatten(0, (n_layers, n_heads))
@@ -115,8 +117,8 @@ class Paths:
     positions: Bool[Tensor, "rows pos"]
     base: Any  # caches
     source: Any
-    base_logits: Float[Tensor, "batch d_vocab"]
-    source_logits: Float[Tensor, "batch d_vocab"]
+    base_logits: Float[Tensor, "batch last d_vocab"]
+    source_logits: Float[Tensor, "batch last d_vocab"]
     freeze_mlps: bool
 
     @classmethod
@@ -129,8 +131,9 @@ class Paths:
         positions: Any = "all",
         mlps: str = "recompute",
         direction: str = "denoise",
+        logits_to_keep: int = 1,
     ) -> "Paths":
-        """Both runs; arguments and errors are those of `path_patch`."""
+        """Both runs, and the logits of so many last positions; else as for `path_patch`."""
         _check_options("logits", "q", mlps, direction)
         check_prompts(model, clean, corrupted)
         base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
@@ -140,11 +143,13 @@ class Paths:
         def keeps(name: str) -> bool:
             return name.startswith("blocks.") and name.endswith(kept)
 
-        base_logits, base_cache = model.run_with_cache(base, names_filter=keeps, logits_to_keep=1)
+        base_logits, base_cache = model.run_with_cache(
+            base, names_filter=keeps, logits_to_keep=logits_to_keep
+        )
         source_logits, source_cache = model.run_with_cache(
             source,
             names_filter=lambda name: keeps(name) and name.endswith("hook_z"),
-            logits_to_keep=1,
+            logits_to_keep=logits_to_keep,
         )
         return cls(
             model,
@@ -152,18 +157,18 @@ class Paths:
             as_mask(positions, base, base.tokens.shape[1]),
             base_cache,
             source_cache,
-            base_logits[:, -1],
-            source_logits[:, -1],
+            base_logits,
+            source_logits,
             freeze_mlps,
         )
 
-    def to_logits(self, sender: Head) -> Float[Tensor, "batch d_vocab"]:
+    def to_logits(self, sender: Head) -> Float[Tensor, "batch last d_vocab"]:
         """The logits when only the direct paths from the sender change them."""
-        return self._continued(sender[0], self._only_from(sender), logits_to_keep=1)[:, -1]
+        return self._continued(sender[0], self._only_from(sender))
 
     def to_heads(
         self, sender: Head, receivers: list[Head], receiver_input: str
-    ) -> Float[Tensor, "batch d_vocab"]:
+    ) -> Float[Tensor, "batch last d_vocab"]:
         """The logits when the direct paths from the sender change the receivers' q, k or v."""
         heard: dict[str, Tensor] = {}
         layers = sorted({layer for layer, _ in receivers})
@@ -171,7 +176,7 @@ class Paths:
         direct = self._only_from(sender)
         self._continued(sender[0], direct + listen, stop_at_layer=layers[-1] + 1)
         told = hooks.patch(receiver_input, heads=receivers, source=heard)
-        return self._continued(layers[0], told, logits_to_keep=1)[:, -1]
+        return self._continued(layers[0], told)
 
     def _only_from(self, sender: Head) -> list[hooks.Hook]:
         """The sender's z of the source run; other heads, and MLPs if asked, as in the base run."""
@@ -190,6 +195,7 @@ class Paths:
             self.base["resid_pre", layer],
             start_at_layer=layer,
             attention_mask=self.attention_mask,
+            logits_to_keep=self.base_logits.shape[1],
             fwd_hooks=fwd_hooks,
             **options,
         )

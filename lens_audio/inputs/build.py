@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from jinja2 import TemplateError
 
 from lens_audio.inputs.audio import Rate, is_clip, load_audio
+from lens_audio.inputs.conversation import Conversation, begin_answers, read_conversations, render
 from lens_audio.inputs.prompt import AudioPrompt
 from lens_audio.inputs.timing import Seconds
 
@@ -22,6 +22,8 @@ def build_prompt(
     audio: Any = None,
     *,
     raw: str | Sequence[str] | None = None,
+    messages: Any = None,
+    prefix: str | Sequence[str] = "",
     sampling_rate: Rate | None = None,
     max_seconds: Seconds | None = None,
     system: str | None = None,
@@ -33,10 +35,18 @@ def build_prompt(
     `question`: a string or a list of them; the processor's chat template puts the clips before
     the question and opens the assistant's turn, after `system` (default: the template's own). Both
     are plain text: special tokens written in them are refused.
+    `messages`: instead, a conversation in transformers' chat form, or a list of them. A message is
+    {"role": "system", "user" or "assistant", "content": text or parts}, a part {"type": "text",
+    "text": ...} or {"type": "audio", "audio": clip} ("audio_url" for a path, too). Parts without a
+    clip take those of `audio`, in order. A last message of the assistant is the beginning of the
+    answer, as with transformers' `continue_final_message`.
     `raw`: instead, the whole text(s) with one placeholder a clip (the processor's `audio_token`,
     `<|AUDIO|>` in Qwen2-Audio), or with a clip's path between the tokens that open and close a
     clip (`<audio>glass.wav</audio>` in Qwen-Audio). Without `audio` the paths are read; with it
     they are only names.
+    `prefix`: a beginning of the answer, which the model continues: one for all rows or one a row. It
+    stands as it is behind the text, with which it is tokenised as one, so that a leading space or
+    newline counts. Special tokens in it are refused.
     `audio`: for one question None, a clip or a list of clips; for a list of questions a list with
     one entry a question: None, a clip or a list of clips. A clip is a path, an array or tensor at
     `sampling_rate` Hz, or a pair (array, rate): see `load_audio`, as for `max_seconds`.
@@ -51,25 +61,44 @@ def build_prompt(
             "feature extractor (preprocessor_config.json). Add them, or pass tensors with "
             "AudioPrompt.from_tensors."
         )
-    if (question is None) == (raw is None):
-        raise ValueError("Give either a question or raw= text, not both and not neither.")
+    if sum(given is not None for given in (question, raw, messages)) != 1:
+        raise ValueError("Give either a question or raw= text or messages=: one of the three.")
     if padding_side not in ("left", "right"):
         raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}.")
-    given = question if question is not None else raw
-    texts = _texts(given)
-    rows = clip_rows(audio, None if isinstance(given, str) else len(texts))
-    if question is not None:
-        texts = _apply_template(processor, texts, rows, system)
-    elif system is not None:
-        raise ValueError("system= is part of the chat template: write it into the raw= text.")
-    else:
-        texts, named = take_out_paths(texts, processor)
-        rows = named if audio is None else rows
+    if system is not None and question is None:
+        raise ValueError(
+            "system= is part of the chat template: write it into the raw= text, or as the first of "
+            "the messages="
+        )
+    texts, rows, forced = _written(processor, question, raw, messages, audio, system)
+    texts = begin_answers(processor, texts, prefix, forced)
     check_placeholders(texts, rows, processor)
     waveforms = load_clips(processor, rows, sampling_rate, max_seconds)
     return AudioPrompt.from_texts(
         processor, texts, waveforms, padding_side=padding_side, device=device
     )
+
+
+def _written(
+    processor: Any, question: Any, raw: Any, messages: Any, audio: Any, system: str | None
+) -> tuple[list[str], list[list[Any]], list[str]]:
+    """The texts, the clips of each, and how the answers of conversations begin."""
+    if raw is not None:
+        texts = _texts(raw)
+        rows = clip_rows(audio, None if isinstance(raw, str) else len(texts))
+        texts, named = take_out_paths(texts, processor)
+        return texts, named if audio is None else rows, [""] * len(texts)
+    if messages is not None:
+        conversations, is_one = read_conversations(messages)
+        given = clip_rows(audio, None if is_one else len(conversations))
+    else:
+        questions = _texts(question)
+        given = clip_rows(audio, None if isinstance(question, str) else len(questions))
+        asked = zip(questions, given, strict=True)
+        conversations = [Conversation.asking(text, len(clips), system) for text, clips in asked]
+    pairs = enumerate(zip(conversations, given, strict=True))
+    rows = [one.with_clips(clips, number) for number, (one, clips) in pairs]
+    return render(processor, conversations), rows, [one.prefix for one in conversations]
 
 
 def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
@@ -164,35 +193,3 @@ def _texts(given: Any) -> list[str]:
         if not text.strip():
             raise ValueError(f"Prompt {number} is empty: write a question.")
     return texts
-
-
-def _apply_template(
-    processor: Any, questions: list[str], rows: list[list[Any]], system: str | None
-) -> list[str]:
-    added = processor.tokenizer.added_tokens_decoder.values()
-    special = [str(token) for token in added if token.special]
-    for name, text in [("system", system or ""), *(("question", q) for q in questions)]:
-        if processor.audio_token in text:
-            raise ValueError(
-                f"The {name} {text!r} holds {processor.audio_token}, which stands for a clip. Take "
-                f"it out (the chat template adds one a clip), or write the whole text as raw=."
-            )
-        if written := [token for token in special if token in text]:
-            raise ValueError(
-                f"The {name} {text!r} holds the special tokens {written}, which plain text must not "
-                f"become. Take them out, or write the whole text, template and all, as raw=."
-            )
-    if processor.chat_template is None:
-        raise ValueError("The processor has no chat template: write the whole text as raw=.")
-    opening = [] if system is None else [{"role": "system", "content": system}]
-    conversations = []
-    for text, clips in zip(questions, rows, strict=True):
-        content: list[dict[str, str]] = [{"type": "audio", "audio_url": ""} for _ in clips]
-        content.append({"type": "text", "text": text})
-        conversations.append([*opening, {"role": "user", "content": content}])
-    try:
-        return processor.apply_chat_template(
-            conversations, add_generation_prompt=True, tokenize=False
-        )
-    except TemplateError as error:
-        raise ValueError(f"The chat template refuses this: {error}.") from error

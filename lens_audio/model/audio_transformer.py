@@ -100,7 +100,10 @@ class HookedAudioTransformer(HookedTransformer):
     def prompt(
         self, question: str | list[str] | None = None, audio: Any = None, **kwargs: Any
     ) -> Any:
-        """A question, or several, with audio, as an AudioPrompt; see `inputs.build_prompt`."""
+        """A question, or several, with audio, as an AudioPrompt; see `inputs.build_prompt`.
+
+        Conversations are `messages=`, a forced beginning of the answer is `prefix=`.
+        """
         from lens_audio.inputs import build_prompt
 
         with self.lock:  # a fast tokenizer serves one thread at a time

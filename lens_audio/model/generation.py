@@ -99,8 +99,9 @@ class Generation(TextHelpers):
                 `repetition_penalty`.
 
         Returns:
-            For an AudioPrompt the answer alone; for text and tokens the input with its
-            continuation, as in HookedTransformer. One text for one row, a list for several.
+            For an AudioPrompt the answer alone (what follows its `prefix`); for text and tokens the
+            input with its continuation, as in HookedTransformer. One text for one row, a list for
+            several.
 
         Raises:
             ValueError: for a right-padded batch, an empty input, or a context too long.

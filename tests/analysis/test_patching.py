@@ -269,7 +269,7 @@ def test_recovery_is_undefined_where_nothing_differs():
         ({"positions": {}}, "no groups"),
         ({"direction": "sideways"}, "direction"),
         ({"engine": "quick"}, "engine"),
-        ({"metric": lambda logits: logits.sum()}, "one number an example"),
+        ({"metric": lambda logits: logits.sum()}, "one number a row"),
         ({"metric": lambda logits: logits[:, 0] * torch.nan}, "NaN"),
         ({"metric": {}}, "no metric"),
     ],
