@@ -163,7 +163,7 @@ class Runs:
         prompts = (pair.corrupted, pair.clean) if direction == "denoise" else (
             pair.clean, pair.corrupted,
         )  # fmt: skip
-        if pair.fit != "group":
+        if not pair.groups:
             check_prompts(model, pair.clean, pair.corrupted)
             return cls(*prompts, pair)
         check_last_positions(pair.clean, pair.corrupted)

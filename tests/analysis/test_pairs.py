@@ -12,7 +12,7 @@ from lens_audio import hooks
 from lens_audio.analysis.attribution import attribute, rank_correlation
 from lens_audio.analysis.circuit import Circuit, CircuitTest, circuit_edges
 from lens_audio.analysis.metrics import logit_diff
-from lens_audio.analysis.patching import positions_by, sweep, sweep_steps, time_windows
+from lens_audio.analysis.patching import positions_by, sweep, sweep_steps
 from lens_audio.analysis.path_patching import path_patch
 from lens_audio.data import Pair, pair
 
@@ -66,8 +66,7 @@ def lined_up_cache(direction):
     }
 
 
-@pytest.mark.parametrize("direction", ["denoise", "noise"])
-@pytest.mark.parametrize("site", ["resid_pre", "z"])
+@pytest.mark.parametrize(("site", "direction"), [("resid_pre", "denoise"), ("z", "noise")])
 @torch.no_grad()
 def test_a_group_takes_the_same_groups_activations_or_their_mean(site, direction):
     base, _, groups = runs_of(direction)
@@ -82,7 +81,7 @@ def test_a_group_takes_the_same_groups_activations_or_their_mean(site, direction
             torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     site=st.sampled_from(["resid_pre", "mlp_out", "q", "v", "z", "audio_encoder.resid_pre",
@@ -90,7 +89,7 @@ def test_a_group_takes_the_same_groups_activations_or_their_mean(site, direction
     frames=st.lists(st.integers(8, 24), min_size=6, max_size=6),
     direction=st.sampled_from(["denoise", "noise"]),
     by_head=st.booleans(),
-    n_rows=st.integers(1, 3),
+    n_rows=st.integers(1, 2),
 )  # fmt: skip
 def test_fast_engine_agrees_with_naive(seed, site, frames, direction, by_head, n_rows):
     sizes = Sizes.random(seed)
@@ -100,10 +99,11 @@ def test_fast_engine_agrees_with_naive(seed, site, frames, direction, by_head, n
         make_prompt(sizes, Layout(texts[side], [[frames[2 * row + side]] for row in rows]), seed)
         for side in (0, 1)
     ]
-    unequal = pair(*prompts, fit="group", window=0.05)
+    unequal = pair(*prompts, fit="group", window=0.1)
     heads = "each" if by_head and site.endswith(("q", "v", "z")) else None
+    model = hooked_model(sizes, seed)
     fast, naive = (
-        sweep(hooked_model(sizes, seed), unequal, site=site, metric=logit_diff(5, 7), heads=heads,
+        sweep(model, unequal, site=site, metric=logit_diff(5, 7), heads=heads,
               direction=direction, engine=engine, verbose=False)
         for engine in ("fast", "naive")
     )  # fmt: skip
@@ -130,10 +130,9 @@ def test_the_last_position_after_all_layers_carries_everything():
     torch.testing.assert_close(found.values[0, -1], found.source[0], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("site", ["resid_pre", "v"])
-def test_swapping_the_prompts_is_swapping_the_direction(site):
+def test_swapping_the_prompts_is_swapping_the_direction():
     swapped = pair(CORRUPTED, CLEAN, fit="group", window=0.08)
-    noise, denoise = run(PAIR, site=site, direction="noise"), run(swapped, site=site)
+    noise, denoise = run(PAIR, site="v", direction="noise"), run(swapped, site="v")
     torch.testing.assert_close(noise.values, denoise.values)
     torch.testing.assert_close(noise.source, denoise.source)
 
@@ -216,7 +215,7 @@ def test_attribution_is_the_gradient_times_the_difference_summed_by_group(direct
 
 @pytest.mark.parametrize("site", ["z", "audio_encoder.resid_pre"])
 def test_gradients_along_activations_add_up_to_patching_all_groups(site):
-    found = attribute(MODEL, PAIR, metric=METRIC, sites=site, steps=10)[site]
+    found = attribute(MODEL, PAIR, metric=METRIC, sites=site, steps=6)[site]
     effects = (found.values - found.base[:, None, None]).flatten(2, -2).sum(2)[0]
     whole = run(PAIR, site=site, positions="all")
     torch.testing.assert_close(effects, whole.values[0] - whole.base[0], atol=0.02, rtol=0.01)
@@ -359,12 +358,6 @@ def test_padding_on_the_right_is_refused_in_a_pair_too():
     padded = make_prompt(SIZES, layout)
     with pytest.raises(ValueError, match="pad on the left"):
         run(pair(CLEAN, padded, fit="group"), site="z")
-
-
-def test_windows_hold_a_token_whose_middle_is_on_an_edge():
-    prompt = make_prompt(SIZES, Layout(clips=[[40]]))  # 0.02 + 0.04 k s; k = 2 is 0.1 s
-    covered = torch.cat(list(time_windows(prompt, 0.1).values()))
-    assert torch.equal(covered.sort().values, prompt.audio_positions(0))
 
 
 # On the embedded checkpoint
