@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lens_audio import analysis, evals, hooks, plots, steering, testbed
+    from lens_audio import analysis, data, evals, hooks, plots, steering, testbed
     from lens_audio.explorer import explore
     from lens_audio.inputs import AudioPrompt
     from lens_audio.model import (
@@ -25,7 +25,7 @@ _HOMES = {
     "KeyValueCache": "lens_audio.model",
     "explore": "lens_audio.explorer",
 }
-_ROOMS = ("analysis", "evals", "hooks", "plots", "steering", "testbed")
+_ROOMS = ("analysis", "data", "evals", "hooks", "plots", "steering", "testbed")
 
 __all__ = [
     "ActivationCache",
@@ -35,6 +35,7 @@ __all__ = [
     "HookedTransformer",
     "KeyValueCache",
     "analysis",
+    "data",
     "evals",
     "explore",
     "hooks",

@@ -163,11 +163,41 @@ def test_unequal_lengths_are_cut_only_when_asked(tmp_path: Path) -> None:
     soundfile.write(short, np.random.default_rng(0).uniform(-0.2, 0.2, 32000), 16000)
     options = ("--answer", "glass", "--instead", "knock", "--by", "group")
     assert_refused(
-        patch(testbed.demo_clip(), short, *options), "--cut keeps the first 2.000 s of both"
+        patch(testbed.demo_clip(), short, *options), "--fit crop keeps the first 2.000 s of both"
     )
     result = patch(testbed.demo_clip(), short, *options, "--cut")
     assert result.exit_code == 0, result.output
     assert "both are cut to 2.00 s" in " ".join(result.stdout.split())
+    assert "--fit crop" in PAGE.read_text()
+
+
+@pytest.mark.parametrize(
+    ("fit", "note", "last"),
+    [
+        ("pad", "the shorter one is followed by silence, up to 2.81 s", "2.50-2.81 s"),
+        ("group", "(1.50-2.81 s) every position gets the source's mean", "1.50-2.81 s"),
+    ],
+)
+def test_unequal_lengths_line_up_as_asked(tmp_path: Path, fit: str, note: str, last: str) -> None:
+    short = tmp_path / "short.wav"
+    soundfile.write(short, np.random.default_rng(0).uniform(-0.2, 0.2, 28000), 16000)
+    options = ("--answer", "glass", "--instead", "knock", "--by", "window", "--by", "head",
+               "--by", "group", "--window", "0.5")  # fmt: skip
+    result = patch(testbed.demo_clip(), short, *options, "--fit", fit)
+    assert result.exit_code == 0, result.output
+    assert note in " ".join(result.stdout.split())
+    cells = pd.read_csv(TABLE)
+    assert set(cells["by"]) == {"window", "head", "group"}
+    assert cells[cells["by"] == "window"]["position"].iloc[-1] == last
+    assert f"--fit {fit}" in PAGE.read_text()
+
+
+def test_unequal_positions_have_no_sweep_one_by_one(tmp_path: Path) -> None:
+    short = tmp_path / "short.wav"
+    soundfile.write(short, np.random.default_rng(0).uniform(-0.2, 0.2, 28000), 16000)
+    result = patch(testbed.demo_clip(), short, "--answer", "glass", "--instead", "knock",
+                   "--by", "position", "--fit", "group")  # fmt: skip
+    assert_refused(result, "do not correspond one by one")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +235,8 @@ def test_what_cannot_be_done_is_one_line(arguments: tuple[str, ...], message: st
         ("--window", "inf"),
         ("--direction", "sideways"),
         ("--by", "colour"),
+        ("--fit", "stretch"),
+        ("--cut", "--fit", "pad"),
         ("--choices", "dog"),
         ("--question", " "),
         ("--answer", ""),

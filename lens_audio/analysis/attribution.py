@@ -17,9 +17,10 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from lens_audio.analysis.cells import check_prompts
+from lens_audio.analysis.alignment import Runs, not_given, summed
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.data import Pair
 from lens_audio.hooks.selection import SITES, Site
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
@@ -30,9 +31,9 @@ NOT_DIFFERENTIABLE = ("attn_scores", "result")  # -inf at masked keys; off unles
 
 def attribute(
     model: HookedAudioTransformer,
-    clean: AudioPrompt,
-    corrupted: AudioPrompt,
-    metric: Callable[[Tensor], Any],
+    clean: AudioPrompt | Pair,
+    corrupted: AudioPrompt | None = None,
+    metric: Callable[[Tensor], Any] | None = None,
     *,
     sites: str | Iterable[str] = DEFAULT_SITES,
     direction: str = "denoise",
@@ -51,11 +52,14 @@ def attribute(
       decoder move, sound included, and every activation follows. As `steps` grows, the effects at
       the embeddings add up to the whole difference of the metric. `steps` runs in all. When an
       encoder site is asked for, the embeddings are the text's and `audio_encoder.hook_embed`.
+      With a "group" pair the way ends where every group of the base run is patched.
 
     Works inside `torch.no_grad()`. Nothing is left on the model, its weights get no gradients.
 
     Args:
-        clean, corrupted: prompts of the same shape with their audio at the same positions.
+        clean, corrupted: prompts of the same shape with their audio at the same positions, or a
+            pair (`lens_audio.data.pair`) in the place of both. Of a "group" pair the effect of a
+            group is the sum of its positions'.
         metric: a differentiable function of logits, one number a row, as in `patching.sweep`.
         sites: of a block ("resid_mid", "z", "k", "mlp_post", "pattern", …), the same with
             "audio_encoder." in front (positions are then encoder frames), or "audio_embed".
@@ -66,7 +70,7 @@ def attribute(
     Returns:
         For each site a result as of `patching.sweep`, whose values are the estimated metric of the
         patched run (its base value and the effect), with axes metric, layer, position (a pattern's:
-        query), head where there are heads, example.
+        query; of a "group" pair group), head where there are heads, example.
 
     Raises:
         ValueError: for prompts whose positions do not correspond, an unknown site, direction or
@@ -75,10 +79,12 @@ def attribute(
     """
     names = [sites] if isinstance(sites, str) else list(sites)
     wanted = {name: _hook_names(model, name) for name in names}
-    _check(model, clean, corrupted, direction, wanted)
+    if metric is None:
+        raise not_given(metric=metric)
+    runs = _runs(model, clean, corrupted, direction, wanted)
     if steps < 1 or path not in ("activations", "inputs"):
         raise ValueError(f"no steps={steps} of path={path!r}; there are 'activations' and 'inputs'")
-    base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+    base, source = runs.base, runs.source
     points = {name for found in wanted.values() for name in found}
     begin: dict[str, Tensor | None] = {"hook_embed": None}
     if any(Site.of(name).is_audio for name in points):
@@ -86,6 +92,7 @@ def attribute(
     n_last = logits_needed([metric], base, source)
     with torch.no_grad():
         far = _run(model, source, {*points, *begin}, {}, n_last)
+        far.activations = runs.at_base(far.activations)
     with torch.set_grad_enabled(steps == 1):
         near = _run(model, base, {*points, *begin}, begin, n_last)
     applied = AppliedMetric.to(metric, near.logits.detach(), far.logits)
@@ -94,13 +101,13 @@ def attribute(
         if steps == 1:
             gradients = _mean_gradients([near], points, applied)
         elif path == "inputs":
-            runs = _between(model, base, near, far, points, begin, steps)
-            gradients = _mean_gradients(runs, points, applied)
+            way = _between(model, base, near, far, points, begin, steps)
+            gradients = _mean_gradients(way, points, applied)
         else:
             gradients = {}
             for name in points:
-                runs = _between(model, base, near, far, [name], [name], steps)
-                gradients |= _mean_gradients(runs, [name], applied)
+                way = _between(model, base, near, far, [name], [name], steps)
+                gradients |= _mean_gradients(way, [name], applied)
     with torch.no_grad():
         effects = {
             name: ((far.activations[name] - near.activations[name]) * gradients[name]).sum(-1)
@@ -114,7 +121,7 @@ def attribute(
         site: _result(
             site,
             [effects[name] for name in found],
-            base,
+            runs,
             {"metric": [metric_name(metric)]},
             (base_values, source_values),
             {"site": site, **about},
@@ -217,29 +224,38 @@ def _mean_gradients(
 def _result(
     site: str,
     effects: list[Tensor],
-    prompt: AudioPrompt,
+    runs: Runs,
     axes: dict[str, list[str]],
     values: tuple[Tensor, Tensor],
     about: dict[str, Any],
 ) -> PatchingResult:
-    """Effects of the layers, [batch, pos] or with heads, as layer, position, head, example."""
+    """Effects of the layers, [batch, pos] or with heads, as layer, position or group, head, example."""
     where = Site.of(site)
     stacked = torch.stack(effects).float().cpu()  # [layer, batch, pos] or [layer, batch, pos, head]
     if where.is_pattern:  # [layer, batch, head, query]
         stacked = stacked.transpose(2, 3)
+    prompt, in_encoder = runs.base, site.startswith("audio_encoder.")
+    alignment = runs.alignment(in_encoder)
     places = range(stacked.shape[2])
     labels = [str(place) for place in places]
-    if site == "audio_embed":
+    axis = "position"
+    masks: dict[str, Tensor] = {}
+    if alignment is not None:
+        axis = "group"
+        masks, _ = alignment.cells(None, audio_only=site == "audio_embed")
+        stacked, labels = summed(stacked, masks), list(masks)
+    elif site == "audio_embed":
         audio = prompt.audio_positions(0).cpu()
         stacked, labels = stacked[:, :, audio], [str(int(place)) for place in audio]
-    elif where.is_audio:
+    elif in_encoder:
         labels = [f"{place * 2 * prompt.seconds_per_frame:.2f} s" for place in places]
-    axes = {**axes, "layer": [str(layer) for layer in range(len(stacked))], "position": labels}
+    axes = {**axes, "layer": [str(layer) for layer in range(len(stacked))], axis: labels}
     if stacked.ndim == 4:
         axes["head"] = [str(head) for head in range(stacked.shape[3])]
     axes["example"] = [str(row) for row in range(stacked.shape[1])]
     base, source = values
     estimated = stacked.movedim(1, -1) + base
+    about = about | runs.about(in_encoder, masks.values())
     return PatchingResult(estimated[None], axes, base[None], source[None], about)
 
 
@@ -258,22 +274,23 @@ def _hook_names(model: HookedAudioTransformer, site: str) -> list[str]:
     return names
 
 
-def _check(
+def _runs(
     model: HookedAudioTransformer,
-    clean: AudioPrompt,
-    corrupted: AudioPrompt,
+    clean: AudioPrompt | Pair,
+    corrupted: AudioPrompt | None,
     direction: str,
     sites: Iterable[str],
-) -> None:
-    if direction not in ("denoise", "noise"):
-        raise ValueError(f"direction must be 'denoise' or 'noise', not {direction!r}")
+) -> Runs:
+    """The runs, checked for every site."""
     if torch.is_inference_mode_enabled():
         raise ValueError("attribution needs gradients; leave torch.inference_mode()")
-    check_prompts(model, clean, corrupted)
+    runs = Runs.of(model, clean, corrupted, direction)
+    base, by_group = runs.base, runs.decoder is not None
     for site in sites:
-        n_clips = 0 if clean.mel is None else len(clean.mel)
-        if site.startswith("audio_encoder.") and n_clips != len(clean.tokens):
-            raise ValueError(f"{site} has {n_clips} clips; it needs one in each of the rows")
-        same_places = bool((clean.audio_mask == clean.audio_mask[0]).all())
-        if site == "audio_embed" and not (same_places and bool(clean.audio_mask.any())):
+        runs.check_site(site)
+        if site.startswith("audio_encoder.") and base.n_clips != len(base):
+            raise ValueError(f"{site} has {base.n_clips} clips; it needs one in each of the rows")
+        lines_up = by_group or bool((base.audio_mask == base.audio_mask[0]).all())
+        if site == "audio_embed" and not (lines_up and base.n_clips):
             raise ValueError("audio_embed needs audio, at the same positions in every row")
+    return runs

@@ -13,7 +13,7 @@ from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 
 # One selection of positions: a group, integers, a slice or a boolean mask.
-Selection = str | int | slice | Sequence[int] | Tensor
+Selection = str | int | slice | Sequence[int] | Sequence[str] | Tensor
 Positions = Selection | Mapping[str, Selection]
 
 
@@ -197,14 +197,24 @@ def check_prompts(
     if clean.tokens.shape != corrupted.tokens.shape:
         raise ValueError(
             f"clean has shape {tuple(clean.tokens.shape)}, corrupted "
-            f"{tuple(corrupted.tokens.shape)}: positions do not correspond. Cut or pad the longer "
-            "audio, or write texts of one length"
+            f"{tuple(corrupted.tokens.shape)}: positions do not correspond. {_ADVICE}"
         )
     for name in ("audio_mask", "attention_mask"):
         if not torch.equal(getattr(clean, name).cpu(), getattr(corrupted, name).cpu()):
             raise ValueError(
-                f"clean and corrupted differ in their {name}; positions do not correspond"
+                f"clean and corrupted differ in their {name}; positions do not correspond. {_ADVICE}"
             )
-    if not bool(clean.attention_mask[:, -1].all()):
-        raise ValueError("the metric reads the last position; pad on the left")
+    check_last_positions(clean, corrupted)
     model.check_no_hooks()
+
+
+_ADVICE = (
+    "Cut or pad the longer audio, or patch by groups: la.data.pair(clean, corrupted) with "
+    "fit='crop', 'pad' or 'group'; or write texts of one length"
+)
+
+
+def check_last_positions(*prompts: AudioPrompt) -> None:
+    """Raises ValueError for rows that end in padding."""
+    if not all(bool(prompt.attention_mask[:, -1].all()) for prompt in prompts):
+        raise ValueError("the metric reads the last position; pad on the left")

@@ -25,11 +25,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio import files, hooks
-from lens_audio.analysis.cells import check_prompts
+from lens_audio.analysis.alignment import Runs, as_pair, not_given
 from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
 from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed
 from lens_audio.analysis.path_patching import Head, Paths
+from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 
@@ -128,16 +129,18 @@ class CircuitTest:
     def __init__(
         self,
         model: HookedAudioTransformer,
-        clean: AudioPrompt,
-        corrupted: AudioPrompt,
-        metric: MetricFunction,
+        clean: AudioPrompt | Pair,
+        corrupted: AudioPrompt | None = None,
+        metric: MetricFunction | None = None,
         *,
         batch_tokens: int | None = None,
     ) -> None:
         """Run both prompts and keep what circuits need.
 
         Args:
-            clean, corrupted: prompts of the same shape with their audio at the same positions.
+            clean, corrupted: prompts of the same shape with their audio at the same positions, or a
+                pair (`lens_audio.data.pair`) in the place of both. Of a "group" pair the clean
+                prompt runs, and a corrupted head has the z of the same group of the other prompt.
             metric: a function of logits, one number a row, as in `patching.sweep`.
             batch_tokens: positions computed at once, at most.
 
@@ -145,7 +148,10 @@ class CircuitTest:
             ValueError: for prompts of unequal shape, hooks left on the model, or a metric that is
                 NaN or not one number a row.
         """
-        check_prompts(model, clean, corrupted)
+        if metric is None:
+            raise not_given(metric=metric)
+        runs = Runs.of(model, clean, corrupted, direction="noise")
+        clean, corrupted = runs.base, runs.source
         self.model = model
         self.n_examples = len(clean)
         self.shape = (model.cfg.n_layers, model.cfg.n_heads)
@@ -157,9 +163,10 @@ class CircuitTest:
         clean_logits, self.clean_cache = model.run_with_cache(
             clean, names_filter=resid, logits_to_keep=self.n_last
         )
-        corrupted_logits, self.corrupted_cache = model.run_with_cache(
+        corrupted_logits, cache = model.run_with_cache(
             corrupted, names_filter=z, logits_to_keep=self.n_last
         )
+        self.corrupted_cache = runs.at_base(cache)
         self.metric = AppliedMetric.to(metric, clean_logits, corrupted_logits)
         every = torch.ones(1, *self.shape, dtype=torch.bool)
         self.whole, self.none = self._metrics(torch.cat([every, ~every]))
@@ -284,10 +291,10 @@ EDGE_INPUTS = ("q", "k", "v")
 @torch.no_grad()
 def circuit_edges(
     model: HookedAudioTransformer,
-    clean: AudioPrompt,
-    corrupted: AudioPrompt,
-    circuit: Circuit | Iterable[Sequence[int]],
-    metric: MetricFunction,
+    clean: AudioPrompt | Pair,
+    corrupted: AudioPrompt | None = None,
+    circuit: Circuit | Iterable[Sequence[int]] | None = None,
+    metric: MetricFunction | None = None,
     *,
     direction: str = "denoise",
     mlps: str = "recompute",
@@ -295,6 +302,7 @@ def circuit_edges(
     """What each head of a circuit tells the later ones, and the logits, by path patching.
 
     Args:
+        clean, corrupted: two prompts, or a pair in the place of both, as in `path_patch`.
         direction, mlps: as in `path_patch`.
 
     Returns:
@@ -305,11 +313,14 @@ def circuit_edges(
     Raises:
         ValueError: for an empty circuit, and what `path_patch` raises.
     """
+    if circuit is None or metric is None:
+        raise not_given(circuit=circuit, metric=metric)
     heads = list(Circuit.of(circuit).heads)
     check_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
+    pair = as_pair(clean, corrupted)
     paths = Paths.between(
         model, clean, corrupted, mlps=mlps, direction=direction,
-        logits_to_keep=logits_needed([metric], clean, corrupted),
+        logits_to_keep=logits_needed([metric], pair.clean, pair.corrupted),
     )  # fmt: skip
     unpatched = paths.base_logits, paths.source_logits
     applied = AppliedMetric.to(metric, *unpatched)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_audio.analysis.alignment import Alignment
 from lens_audio.analysis.cells import Cell, Site
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
@@ -49,6 +50,7 @@ class FastPatcher:
         cells: list[Cell],
         batch_tokens: int | None = None,
         n_last: int = 1,
+        align: Alignment | None = None,
     ) -> None:
         """Runs both prompts; `n_last` is how many last positions' logits are kept."""
         self.model, self.site, self.base = model, site, base
@@ -58,7 +60,7 @@ class FastPatcher:
         self.mask = base.attention_mask.to(model.device)
         self.layers = sorted({cell.layer for cell in cells})
         self.first = self._first_position(cells)
-        self.source_cache, self.source_logits = self._run_source(source)
+        self.source_cache, self.source_logits = self._run_source(source, align)
         self.base_run, self.base_logits = self._run_base()
 
     def run(self, cells: list[Cell]) -> Iterator[Done]:
@@ -100,11 +102,19 @@ class FastPatcher:
             return int(self.base.audio_mask.any(0).nonzero()[0])
         return min(cell.first_position for cell in cells)
 
-    def _run_source(self, prompt: AudioPrompt) -> tuple[dict[int, Tensor], Tensor]:
-        """The activations that patches come from, without the positions that no cell patches."""
+    def _run_source(
+        self, prompt: AudioPrompt, align: Alignment | None
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """The activations that patches come from, at the base's positions from the first patched
+        one on.
+        """
         store: dict[int, Tensor] = {}
         cut = 0 if self.site.in_encoder else self.first
-        keep = keeping(store, self.site.position_axis, cut)
+        keep_aligned = keeping(store, self.site.position_axis, cut)
+
+        def keep(activation: Tensor, hook: Any) -> None:
+            keep_aligned(activation if align is None else align(activation), hook)
+
         hooks: list[Any] = [(self.site.hook_name(layer), keep) for layer in self.layers]
         return store, self.model.run_with_hooks(prompt, fwd_hooks=hooks, logits_to_keep=self.n_last)
 

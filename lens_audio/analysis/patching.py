@@ -17,18 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio import hooks
-from lens_audio.analysis.cells import (
-    Cell,
-    Positions,
-    Site,
-    check_prompts,
-    make_grid,
-    position_masks,
-)
+from lens_audio.analysis.alignment import Alignment, Runs, not_given
+from lens_audio.analysis.cells import Cell, Positions, Site, make_grid
 from lens_audio.analysis.fast_patching import FastPatcher
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
+from lens_audio.analysis.positions import positions_by, sweep_masks, time_windows, token_groups
 from lens_audio.analysis.progress import Progress, request_of
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 from lens_audio.progress_bar import ProgressBar
@@ -36,16 +32,25 @@ from lens_audio.progress_bar import ProgressBar
 MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 Metrics = MetricFunction | Mapping[str, MetricFunction]
 
+__all__ = [
+    "PatchingResult",
+    "positions_by",
+    "sweep",
+    "sweep_steps",
+    "time_windows",
+    "token_groups",
+]
+
 
 @torch.no_grad()
 def sweep(
     model: HookedAudioTransformer,
-    clean: AudioPrompt,
-    corrupted: AudioPrompt,
-    site: str,
-    metric: Metrics,
+    clean: AudioPrompt | Pair,
+    corrupted: AudioPrompt | None = None,
+    site: str | None = None,
+    metric: Metrics | None = None,
     *,
-    positions: Positions = "each",
+    positions: Positions | None = None,
     layers: Iterable[int] | None = None,
     heads: str | int | Iterable[int] | None = None,
     direction: str = "denoise",
@@ -58,15 +63,18 @@ def sweep(
 
     Args:
         clean, corrupted: prompts of the same shape with their audio at the same positions; a batch
-            is patched row by row, all rows at once.
+            is patched row by row, all rows at once. Of recordings or questions of unequal length
+            `lens_audio.data.pair` makes a pair, which stands in the place of both.
         site: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v",
             "pattern", "mlp_post", …; "audio_encoder.resid_post" and its like (positions are then
             encoder frames of 20 ms); or "audio_embed", what the projector writes.
         metric: a function of the last position's logits, [example, d_vocab] -> [example], or of
             TransformerLens's form, [example, pos, d_vocab] -> [example]; or several by name
             (`analysis.metrics` has the usual ones, and the forms).
-        positions: "each" makes every position a cell; a dictionary makes each of its selections
-            one (`time_windows`, `token_groups`); one selection ("last", "audio", integers, a mask)
+        positions: "each" (the default) makes every position a cell; a dictionary makes each of its
+            selections one (`time_windows`, `token_groups`); one selection ("last", "audio",
+            integers, a mask) is patched whole in every cell. Of a "group" pair every group is a
+            cell by default, or each of some names of groups; one name ("last", "audio", "all")
             is patched whole in every cell.
         layers: all by default.
         heads: "each" or some, each its own cell; None patches all heads together.
@@ -79,9 +87,10 @@ def sweep(
         verbose: show a progress bar.
 
     Raises:
-        ValueError: for prompts of unequal shape, an empty or impossible selection, a metric that is
-            NaN on the unpatched runs, not one number an example or of a form that cannot be told,
-            hooks left on the model, or a `resume_from` file of another sweep, saying what differs.
+        ValueError: for prompts of unequal shape, an empty or impossible selection, a site that has
+            no group patches, a metric that is NaN on the unpatched runs, not one number an example
+            or of a form that cannot be told, hooks left on the model, or a `resume_from` file of
+            another sweep, saying what differs.
         OSError: for a `resume_from` that cannot be written, before anything is run, or that
             another sweep is writing.
     """
@@ -104,12 +113,12 @@ def sweep(
 @torch.no_grad()
 def sweep_steps(
     model: HookedAudioTransformer,
-    clean: AudioPrompt,
-    corrupted: AudioPrompt,
-    site: str,
-    metric: Metrics,
+    clean: AudioPrompt | Pair,
+    corrupted: AudioPrompt | None = None,
+    site: str | None = None,
+    metric: Metrics | None = None,
     *,
-    positions: Positions = "each",
+    positions: Positions | None = None,
     layers: Iterable[int] | None = None,
     heads: str | int | Iterable[int] | None = None,
     direction: str = "denoise",
@@ -126,11 +135,16 @@ def sweep_steps(
         Cells done, cells in all, and the result so far: always the same object, NaN where nothing
         has run yet. The first comes before any cell.
     """
-    _check_arguments(model, clean, corrupted, direction, engine)
+    if site is None or metric is None:
+        raise not_given(site=site, metric=metric)
+    if engine not in ("fast", "naive"):
+        raise ValueError(f"engine must be 'fast' or 'naive', not {engine!r}")
+    runs = Runs.of(model, clean, corrupted, direction)
     where = Site.of(model, site)
     progress = Progress(resume_from)
-    base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
-    masks, axis = _masks(model, where, site, positions, base)
+    runs.check_site(site)
+    base, source, align = runs.base, runs.source, runs.alignment(where.in_encoder)
+    masks, axis = sweep_masks(where, site, positions, base, align)
     grid = make_grid(where, masks, axis, [0] if site == "audio_embed" else layers, heads)
     metrics = dict(metric) if isinstance(metric, Mapping) else {metric_name(metric): metric}
     if not metrics:
@@ -138,12 +152,13 @@ def sweep_steps(
     n_last = logits_needed(metrics.values(), base, source)
     patcher: FastPatcher | NaivePatcher
     if engine == "fast":
-        patcher = FastPatcher(model, where, base, source, grid.cells, batch_tokens, n_last)
+        patcher = FastPatcher(model, where, base, source, grid.cells, batch_tokens, n_last, align)
     else:
-        patcher = NaivePatcher(model, where, base, source, grid.cells, n_last)
+        patcher = NaivePatcher(model, where, base, source, grid.cells, n_last, align)
     unpatched = patcher.base_logits, patcher.source_logits
     evaluate = Evaluation([AppliedMetric.to(m, *unpatched, name=n) for n, m in metrics.items()])
     about = {"site": site, "direction": direction, "model": model.cfg.model_name}
+    about |= runs.about(where.in_encoder, masks.values())
     base_values, source_values = (evaluate(logits, allow_nan=False) for logits in unpatched)
     result = PatchingResult(
         values=torch.full((len(metrics), *grid.shape, len(base.tokens)), torch.nan),
@@ -177,76 +192,6 @@ def sweep_steps(
         progress.close()
 
 
-def time_windows(prompt: AudioPrompt, seconds: float | int, row: int = 0) -> dict[str, Tensor]:
-    """Audio positions by consecutive windows of so many seconds, labelled "0.0-0.5 s".
-
-    All rows of a batch must have the audio at the same positions; `row` tells the times.
-
-    Raises:
-        ValueError: for windows shorter than a token, or a prompt without audio or with several clips.
-    """
-    if len(prompt.clips_of(row)) != 1:
-        raise ValueError("time windows need a prompt with one clip; select positions by hand")
-    times = prompt.audio_times(row)
-    if seconds < float(prompt.seconds_per_frame) * 4 - 1e-9:
-        raise ValueError(f"a window of {seconds} s is shorter than an audio token")
-    if not bool((prompt.audio_mask == prompt.audio_mask[row]).all()):
-        raise ValueError("the rows have their audio at different positions; sweep them one by one")
-    middles, places = times.mean(1), prompt.audio_positions(row)
-    windows = {}
-    for i in range(int(middles.max() // seconds) + 1):
-        inside = (middles >= i * seconds) & (middles < (i + 1) * seconds)
-        if bool(inside.any()):
-            end = min((i + 1) * seconds, float(times.max()))
-            windows[f"{i * seconds:.2f}-{end:.2f} s"] = places[inside.to(places.device)]
-    return windows
-
-
-# These act where they stand, so a head's cell patches the last position alone.
-AT_LAST = ("q", "rot_q", "z", "result", "pattern", "attn_scores")
-KINDS = ("window", "head", "position", "group")
-
-
-def positions_by(
-    kind: str, site: str, prompt: AudioPrompt, window: float | int = 0.25
-) -> tuple[Positions, str]:
-    """The `positions` of a usual sweep, and in words what one of its cells patches.
-
-    Args:
-        kind: "window" (time windows of the audio), "head", "position" or "group" (`token_groups`).
-        site: as in `sweep`; in the encoder, windows are of its frames.
-        window: seconds.
-
-    Raises:
-        ValueError: for another kind, or windows that this prompt does not have.
-    """
-    in_encoder = site.startswith("audio_encoder.")
-    layer = "" if site == "audio_embed" else "one layer and "
-    if kind == "window":
-        windows = time_windows(prompt, window)
-        if in_encoder:  # two frames of 20 ms for each audio token
-            first = int(prompt.audio_positions(0)[0])
-            windows = {
-                name: torch.stack([2 * (p - first), 2 * (p - first) + 1], dim=1).flatten()
-                for name, p in windows.items()
-            }
-        return windows, f"{layer}{window:g} s of the recording"
-    if kind == "position":
-        return "each", f"{layer}{'20 ms' if in_encoder else 'one position'}"
-    if kind == "group":
-        return token_groups(prompt), f"{layer}one group of positions"
-    if kind != "head":
-        raise ValueError(f"no sweep is by {kind!r}; there are {', '.join(KINDS)}")
-    if site in AT_LAST:
-        return "last", "one head at the last position"
-    return "all", "one head at all positions"
-
-
-def token_groups(prompt: AudioPrompt) -> dict[str, str]:
-    """The groups every prompt with audio has: "audio", "text" and "last"."""
-    return {"audio": "audio", "text": "text", "last": "last"}
-
-
 @dataclass
 class Evaluation:
     """The metrics, applied to the last positions' logits of a run."""
@@ -271,13 +216,17 @@ class NaivePatcher:
         source: AudioPrompt,
         cells: list[Cell],
         n_last: int = 1,
+        align: Alignment | None = None,
     ) -> None:
         self.model, self.site, self.base = model, site, base
         names = sorted({site.hook_name(cell.layer) for cell in cells})
         self.n_last = n_last
-        self.source_logits, self.source_cache = model.run_with_cache(
+        self.source_logits, cache = model.run_with_cache(
             source, names_filter=names, logits_to_keep=n_last
         )
+        self.source_cache = {
+            name: cache[name] if align is None else align(cache[name]) for name in names
+        }
         self.base_logits = model(base, logits_to_keep=n_last)
 
     def run(
@@ -292,39 +241,3 @@ class NaivePatcher:
                 cell,
                 self.model.run_with_hooks(self.base, fwd_hooks=patch, logits_to_keep=self.n_last),
             )
-
-
-def _masks(
-    model: HookedAudioTransformer, site: Site, name: str, positions: Positions, prompt: AudioPrompt
-) -> tuple[dict[str, Tensor], str | None]:
-    """Position masks over the prompt, or over the encoder's frames."""
-    if not site.in_encoder:
-        length = prompt.tokens.shape[1]
-        if name == "audio_embed" and isinstance(positions, str) and positions == "each":
-            positions = {str(int(p)): [int(p)] for p in prompt.audio_positions(0)}
-        labels = [str(i) for i in range(length)]
-        masks, axis = position_masks(positions, prompt, labels, length)
-        if name == "audio_embed" and any(
-            bool((m & ~prompt.audio_mask.cpu()).any()) for m in masks.values()
-        ):
-            raise ValueError("audio_embed is written at audio positions only; select among them")
-        return masks, axis
-    if prompt.mel is None:
-        raise ValueError("the encoder's sites need prompts with audio")
-    n_frames = (prompt.mel.shape[2] - 1) // 2 + 1
-    labels = [f"{i * 2 * prompt.seconds_per_frame:.2f} s" for i in range(n_frames)]
-    return position_masks(positions, None, labels, n_frames)
-
-
-def _check_arguments(
-    model: HookedAudioTransformer,
-    clean: AudioPrompt,
-    corrupted: AudioPrompt,
-    direction: str,
-    engine: str,
-) -> None:
-    if direction not in ("denoise", "noise"):
-        raise ValueError(f"direction must be 'denoise' or 'noise', not {direction!r}")
-    if engine not in ("fast", "naive"):
-        raise ValueError(f"engine must be 'fast' or 'naive', not {engine!r}")
-    check_prompts(model, clean, corrupted)

@@ -13,9 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio import hooks
-from lens_audio.analysis.cells import as_mask, check_prompts
+from lens_audio.analysis.alignment import Runs, as_pair, not_given
+from lens_audio.analysis.cells import as_mask
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 from lens_audio.progress_bar import ProgressBar
@@ -26,9 +28,9 @@ Head = tuple[int, int]  # (layer, head)
 @torch.no_grad()
 def path_patch(
     model: HookedAudioTransformer,
-    clean: AudioPrompt,
-    corrupted: AudioPrompt,
-    metric: Callable[[Tensor], Any],
+    clean: AudioPrompt | Pair,
+    corrupted: AudioPrompt | None = None,
+    metric: Callable[[Tensor], Any] | None = None,
     *,
     receivers: str | Sequence[Head] = "logits",
     receiver_input: str = "q",
@@ -50,13 +52,14 @@ def path_patch(
     the residual stream carries: the convention of TransformerLens's `get_act_patch_direct_path`.
 
     Args:
-        clean, corrupted: prompts of the same shape with their audio at the same positions.
+        clean, corrupted: prompts of the same shape with their audio at the same positions, or a
+            pair (`lens_audio.data.pair`) in the place of both.
         metric: a function of logits, one number a row, as in `patching.sweep`.
         receivers: "logits", or (layer, head) pairs; of k and v the heads are key-value heads.
         receiver_input: "q", "k" or "v".
         senders: (layer, head) pairs; all heads by default.
         positions: where the sender is patched, and so where receivers are reached: "all", "last",
-            "audio", "text", integers, a slice or a boolean mask.
+            "audio", "text", integers, a slice or a boolean mask; of a "group" pair names of groups.
         mlps: "recompute" or "freeze".
         direction: "denoise", where the base is the corrupted run, or "noise" (the IOI paper's),
             where it is the clean one.
@@ -71,7 +74,9 @@ def path_patch(
         ValueError: for prompts whose positions do not correspond, heads that do not exist, no
             receivers or senders, a metric that is NaN or not one number a row, hooks on the model.
     """
-    _check_options(receivers, receiver_input, mlps, direction)
+    if metric is None:
+        raise not_given(metric=metric)
+    _check_options(receivers, receiver_input, mlps)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     chosen = every if senders is None else _heads(senders, n_layers, n_heads, "sender")
@@ -79,12 +84,13 @@ def path_patch(
     if not isinstance(receivers, str):
         n_input_heads = n_heads if receiver_input == "q" else model.cfg.kv_heads
         reached = _heads(receivers, n_layers, n_input_heads, "receiver")
+    pair = as_pair(clean, corrupted)
     paths = Paths.between(
         model, clean, corrupted, positions=positions, mlps=mlps, direction=direction,
-        logits_to_keep=logits_needed([metric], clean, corrupted),
+        logits_to_keep=logits_needed([metric], pair.clean, pair.corrupted),
     )  # fmt: skip
     applied = AppliedMetric.to(metric, paths.base_logits, paths.source_logits)
-    values = torch.empty(len(chosen), len(clean))
+    values = torch.empty(len(chosen), len(paths.base_logits))
     base_values = applied(paths.base_logits).float().cpu()
     source_values = applied(paths.source_logits).float().cpu()
     for i, sender in enumerate(
@@ -102,8 +108,8 @@ def path_patch(
         axes |= {"layer": _labels(n_layers), "head": _labels(n_heads)}
     else:
         axes["sender"] = [f"{layer}.{head}" for layer, head in chosen]
-    axes["example"] = _labels(len(clean))
-    about = {"method": "path patching", "direction": direction, "mlps": mlps}
+    axes["example"] = _labels(len(paths.base_logits))
+    about = {"method": "path patching", "direction": direction, "mlps": mlps, **paths.about}
     about["receivers"] = "logits" if reached is None else f"{receiver_input} of {reached}"
     return PatchingResult(values[None], axes, base_values[None], source_values[None], about)
 
@@ -120,13 +126,14 @@ class Paths:
     base_logits: Float[Tensor, "batch last d_vocab"]
     source_logits: Float[Tensor, "batch last d_vocab"]
     freeze_mlps: bool
+    about: dict[str, Any]  # how the runs line up
 
     @classmethod
     def between(
         cls,
         model: HookedAudioTransformer,
-        clean: AudioPrompt,
-        corrupted: AudioPrompt,
+        clean: AudioPrompt | Pair,
+        corrupted: AudioPrompt | None = None,
         *,
         positions: Any = "all",
         mlps: str = "recompute",
@@ -134,9 +141,13 @@ class Paths:
         logits_to_keep: int = 1,
     ) -> "Paths":
         """Both runs, and the logits of so many last positions; else as for `path_patch`."""
-        _check_options("logits", "q", mlps, direction)
-        check_prompts(model, clean, corrupted)
-        base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+        _check_options("logits", "q", mlps)
+        runs = Runs.of(model, clean, corrupted, direction)
+        base, source = runs.base, runs.source
+        if runs.decoder is None:
+            where = as_mask(positions, base, base.tokens.shape[1])
+        else:
+            where = runs.decoder.select(positions)
         freeze_mlps = mlps == "freeze"
         kept = ("attn.hook_z", "hook_resid_pre", *(["hook_mlp_out"] if freeze_mlps else []))
 
@@ -154,12 +165,13 @@ class Paths:
         return cls(
             model,
             base.attention_mask.to(model.device),
-            as_mask(positions, base, base.tokens.shape[1]),
+            where,
             base_cache,
-            source_cache,
+            runs.at_base(source_cache),
             base_logits,
             source_logits,
             freeze_mlps,
+            runs.about(in_encoder=False, masks=[where]),
         )
 
     def to_logits(self, sender: Head) -> Float[Tensor, "batch last d_vocab"]:
@@ -218,12 +230,11 @@ def _labels(n: int) -> list[str]:
     return [str(i) for i in range(n)]
 
 
-def _check_options(receivers: Any, receiver_input: str, mlps: str, direction: str) -> None:
+def _check_options(receivers: Any, receiver_input: str, mlps: str) -> None:
     options = {
         "receivers": (receivers if isinstance(receivers, str) else "logits", ("logits",)),
         "receiver_input": (receiver_input, ("q", "k", "v")),
         "mlps": (mlps, ("recompute", "freeze")),
-        "direction": (direction, ("denoise", "noise")),
     }
     for name, (value, known) in options.items():
         if value not in known:

@@ -34,6 +34,14 @@ class Direction(StrEnum):
     noise = "noise"
 
 
+class Fit(StrEnum):
+    """How recordings of unequal length line up (`lens_audio.data.pair`)."""
+
+    crop = "crop"
+    pad = "pad"
+    group = "group"
+
+
 def patch(
     clean: Annotated[
         str | None,
@@ -75,9 +83,14 @@ def patch(
     instead: Annotated[
         str | None, typer.Option(help="Default: the model's answer to CORRUPTED.")
     ] = None,
-    cut: Annotated[
-        bool, typer.Option("--cut", help="Cut the longer recording to the shorter one's length.")
-    ] = False,
+    fit: Annotated[
+        Fit | None,
+        typer.Option(
+            help="Of recordings of unequal length, cut the longer one (crop), add silence to the "
+            "shorter one (pad), or patch window by window, with means where lengths differ (group)."
+        ),
+    ] = None,
+    cut: Annotated[bool, typer.Option("--cut", help="The same as --fit crop.")] = False,
     max_seconds: Annotated[
         float | None, typer.Option(help="Keep only the first seconds of longer recordings.")
     ] = None,
@@ -96,6 +109,9 @@ def patch(
         check_text(value, f"--{name}")
     check_seconds(window, "--window")
     check_seconds(max_seconds, "--max-seconds")
+    if cut and fit not in (None, Fit.crop):
+        raise typer.BadParameter("it is --fit crop; give one of them", param_hint="--cut")
+    fit = Fit.crop if cut else fit
     with clear_errors(debug):
         check_outputs(out, table)
         check_recording(clean)
@@ -116,7 +132,7 @@ def patch(
                 direction=direction.value,
                 answer=answer,
                 instead=instead,
-                cut=cut,
+                fit=None if fit is None else fit.value,
                 max_seconds=max_seconds,
                 model=model,
                 device=device,

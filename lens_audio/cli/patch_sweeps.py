@@ -10,6 +10,7 @@ from lens_audio.analysis.cells import Site
 from lens_audio.analysis.metrics import Metric
 from lens_audio.analysis.patching import positions_by, sweep
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.data import Pair
 from lens_audio.plots.patch_page import Sweep
 from lens_audio.plots.theme import head_name
 
@@ -37,7 +38,7 @@ def sweep_by(
     kind: str,
     site: str,
     model: HookedAudioTransformer,
-    prompts: tuple[AudioPrompt, AudioPrompt],
+    pair: Pair,
     metric: Metric,
     window: float,
     direction: str,
@@ -48,19 +49,19 @@ def sweep_by(
     Raises:
         ValueError: for windows or groups that this site does not have.
     """
-    positions, where = positions_by(kind, site, prompts[0], window)
+    positions, where = positions_by(kind, site, pair, window)
     result = sweep(
         model,
-        *prompts,
-        site,
-        metric,
+        pair,
+        site=site,
+        metric=metric,
         positions=positions,
         heads="each" if kind == "head" else None,
         direction=direction,
     )
     labels = None
     if kind == "position" and not site.startswith("audio_encoder."):
-        labels = [_label(prompts[0], int(p)) for p in position_names(result)]
+        labels = [_label(pair.clean, int(p)) for p in position_names(result)]
     return Sweep(kind, site, where, result, labels, strongest(result, labels, top))
 
 

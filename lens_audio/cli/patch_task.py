@@ -30,7 +30,7 @@ class Request:
     direction: str
     answer: str | None
     instead: str | None
-    cut: bool
+    fit: str | None
     max_seconds: float | None
     model: str | None
     device: str | None
@@ -57,7 +57,7 @@ class Task:
     corrupted: Recording
     question: str
     choices: list[str] | None
-    cut: bool
+    fit: str | None  # of recordings of unequal length
 
     @classmethod
     def of(cls, request: Request) -> "Task":
@@ -75,7 +75,7 @@ class Task:
                 _bundled(corrupted),
                 _asked(request) if asks else clean.question,
                 request.choices if asks else clean.choices,
-                cut=True,
+                request.fit or "crop",
             )
         clean_file = _file(request.clean)
         return cls(
@@ -83,7 +83,7 @@ class Task:
             _corrupted(request.corrupted or "silence"),
             _asked(request),
             request.choices,
-            request.cut,
+            request.fit,
         )
 
 
@@ -101,13 +101,14 @@ def shown_command(request: Request) -> str:
         "direction": [None if request.direction == "denoise" else request.direction],
         "answer": [request.answer],
         "instead": [request.instead],
+        "fit": [request.fit],
         "max-seconds": [request.max_seconds],
         "model": [None if request.model is None else shown_name(request.model)],
     }
     for option, values in options.items():
         for value in values:
             words += [] if value is None else [f"--{option}", str(value)]
-    return shlex.join(words + ["--cut"] * request.cut)
+    return shlex.join(words)
 
 
 def _bundled(item: Any) -> Recording:

@@ -18,6 +18,8 @@ from lens_audio.cli.checks import check_named
 from lens_audio.cli.listen import shown_name, versions
 from lens_audio.cli.patch_sweeps import kinds_of, position_names, sweep_by
 from lens_audio.cli.patch_task import Request, Task, shown_command
+from lens_audio.data import Pair
+from lens_audio.data import pair as paired
 from lens_audio.plots.patch_page import HEADINGS, STRONGEST, Patched, Run, Sweep, patch_page
 from lens_audio.plots.report import write_page
 from lens_audio.tables import table_text as csv_text
@@ -30,18 +32,19 @@ def run(request: Request) -> None:
     task, progress = Task.of(request), Console(stderr=True)
     checkpoint = Checkpoint.read(request.model, request.device)
     kinds = kinds_of(checkpoint, request.by, request.site)
-    loaded, notes = load_prompts(checkpoint, task, request.max_seconds)
+    loaded, notes = load_pair(checkpoint, task, request.max_seconds, request.window)
     for kind, site in kinds:
-        positions_by(kind, site, loaded[0], request.window)
+        positions_by(kind, site, loaded, request.window)
     check_comparable(checkpoint, task.choices, request.answer, request.instead)
     model = load(request.model, request.device)
-    prompts = (loaded[0].to(model.device), loaded[1].to(model.device))
+    pair = loaded.to(model.device)
+    prompts = (pair.clean, pair.corrupted)
     with progress.status("asking about both recordings"):
         asked = ask(model, prompts, task.choices)
         answers = compared(model, asked, task.choices, request.answer, request.instead)
     metric = logit_diff(*(token for _, token in answers))
     sweeps = [
-        sweep_by(kind, site, model, prompts, metric, request.window, request.direction, request.top)
+        sweep_by(kind, site, model, pair, metric, request.window, request.direction, request.top)
         for kind, site in kinds
     ]
     found = _found(request, task, prompts, asked, answers, sweeps, notes)
@@ -53,31 +56,37 @@ def run(request: Request) -> None:
     console.print(files, soft_wrap=True)
 
 
-def load_prompts(
-    checkpoint: Checkpoint, task: Task, max_seconds: float | None
-) -> tuple[tuple[AudioPrompt, AudioPrompt], list[str]]:
-    """The clean and the corrupted prompt, equally long, and what was done to make them so.
+def load_pair(
+    checkpoint: Checkpoint, task: Task, max_seconds: float | None, window: float
+) -> tuple[Pair, list[str]]:
+    """The clean and the corrupted prompt, and what was done to line them up.
 
     Raises:
-        ValueError: for recordings of unequal length that are not to be cut.
+        ValueError: for recordings of unequal length, when nothing says how they line up.
     """
     clean = checkpoint.prompt(task.question, task.clean.audio, max_seconds)
     if task.corrupted.corrupt is not None:
-        return (clean, task.corrupted.corrupt(clean)), []
+        return Pair(clean, task.corrupted.corrupt(clean)), []
     other = checkpoint.prompt(task.question, task.corrupted.audio, max_seconds)
-    waves = [prompt.waveforms[0] for prompt in (clean, other) if prompt.waveforms is not None]
-    n = min(map(len, waves))
-    if len(waves[0]) == len(waves[1]):
-        return (clean, other), []
-    seconds = [len(wave) / clean.sampling_rate for wave in waves]
+    n_samples = [len(p.waveforms[0]) for p in (clean, other) if p.waveforms is not None]
+    if n_samples[0] == n_samples[1]:
+        return Pair(clean, other), []
+    seconds = [n / clean.sampling_rate for n in n_samples]
     lengths = f"CLEAN lasts {seconds[0]:.3f} s, CORRUPTED {seconds[1]:.3f} s"
-    if not task.cut:
+    if task.fit is None:
         raise ValueError(
-            f"{lengths}, so positions do not correspond; --cut keeps the first "
-            f"{min(seconds):.3f} s of both"
+            f"{lengths}, so positions do not correspond; --fit crop keeps the first "
+            f"{min(seconds):.3f} s of both, --fit pad adds silence to the shorter one, --fit group "
+            "patches window by window"
         )
-    cut = [checkpoint.prompt(task.question, (w[:n], clean.sampling_rate)) for w in waves]
-    return (cut[0], cut[1]), [f"{lengths}; both are cut to {min(seconds):.2f} s."]
+    pair = paired(clean, other, task.fit, window=window)
+    done = {
+        "crop": f"both are cut to {min(seconds):.2f} s.",
+        "pad": f"the shorter one is followed by silence, up to {max(seconds):.2f} s.",
+        "group": "windows, text and last position are patched group by group; of groups of unequal "
+        f"length ({', '.join(pair.averaged) or 'none here'}) every position gets the source's mean.",
+    }
+    return pair, [f"{lengths}; {done[task.fit]}"]
 
 
 def check_comparable(
@@ -227,9 +236,9 @@ def _found(
 ) -> Patched:
     base, source = (float(v[0, 0]) for v in (sweeps[0].result.base, sweeps[0].result.source))
     values = (source, base) if request.direction == "denoise" else (base, source)
-    seconds = prompts[0].clip_seconds(0)
     clean, corrupted = (
-        Run(role, recording.name, prompt.to("cpu"), answer, value, _within(recording.span, seconds))
+        Run(role, recording.name, prompt.to("cpu"), answer, value,
+            _within(recording.span, prompt.clip_seconds(0)))
         for role, recording, prompt, answer, value in zip(
             ("clean", "corrupted"), (task.clean, task.corrupted), prompts, asked.answers, values,
             strict=True,

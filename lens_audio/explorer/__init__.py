@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lens_audio.analysis.alignment import as_pair
+from lens_audio.data import Pair
 from lens_audio.explorer.session import Session
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
@@ -10,7 +12,7 @@ from lens_audio.model import HookedAudioTransformer
 
 def explore(
     model: HookedAudioTransformer,
-    prompt: AudioPrompt,
+    prompt: AudioPrompt | Pair,
     corrupted: AudioPrompt | None = None,
     *,
     choices: Sequence[str] | None = None,
@@ -22,7 +24,8 @@ def explore(
     as code or JSON. The sound's playhead runs over the figures.
 
     Args:
-        prompt: the clean one, one row.
+        prompt: the clean one, one row; or a pair (`lens_audio.data.pair`), when recordings or
+            questions are of unequal length.
         corrupted: the same question over another recording of the same length; by default over
             silence.
         choices: two or more answers to compare (metrics compare their first tokens); by default
@@ -36,8 +39,9 @@ def explore(
         ValueError: for fewer than two choices, a prompt of several rows, without audio or without a
             tokenizer, prompts of unequal shape, or hooks left on the model.
     """
-    corrupted = prompt.silenced() if corrupted is None else corrupted
-    session = Session(model, prompt, corrupted, choices)
+    if corrupted is None and isinstance(prompt, AudioPrompt):
+        corrupted = prompt.silenced()
+    session = Session(model, as_pair(prompt, corrupted), choices)
     try:
         import anywidget  # noqa: F401
         import ipywidgets  # noqa: F401

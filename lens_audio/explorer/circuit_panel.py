@@ -135,11 +135,14 @@ class CircuitPanel(widgets.VBox):
             "log probability": f"log_prob({tokens[answer]})",
             "probability": f"probability({tokens[answer]})",
         }[name]
+        prompts = "clean, corrupted, metric"
+        if self.session.pair.fit is not None:
+            prompts = "pair, metric=metric"
         return (
             "import lens_audio as la\n\n"
             f"circuit = {self.circuit.to_code()}\n"
             f"metric = la.analysis.metrics.{made}\n"
-            "test = la.analysis.CircuitTest(model, clean, corrupted, metric)\n"
+            f"test = la.analysis.CircuitTest(model, {prompts})\n"
             "print(test.only(circuit).faithfulness, test.without(circuit).faithfulness)"
         )
 

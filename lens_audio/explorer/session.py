@@ -9,12 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.analysis import metrics
+from lens_audio.analysis.alignment import NOT_BY_GROUP, Runs
 from lens_audio.analysis.answers import choice_log_probs, choice_probs, next_token_probs
 from lens_audio.analysis.attention import audio_attention, audio_mass, head_pattern
-from lens_audio.analysis.cells import Site, check_prompts
+from lens_audio.analysis.cells import Site
 from lens_audio.analysis.circuit import Circuit, CircuitTest, Head, Outcome
 from lens_audio.analysis.patching import positions_by, sweep_steps
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.data import Pair
+from lens_audio.data import pair as paired
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 
@@ -30,8 +33,7 @@ class Session:
     """One question over a clean and a corrupted recording, and everything computed about it."""
 
     model: HookedAudioTransformer
-    clean: AudioPrompt
-    corrupted: AudioPrompt
+    pair: Pair
     choices: Sequence[str] | None = None
     _tests: dict[tuple[str, int, int], CircuitTest] = field(default_factory=dict)
     _patterns: dict[tuple[str, Head], Tensor] = field(default_factory=dict)
@@ -51,7 +53,15 @@ class Session:
                 "the explorer shows tokens as text: load a checkpoint folder with its tokenizer, "
                 "and make prompts with model.prompt"
             )
-        check_prompts(self.model, self.clean, self.corrupted)
+        Runs.of(self.model, self.pair, None, "denoise")  # refuses what cannot be patched
+
+    @property
+    def clean(self) -> AudioPrompt:
+        return self.pair.clean
+
+    @property
+    def corrupted(self) -> AudioPrompt:
+        return self.pair.corrupted
 
     def prompt(self, role: str) -> AudioPrompt:
         """The clean or the corrupted one."""
@@ -146,7 +156,7 @@ class Session:
         if key not in self._tests:
             self._tests.clear()
             metric = self.metric(*key)
-            self._tests[key] = CircuitTest(self.model, self.clean, self.corrupted, metric)
+            self._tests[key] = CircuitTest(self.model, self.pair, metric=metric)
         return self._tests[key]
 
     def run_circuit(
@@ -160,26 +170,37 @@ class Session:
 
     def kinds(self, site: str) -> list[str]:
         """The sweeps that this site can have."""
-        kinds = ["window"] if len(self.clean.clips_of(0)) == 1 else []
+        by_group = self.pair.fit == "group"
+        if by_group and site.rpartition(".")[2] in NOT_BY_GROUP:
+            return []
+        kinds = ["window"] if by_group or len(self.clean.clips_of(0)) == 1 else []
         if Site.of(self.model, site).n_heads is not None:
             kinds.insert(0, "head")
         if site.startswith("audio_encoder."):
             return kinds
-        return [*kinds, "position"] if site == "audio_embed" else [*kinds, "group", "position"]
+        kinds += [] if site == "audio_embed" else ["group"]
+        return kinds if by_group else [*kinds, "position"]
 
     def what_is_patched(self, kind: str, site: str, window: float) -> str:
         """A cell of such a sweep in words."""
-        return positions_by(kind, site, self.clean, window)[1]
+        return positions_by(kind, site, self._with_windows(window), window)[1]
 
     def sweep(
         self, kind: str, site: str, metric: tuple[str, int, int], direction: str, window: float
     ) -> Iterator[tuple[int, int, PatchingResult]]:
         """A patching sweep in steps (`patching.sweep_steps`)."""
-        positions, _ = positions_by(kind, site, self.clean, window)
+        pair = self._with_windows(window)
+        positions, _ = positions_by(kind, site, pair, window)
         return sweep_steps(
-            self.model, self.clean, self.corrupted, site, self.metric(*metric),
-            positions=positions, heads="each" if kind == "head" else None, direction=direction,
+            self.model, pair, site=site, metric=self.metric(*metric), positions=positions,
+            heads="each" if kind == "head" else None, direction=direction,
         )  # fmt: skip
+
+    def _with_windows(self, window: float) -> Pair:
+        """The pair; where it is patched by group, with windows of so many seconds."""
+        if self.pair.fit != "group" or self.pair.window == window:
+            return self.pair
+        return paired(self.clean, self.corrupted, "group", window=window)
 
     def position_labels(self, kind: str, site: str, result: PatchingResult) -> list[str] | None:
         """Text of the swept positions, times for audio tokens; None where they speak already."""

@@ -286,6 +286,6 @@ def _per_row(x: Float[Tensor, "*batch width"], activation: Tensor, hook: Any) ->
 def _other_shape(values: Tensor, activation: Tensor, hook: Any) -> ValueError:
     return ValueError(
         f"the source has shape {tuple(values.shape)} at {hook.name}, the run "
-        f"{tuple(activation.shape)}; clean and corrupted inputs must have the same length (pad or "
-        "cut the shorter audio)"
+        f"{tuple(activation.shape)}; clean and corrupted inputs must have the same length "
+        "(la.data.pair pads or cuts recordings)"
     )

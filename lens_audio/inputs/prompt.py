@@ -20,7 +20,7 @@ from lens_audio.inputs.layout import (
     check_tokens,
     expand_audio_tokens,
 )
-from lens_audio.inputs.timing import Seconds, token_spans, tokens_between
+from lens_audio.inputs.timing import FRAMES_PER_TOKEN, Seconds, token_spans, tokens_between
 from lens_audio.model.clips import clips_by_row
 
 AUDIO_TOKEN_ID = 151646  # <|AUDIO|> in Qwen2-Audio's vocabulary
@@ -195,6 +195,20 @@ class AudioPrompt:
         """Start and end in seconds (float64) of each of row i's audio tokens within its clip."""
         spans = [self._spans(clip) for clip in self.clips_of(i)]
         return torch.cat(spans) if spans else torch.zeros(0, 2, dtype=torch.float64)
+
+    def audio_windows(self, i: int, seconds: Seconds) -> Int[Tensor, " token"]:
+        """Which of the consecutive windows of so many seconds, counted from 0, the middle of each of
+        row i's audio tokens lies in, within its clip.
+
+        Raises ValueError for windows shorter than an audio token, or without end.
+        """
+        token = FRAMES_PER_TOKEN * self.seconds_per_frame
+        if not token - 1e-9 <= seconds < float("inf"):
+            raise ValueError(
+                f"A window of {seconds} s is shorter than an audio token of {token:g} s, or has no "
+                "end: give a longer one, in seconds."
+            )
+        return (self.audio_times(i).mean(1) / seconds + 1e-9).floor().long()
 
     def positions_between(
         self, i: int, start: Seconds, end: Seconds, clip: int | None = None

@@ -15,6 +15,7 @@ from lens_audio.plots.theme import BLUE, GRID, INK, ORANGE, SIGNED, clipped, sty
 
 WINDOW = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?) s")  # "0.50-0.75 s"
 MOMENT = re.compile(r"(\d+(?:\.\d+)?) s")  # "0.52 s"
+MOST_LETTERS = 72  # of the groups that are named above a figure
 MOST_COLUMNS = 24  # with more, values are not written into the cells
 UNDEFINED = "#9a9a9a"
 
@@ -112,6 +113,7 @@ class _Sweep:
     metric: str
     recovery: bool
     missing: str  # what cells without a number are
+    averaged: list[str]  # groups of which a mean was patched
 
     @classmethod
     def of(
@@ -146,6 +148,7 @@ class _Sweep:
             metric=metric,
             recovery=recovery,
             missing=missing,
+            averaged=list(result.about.get("averaged", [])),
         )
 
     @property
@@ -312,8 +315,7 @@ def _arranged(figure: go.Figure, sweep: _Sweep, y: _Axis, x: _Axis) -> go.Figure
     styled(figure, height=height, margin={"l": 70, "r": 20, "t": 28, "b": 56})
     figure.update_xaxes(showgrid=False, linecolor=INK, **x.layout)
     figure.update_yaxes(showgrid=False, linecolor=INK, **y.layout)
-    if np.isnan(sweep.shown).any():
-        _note(figure, f"grey cells: {text(sweep.missing)}")
+    _note(figure, sweep, "grey cells")
     return figure
 
 
@@ -356,14 +358,21 @@ def _bars(sweep: _Sweep) -> go.Figure:
         figure.add_annotation(
             x=positions[i], y=0, text="n/a", showarrow=False, yshift=8, font={"size": 11}
         )
-    if np.isnan(sweep.shown).any():
-        _note(figure, f"n/a: {text(sweep.missing)}")
+    _note(figure, sweep, "n/a")
     return figure
 
 
-def _note(figure: go.Figure, words: str) -> None:
-    """A line above the figure, on the left."""
+def _note(figure: go.Figure, sweep: _Sweep, undefined: str) -> None:
+    """A line above the figure, on the left: what cells without a number and means of groups are."""
+    words = []
+    if np.isnan(sweep.shown).any():
+        words.append(f"{undefined}: {text(sweep.missing)}")
+    if sweep.averaged:
+        names = text(clipped(", ".join(sweep.averaged), MOST_LETTERS))
+        words.append(f"mean of a group of unequal length: {names}")
+    if not words:
+        return
     figure.add_annotation(
-        text=words, xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom",
+        text=" · ".join(words), xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom",
         showarrow=False,
     )  # fmt: skip

@@ -161,6 +161,15 @@ def test_time_windows_cover_every_audio_position_once():
     assert torch.equal(covered.sort().values, prompt.audio_positions(0))
 
 
+def test_time_windows_leave_out_no_token_whose_middle_is_on_an_edge():
+    sizes = Sizes(n_frames=30)
+    prompt = make_prompt(sizes, Layout(clips=[[52]]))  # the last token's middle is at 0.5 s
+    windows = time_windows(prompt, 0.1)
+    covered = torch.cat(list(windows.values()))
+    assert torch.equal(covered.sort().values, prompt.audio_positions(0))
+    assert windows["0.50-0.52 s"].tolist() == prompt.audio_positions(0)[-1:].tolist()
+
+
 def test_an_interrupted_sweep_continues(tmp_path, monkeypatch):
     model, prompts = hooked_model(), pair(ONE_ROW)
     path = tmp_path / "sweep.safetensors"

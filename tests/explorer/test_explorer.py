@@ -274,6 +274,24 @@ def test_fewer_than_two_choices_are_refused(choices):
         la.explore(MODEL, PROMPT, choices=choices)
 
 
+def test_a_pair_of_unequal_recordings_is_swept_window_by_window():
+    shorter = PROMPT.with_audio(ITEM.waveform[:20000], sampling_rate=ITEM.sampling_rate)
+    pair = la.data.pair(PROMPT, shorter, fit="group")
+    explorer = la.explore(MODEL, pair, choices=ITEM.choices)
+    patching = explorer.patching
+    assert "pattern" not in patching.site.options
+    assert "position" not in dict(patching.kind.options).values()
+    patching.kind.value, patching.window.value = "window", 0.5
+    patching.run.click()
+    assert list(patching.result.axes["group"]) == ["0.00-0.50 s", "0.50-1.00 s", "1.00-2.81 s"]
+    explorer.circuit = [(0, 2)]
+    names = {"model": MODEL, "pair": pair}
+    exec(explorer.to_code(), names)
+    explorer.answers.mode.value = "knock these heads out"
+    left = names["test"].without(explorer.circuit).faithfulness
+    assert f"what is left {left:.3f}" in explorer.answers.outcome.value
+
+
 def test_recordings_of_unequal_length_are_refused():
     shorter = PROMPT.with_audio(ITEM.waveform[:20000], sampling_rate=ITEM.sampling_rate)
     with pytest.raises(ValueError, match="positions do not correspond"):
