@@ -136,7 +136,7 @@ BEFORE_THE_MODEL = {
     "listen --model bare": "lacks the files of the tokenizer",
     "patch long.wav": "--max-seconds 4",
     "patch good.wav long.wav": "--max-seconds 4",
-    "patch good.wav short.wav": "--cut keeps the first 0.500 s of both",
+    "patch good.wav short.wav": "--fit crop keeps the first 0.500 s of both",
     "patch short.wav shuffle --max-seconds 0.3": "does not hold two segments",
     "patch --site nowhere": "no site is called 'nowhere'",
     "patch --by head --site mlp_out": "'mlp_out' has no heads",
