@@ -1,7 +1,6 @@
 """What a benchmark is: questions about recordings, with choices, and how its answers are judged."""
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import soundfile
+
+from lens_audio.inputs.audio import is_clip, plain_clip, stored_seconds
+from lens_audio.inputs.containers import SeekableFile, file_size
 
 MAX_QUESTION = 20_000  # letters; the longest of MMAU has 246
 SHOWN = 5  # problems named in one message
@@ -28,13 +29,14 @@ class AudioQAItem:
     question: str  # without its choices
     choices: tuple[str, ...]  # as the benchmark has them; one may come twice
     answer: str | None  # one of the choices; None where the benchmark withholds it
-    audio: Any  # a path, (samples, rate), or something whose `read()` gives a file's bytes
+    audio: Any  # a clip that says its rate, or something whose `read()` gives a file's bytes
     facts: Mapping[str, str] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.audio, str):
-            object.__setattr__(self, "audio", Path(self.audio))
+        audio = plain_clip(self.audio) if isinstance(self.audio, Mapping) else self.audio
+        if isinstance(audio, str):
+            object.__setattr__(self, "audio", Path(audio))
 
 
 @runtime_checkable
@@ -143,18 +145,15 @@ def missing_audio(items: Sequence[AudioQAItem]) -> list[AudioQAItem]:
 
 def seconds(item: AudioQAItem) -> float:
     """How long the recording lasts by its header; 0 for one that cannot be read."""
-    if isinstance(item.audio, tuple):
-        samples, rate = item.audio
-        return len(samples) / rate
     try:
-        return soundfile.info(as_clip(item.audio)).duration
-    except (soundfile.LibsndfileError, OSError, TypeError, ValueError):
+        return stored_seconds(as_clip(item.audio))
+    except (OSError, TypeError, ValueError):
         return 0.0
 
 
 def as_clip(audio: Any) -> Any:
-    """What `load_audio` takes: a stored file is opened in memory."""
-    return io.BytesIO(audio.read()) if hasattr(audio, "read") else audio
+    """What `load_audio` takes: a stored file's bytes are read."""
+    return audio.read() if hasattr(audio, "read") and not is_clip(audio) else audio
 
 
 def fingerprint(items: Sequence[AudioQAItem], matches: Callable[..., bool]) -> str:
@@ -168,18 +167,20 @@ def fingerprint(items: Sequence[AudioQAItem], matches: Callable[..., bool]) -> s
 
 
 def _audio_identity(audio: Any) -> bytes:
-    if isinstance(audio, Path):
-        size = audio.stat().st_size if audio.is_file() else -1
-        return f"{audio.name} {size}".encode()
-    if hasattr(audio, "read"):
-        return str(_stored_size(audio)).encode()
-    samples, rate = audio
-    return f"{rate} ".encode() + np.asarray(samples).tobytes()
+    audio = plain_clip(audio)
+    if isinstance(audio, (str, Path)):
+        path = Path(audio)
+        size = path.stat().st_size if path.is_file() else -1
+        return f"{path.name} {size}".encode()
+    if isinstance(audio, tuple):
+        samples, rate = audio
+        return f"{rate} ".encode() + np.asarray(samples).tobytes()
+    return str(_stored_size(audio)).encode()
 
 
 def _stored_size(audio: Any) -> int:
     """Of a stored file in bytes; -1 where it cannot be read."""
     try:
-        return len(audio.read())
+        return file_size(audio) if isinstance(audio, SeekableFile) else len(as_clip(audio))
     except (OSError, ValueError):
         return -1
