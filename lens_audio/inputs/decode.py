@@ -149,7 +149,8 @@ def _open_sound(file: Section) -> soundfile.SoundFile | None:
         sound = soundfile.SoundFile(file)
     except (soundfile.LibsndfileError, TypeError):
         return None
-    if sound.subtype.startswith("MPEG") or sound.frames > 2**48:  # a flac of unknown length
+    is_plain = sound.subtype.startswith(("PCM", "FLOAT", "DOUBLE"))
+    if not is_plain or sound.frames > 2**48:  # a flac of unknown length
         sound.close()
         return None
     return sound
@@ -182,7 +183,7 @@ def _open_container(file: Section) -> av.container.InputContainer:
     return av.open(
         file,
         "r",
-        options={"format_whitelist": _FORMATS},
+        container_options={"format_whitelist": _FORMATS},
         metadata_errors="replace",
         io_open=refuse,
     )
@@ -243,6 +244,9 @@ class _Decoding:
             frames = cast(list[av.AudioFrame], packet.decode())
         except av.error.FFmpegError:
             self._lose(data)
+            # A packet that begins as a frame of mp3, aac or flac does.
+            begins = data[:1] == b"\xff" and data[1:2] >= b"\xe0"
+            self.ends_within_packet = begins or packet.is_corrupt
             return []
         if data:
             self.n_packets += 1
@@ -264,8 +268,6 @@ class _Decoding:
             self.n_zeros += len(data) if self.n_packets else 0  # lost if sound follows
             return
         self.n_bytes_lost += len(data)
-        # A packet that begins as a frame of mp3, aac or flac does.
-        self.ends_within_packet = data[:1] == b"\xff" and data[1:2] >= b"\xe0"
 
     def check_end(self, recording: Recording, name: str) -> None:
         """Refuses or warns, by what was decoded."""
@@ -288,7 +290,7 @@ class _Decoding:
         lost = max(lost, whole * self.n_bytes_lost / max(self.n_bytes, 1))
         if self.flac_numbers:  # frames that were lost leave a gap in the numbers of the others
             announced = self.flac_numbers[-1] - self.flac_numbers[0] + 1
-            lost = max(lost, whole * (1 - self.n_packets / announced))
+            lost = max(lost, whole * (1 - self.n_packets / max(announced, 1)))
         if lost > MAX_LOST * whole:
             raise ValueError(
                 f"{name} is damaged: about {lost:.3g} s of {whole:.3g} s cannot be decoded. Get a "
