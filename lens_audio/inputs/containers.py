@@ -72,6 +72,7 @@ class Recording:
     file: Section
     missing: str | None = None  # what its container announces and the file does not hold
     is_finished: bool = True  # whether its header was filled in when the writer knew the length
+    last_sample: int | None = None  # where its only stream ends by its own marks, in Ogg
 
 
 def recordings(file: SeekableFile) -> list[Recording]:
@@ -152,9 +153,7 @@ def _find(file: Section, magic: re.Pattern[bytes], start: int = 0) -> Iterator[i
 
 def _ogg(file: Section) -> list[Recording]:
     """The links of a chain. Each stream of a link begins and ends with a page marked so."""
-    starts, has_data = [0], False
-    missing: list[str | None] = []
-    unfinished: set[bytes] = set()
+    starts, links = [0], [_Link()]
     cut: str | None = None
     offset: int | None = 0
     while offset is not None and not cut:
@@ -162,18 +161,40 @@ def _ogg(file: Section) -> list[Recording]:
         if len(page) < 27 or not _PAGE.match(page):
             offset = next(_find(file, _PAGE, offset + 1), None)
             continue
-        flags, serial, n_segments = page[5], page[14:18], page[26]
-        is_first, is_last = flags & 2, flags & 4
-        if is_first and has_data:  # a page that begins a stream, after others: the next link
-            missing.append("its end-of-stream mark" if unfinished else None)
+        is_first, n_segments = bool(page[5] & 2), page[26]
+        if is_first and links[-1].has_data:  # a page that begins a stream, after others
             starts.append(offset)
-            unfinished, has_data = set(), False
-        has_data = has_data or not is_first
-        (unfinished.discard if is_last else unfinished.add)(serial)
+            links.append(_Link())
+        links[-1].add(page)
         offset += 27 + n_segments + sum(page[27 : 27 + n_segments])
         cut = f"{offset - file.size} bytes of its last page" if offset > file.size else None
-    missing.append(cut or ("its end-of-stream mark" if unfinished else None))
-    return [Recording(*both) for both in zip(_split(file, starts), missing, strict=True)]
+    missing = ["its end-of-stream mark" if link.unfinished else None for link in links]
+    return [
+        Recording(part, lacks, last_sample=link.last_sample)
+        for part, lacks, link in zip(
+            _split(file, starts), [*missing[:-1], cut or missing[-1]], links, strict=True
+        )
+    ]
+
+
+class _Link:
+    """The streams of one link, from their pages."""
+
+    def __init__(self) -> None:
+        self.ends: dict[bytes, int] = {}  # the last granule position of each stream
+        self.unfinished: set[bytes] = set()
+        self.has_data = False
+
+    def add(self, page: bytes) -> None:
+        flags, serial = page[5], page[14:18]
+        granule = int.from_bytes(page[6:14], "little", signed=True)  # -1 where no packet ends
+        self.ends[serial] = max(granule, self.ends.get(serial, 0))
+        self.has_data = self.has_data or not flags & 2
+        (self.unfinished.discard if flags & 4 else self.unfinished.add)(serial)
+
+    @property
+    def last_sample(self) -> int | None:
+        return next(iter(self.ends.values())) if len(self.ends) == 1 else None
 
 
 def _chunks(

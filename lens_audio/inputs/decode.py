@@ -309,6 +309,9 @@ class _Decoding:
             own = _clock(self.stream.metadata.get("DURATION", ""))
             alone = len(self.container.streams) == 1 and recording.is_finished
             return own or (alone and (self.container.duration or 0) / av.time_base) or 0.0
+        if recording.last_sample and self.stream.time_base is not None:
+            first = max(self.stream.start_time or 0, 0)
+            return float((recording.last_sample - first) * self.stream.time_base)
         if self.kind in _STORES_LENGTH or (self.kind in _LOSES_SILENTLY and recording.is_finished):
             if self.stream.duration is not None and self.stream.time_base is not None:
                 return float(self.stream.duration * self.stream.time_base)
