@@ -128,7 +128,8 @@ def of_recording(audio: Any) -> str:
     """A hash of a recording: a file's bytes, or samples and rate.
 
     Args:
-        audio: a path, something whose `read()` gives a file's bytes, (samples, rate), or samples.
+        audio: a path, a file's bytes or something whose `read()` gives them, a torchcodec decoder,
+            (samples, rate), or samples.
 
     Returns:
         "unreadable" for a file that cannot be read.
@@ -137,8 +138,15 @@ def of_recording(audio: Any) -> str:
         if isinstance(audio, (str, Path)):
             with open(audio, "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
+        if hasattr(audio, "seek"):  # an open file: whole, wherever it was read up to
+            audio.seek(0)
         if hasattr(audio, "read"):
-            return hashlib.sha256(audio.read()).hexdigest()[:DIGITS]
+            audio = audio.read()
+        if isinstance(audio, (bytes, bytearray, memoryview)):
+            return hashlib.sha256(audio).hexdigest()[:DIGITS]
+        if hasattr(audio, "get_all_samples"):  # torchcodec's decoder
+            samples = audio.get_all_samples()
+            audio = samples.data, samples.sample_rate
     except (OSError, ValueError):
         return "unreadable"
     if isinstance(audio, tuple):

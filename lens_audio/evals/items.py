@@ -1,14 +1,13 @@
 """What a benchmark is: questions about recordings, with choices, and how its answers are judged."""
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import soundfile
+from lens_audio.inputs.audio import is_clip, plain_clip, stored_seconds
 
 MAX_QUESTION = 20_000  # letters; the longest of MMAU has 246
 SHOWN = 5  # problems named in one message
@@ -26,13 +25,13 @@ class AudioQAItem:
     question: str  # without its choices
     choices: tuple[str, ...]  # as the benchmark has them; one may come twice
     answer: str | None  # one of the choices; None where the benchmark withholds it
-    audio: Any  # a path, (samples, rate), or something whose `read()` gives a file's bytes
+    audio: Any  # a clip that says its rate, or something whose `read()` gives a file's bytes
     facts: Mapping[str, str] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.audio, str):
-            object.__setattr__(self, "audio", Path(self.audio))
+        audio = plain_clip(self.audio) if isinstance(self.audio, Mapping) else self.audio
+        object.__setattr__(self, "audio", Path(audio) if isinstance(audio, str) else audio)
 
 
 @runtime_checkable
@@ -141,15 +140,12 @@ def missing_audio(items: Sequence[AudioQAItem]) -> list[AudioQAItem]:
 
 def seconds(item: AudioQAItem) -> float:
     """How long the recording lasts by its header; 0 for one that cannot be read."""
-    if isinstance(item.audio, tuple):
-        samples, rate = item.audio
-        return len(samples) / rate
     try:
-        return soundfile.info(as_clip(item.audio)).duration
-    except (soundfile.LibsndfileError, OSError, TypeError, ValueError):
+        return stored_seconds(as_clip(item.audio))
+    except (OSError, TypeError, ValueError):
         return 0.0
 
 
 def as_clip(audio: Any) -> Any:
-    """What `load_audio` takes: a stored file is opened in memory."""
-    return io.BytesIO(audio.read()) if hasattr(audio, "read") else audio
+    """What `load_audio` takes: a stored file's bytes are read."""
+    return audio.read() if hasattr(audio, "read") and not is_clip(audio) else audio

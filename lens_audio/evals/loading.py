@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,8 +132,8 @@ class Batches(Dataset):
 def reason(item: AudioQAItem, error: BaseException) -> str:
     """An error in one line, without the folder that the recording lies in."""
     text = " ".join(str(error).split()) or type(error).__name__
-    name = getattr(item.audio, "name", None)
-    return text if name is None else text.replace(str(item.audio), name)
+    is_path = isinstance(item.audio, Path)
+    return text.replace(str(item.audio), item.audio.name) if is_path else text
 
 
 def load(batches: Batches, workers: int) -> Iterator[Loaded]:

@@ -5,29 +5,30 @@ from __future__ import annotations
 import math
 import numbers
 import os
-import re
-from io import SEEK_END, BufferedIOBase
+from collections.abc import Mapping, Sequence
+from io import BytesIO, TextIOBase
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-import soundfile
 import torch
 import torchaudio
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_audio.inputs.containers import SeekableFile
+from lens_audio.inputs.decode import path_seconds, read_path, read_stream, stream_seconds
 from lens_audio.inputs.timing import MIN_MEL_FRAMES, Seconds
 
 Samples = np.ndarray | Tensor
 Rate = SupportsIndex | float  # a whole number of Hz
-Clip = str | os.PathLike | BufferedIOBase | Samples | tuple[Samples, Rate]
-"""What one clip may be: a path, an open file, samples, or samples with their sampling rate."""
+Clip = str | os.PathLike | SeekableFile | bytes | Samples | tuple[Samples, Rate] | Mapping
+"""What one clip may be: a path, an open file, a file's bytes, samples, samples with their sampling
+rate, or what Hugging Face data sets hold (also, not named here, the decoder of torchcodec)."""
 
 MAX_CHANNELS = 8  # of an array: more than 7.1 surround is a batch of clips, not one clip
 MAX_RATE = 1_000_000  # Hz
 MAX_PEAK = 100.0  # float samples beyond this are integers that nobody scaled
-_UNKNOWN_SIZE = 0x7FFF0000  # a streaming writer leaves a size this large in a wav header
 _MAX_KERNEL = 2**20  # torchaudio's resampling kernel is dense: rate * target / gcd**2 numbers
 
 
@@ -35,7 +36,32 @@ def is_clip(audio: object) -> bool:
     """Whether `audio` is of a kind that `load_audio` takes (not whether it can be read)."""
     if isinstance(audio, tuple):
         return len(audio) == 2 and _is_samples(audio[0]) and isinstance(audio[1], numbers.Number)
-    return isinstance(audio, (str, os.PathLike, BufferedIOBase)) or _is_samples(audio)
+    if isinstance(audio, Mapping):
+        plain = plain_clip(audio)
+        return not isinstance(plain, Mapping) and is_clip(plain)
+    return (
+        isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview))
+        or (isinstance(audio, SeekableFile) and not isinstance(audio, TextIOBase))
+        or _is_samples(audio)
+        or hasattr(audio, "get_all_samples")
+    )
+
+
+def plain_clip(audio: Any) -> Any:
+    """What a data set's row holds as a pair (array, rate), bytes or a path; other clips as they are.
+
+    Rows are {"array", "sampling_rate"}, {"bytes", "path"} or an `AudioDecoder` of torchcodec.
+    """
+    if isinstance(audio, Mapping):
+        if audio.get("array") is not None and audio.get("sampling_rate") is not None:
+            return audio["array"], audio["sampling_rate"]
+        held = audio.get("bytes")
+        held = audio.get("path") if held is None else held
+        return audio if held is None else held
+    if hasattr(audio, "get_all_samples"):
+        samples = audio.get_all_samples()
+        return samples.data, samples.sample_rate
+    return audio
 
 
 def load_audio(
@@ -49,11 +75,17 @@ def load_audio(
 ) -> Float[np.ndarray, " samples"]:
     """One clip as mono float32 samples at `target_rate` Hz, resampled with torchaudio if need be.
 
-    `audio` is a path or an open file (wav, flac, mp3, ogg; the file's own rate counts), or a numpy
-    array or torch tensor at `sampling_rate` Hz, or a pair (array, rate). Arrays are `[samples]`,
+    `audio` is an audio file (wav, flac, mp3, ogg, opus, m4a, mp4, webm, wma and others that FFmpeg
+    decodes) as a path, an open file or its bytes; the file's own rate counts. Or it is a numpy array
+    or torch tensor at `sampling_rate` Hz, a pair (array, rate), or what Hugging Face data sets hold:
+    {"array", "sampling_rate"}, {"bytes", "path"}, a torchcodec decoder. Arrays are `[samples]`,
     `[channels, samples]` or `[samples, channels]` (the smaller dimension is channels, at most 8),
     of a floating dtype within [-1, 1] or int16, which is scaled to [-1, 1]. Channels are averaged.
-    `max_seconds` keeps the first seconds of a longer clip.
+    Of a video its default sound track is taken. `max_seconds` keeps the first seconds of a longer
+    clip; what comes after them is not decoded.
+
+    A file is decoded to its end, whatever its header says. Up to 1% of it may be damaged: that is
+    left out with a UserWarning.
 
     Raises FileNotFoundError, IsADirectoryError, TypeError (not a clip at all) and ValueError:
     damaged, truncated or non-audio files, samples that are missing, NaN, infinite or out of range,
@@ -61,21 +93,21 @@ def load_audio(
     short for one audio token (fewer than 2 hops + 1 samples).
     """
     keep = _seconds_to_keep(max_seconds, limit_seconds)
-    if isinstance(audio, tuple) and is_clip(audio):
+    if not is_clip(audio):
+        raise TypeError(
+            f"A clip must be a path, an open binary file, a file's bytes, a numpy array, a torch "
+            f"tensor, a pair (array, rate) or a dict with 'array' and 'sampling_rate' or with "
+            f"'bytes' or 'path', not {type(audio).__name__}."
+        )
+    audio = plain_clip(audio)
+    if isinstance(audio, tuple):
         audio, sampling_rate = audio
-    if isinstance(audio, (str, os.PathLike)):
-        channels, rate, n_samples = _read_file(Path(audio).expanduser(), keep, limit_seconds)
-    elif isinstance(audio, BufferedIOBase):
-        channels, rate, n_samples = _read_stream(audio, "The file", keep, limit_seconds)
-    elif isinstance(audio, (np.ndarray, Tensor)):
+    if isinstance(audio, (np.ndarray, Tensor)):
         rate = _check_rate(sampling_rate)
         channels = _read_array(audio)
         n_samples = len(channels)
     else:
-        raise TypeError(
-            f"A clip must be a path, an open file, a numpy array, a torch tensor or a pair "
-            f"(array, rate), not {type(audio).__name__}."
-        )
+        channels, rate, n_samples = _read_file(audio, keep, limit_seconds)
     if keep is not None:
         channels = channels[: _n_samples(keep, rate)]
     elif n_samples > limit_seconds * rate:
@@ -93,6 +125,24 @@ def load_audio(
             f"Give a longer clip or pad it with zeros."
         )
     return wave
+
+
+def stored_seconds(audio: Any) -> float:
+    """How long a clip lasts: samples counted, a file by its header, 0 where that does not say.
+
+    Raises OSError for a path that cannot be opened.
+    """
+    audio = plain_clip(audio)
+    if isinstance(audio, tuple):
+        return max(np.shape(audio[0]), default=0) / audio[1]
+    if isinstance(audio, (str, os.PathLike)):
+        return path_seconds(Path(audio).expanduser())
+    return stream_seconds(_opened(audio))
+
+
+def _opened(audio: Any) -> SeekableFile:
+    in_memory = isinstance(audio, (bytes, bytearray, memoryview))
+    return BytesIO(audio) if in_memory else audio
 
 
 def _is_samples(audio: object) -> bool:
@@ -155,78 +205,31 @@ def _read_array(audio: Samples) -> Float[np.ndarray, "samples channels"]:
 
 
 def _read_file(
-    path: Path, keep_seconds: Seconds | None, limit_seconds: Seconds
+    audio: Any, keep_seconds: Seconds | None, limit_seconds: Seconds
 ) -> tuple[Float[np.ndarray, "samples channels"], int, int]:
-    """Samples, rate and full number of samples of a file; no more is read than can be used."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a directory: give the path of one audio file.")
-    if not path.exists():
-        raise FileNotFoundError(
-            f"There is no audio file at {path} (a file on the web must be downloaded first)."
-        )
-    with open(path, "rb") as stream:
-        return _read_stream(stream, str(path), keep_seconds, limit_seconds)
+    """Samples, rate and full number of samples of a file; no more is kept than can be used."""
+
+    def enough(rate: int) -> int:  # one more shows that the clip is too long
+        return _n_samples(keep_seconds or limit_seconds, rate) + (keep_seconds is None)
+
+    cut = keep_seconds is not None
+    if isinstance(audio, (str, os.PathLike)):
+        runs, seconds = read_path(Path(audio).expanduser(), enough, cut)
+    else:
+        runs, seconds = read_stream(_opened(audio), "The file", enough, cut)
+    channels, rate = _one_run(runs)
+    return channels, _check_rate(rate), round(seconds * rate)
 
 
-def _read_stream(
-    stream: BufferedIOBase, name: str, keep_seconds: Seconds | None, limit_seconds: Seconds
-) -> tuple[Float[np.ndarray, "samples channels"], int, int]:
-    size = stream.seek(0, SEEK_END)
-    stream.seek(0)
-    if size == 0:
-        raise ValueError(f"{name} is an empty file.")
-    try:
-        with soundfile.SoundFile(stream) as sound:
-            _check_wav_size(name, sound)
-            rate = _check_rate(sound.samplerate)
-            wanted = _n_samples(keep_seconds or limit_seconds, rate)
-            wanted += keep_seconds is None  # one more shows that the clip is too long
-            samples = sound.read(wanted, dtype="float32", always_2d=True)
-            _check_all_decoded(name, size, sound, min(wanted, sound.frames), len(samples), stream)
-            return samples, rate, max(sound.frames, len(samples))
-    except (soundfile.LibsndfileError, TypeError) as error:
-        raise ValueError(
-            f"{name} cannot be read as audio ({error}): it is damaged, truncated or not audio. "
-            f"Give a wav, flac, mp3 or ogg file."
-        ) from error
-
-
-def _check_wav_size(name: str, sound: soundfile.SoundFile) -> None:
-    """Refuses a wav or aiff file whose data is shorter than its header says."""
-    size = re.search(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info, re.M)
-    if size and int(size[2]) < int(size[1]) < _UNKNOWN_SIZE:
-        raise ValueError(
-            f"{name} is truncated: its header says {size[1]} bytes of samples and it holds "
-            f"{size[2]}. Get the whole file, or re-encode it to keep what is there."
-        )
-
-
-def _check_all_decoded(
-    name: str,
-    size: int,
-    sound: soundfile.SoundFile,
-    expected: int,
-    decoded: int,
-    stream: BufferedIOBase,
-) -> None:
-    """Refuses a file that held fewer samples than it said, or an mp3 that holds far more.
-
-    An mp3 without a length header lets its decoder only guess the length: a guess that stops the
-    decoder short leaves bytes unread. (A cut of a constant-rate mp3 without one leaves no trace.)
-    """
-    is_mp3 = sound.format == "MP3"
-    if decoded < expected - (2 * 1152 if is_mp3 else 0):
-        raise ValueError(
-            f"{name} is truncated: it says {expected / sound.samplerate:.3f} s and only "
-            f"{decoded / sound.samplerate:.3f} s can be decoded. Get the whole file, or "
-            f"re-encode it."
-        )
-    guessed = is_mp3 and re.search(r"bitrate mode\s*: constant", sound.extra_info)
-    if guessed and expected == sound.frames and stream.tell() < 0.9 * size:
-        raise ValueError(
-            f"{name} does not say how long it is and only {stream.tell()} of its {size} bytes were "
-            f"decoded. Re-encode it (to wav or flac)."
-        )
+def _one_run(
+    runs: Sequence[tuple[Float[np.ndarray, "_ _"], int]],
+) -> tuple[Float[np.ndarray, "samples channels"], int]:
+    """Runs of several rates or numbers of channels as one, mono at the rate of the first."""
+    if len(runs) == 1:
+        return runs[0]
+    rates = [_check_rate(rate) for _, rate in runs]
+    waves = [_resample(_to_mono(run), rate, rates[0]) for (run, rate) in runs if len(run)]
+    return np.concatenate(waves)[:, None], rates[0]
 
 
 def _to_mono(channels: Float[np.ndarray, "samples channels"]) -> Float[np.ndarray, " samples"]:

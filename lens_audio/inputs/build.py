@@ -48,8 +48,9 @@ def build_prompt(
     stands as it is behind the text, with which it is tokenised as one, so that a leading space or
     newline counts. Special tokens in it are refused.
     `audio`: for one question None, a clip or a list of clips; for a list of questions a list with
-    one entry a question: None, a clip or a list of clips. A clip is a path, an array or tensor at
-    `sampling_rate` Hz, or a pair (array, rate): see `load_audio`, as for `max_seconds`.
+    one entry a question: None, a clip or a list of clips. A clip is a path, an open file, a file's
+    bytes, an array or tensor at `sampling_rate` Hz, a pair (array, rate), or a row's audio in a
+    Hugging Face data set: see `load_audio`, as for `max_seconds`.
 
     Raises ValueError for questions, placeholders and clips that do not fit together, and what
     `load_audio` raises, with the clip named in a note.
@@ -107,7 +108,8 @@ def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
         return [[] for _ in range(n_rows or 1)]
     if not is_clip(audio) and not isinstance(audio, (list, tuple)):
         raise TypeError(
-            f"audio must be a path, an array, a tensor, a pair (array, rate) or a list of them, "
+            f"audio must be a path, an open binary file, bytes, an array, a tensor, a pair "
+            f"(array, rate), a dict with 'array' and 'sampling_rate' or a list of them, "
             f"not {type(audio).__name__}."
         )
     if n_rows is None:

@@ -1,19 +1,26 @@
 """Items: what is refused, which are chosen, and on which side of the split they are."""
 
+import io
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_audio.evals.items import (
     AudioQAItem,
+    as_clip,
     check_items,
     is_calibration,
     missing_audio,
+    seconds,
     select,
 )
 from lens_audio.fingerprint import of_items
+from lens_audio.inputs import load_audio
 
 
 def item(name="a", **changes):
@@ -91,6 +98,25 @@ def test_the_fingerprint_tells_questions_answers_and_recordings_apart():
     ]  # fmt: skip
     assert len({of_items([item(**change)], match) for change in changes}) == len(changes)
     assert of_items([item()], match) == of_items([item()], match)
+
+
+def test_a_recording_may_be_any_clip_that_says_its_rate(tmp_path):
+    path, samples = tmp_path / "a.wav", np.zeros(3200, dtype=np.float32)
+    soundfile.write(path, samples, 16000)
+    data = path.read_bytes()
+    stored = SimpleNamespace(read=lambda: data)
+    held = [
+        path, str(path), data, {"bytes": data, "path": "a.wav"}, {"path": str(path)},
+        (samples, 16000), {"array": samples, "sampling_rate": 16000}, stored,
+    ]  # fmt: skip
+    for audio in [*held, io.BytesIO(data)]:
+        one = item(audio=audio)
+        for _ in range(2):  # a file may have been read before
+            assert len(load_audio(as_clip(one.audio))) == 3200
+            assert seconds(one) == 0.2
+            assert of_items([one], len) == of_items([item(audio=audio)], len)
+    assert of_items([item(audio=data)], len) != of_items([item(audio=data + b"0")], len)
+    assert missing_audio([item(audio={"bytes": None, "path": "gone.wav"})])
 
 
 def test_missing_recordings_are_found(tmp_path):

@@ -121,6 +121,17 @@ def test_paths_arrays_and_tensors_mix(ask, noise, tmp_path):
     assert torch.equal(prompt.mel[0], prompt.mel[1])
 
 
+def test_bytes_and_what_data_sets_hold_are_clips(ask, noise, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(8000), 16000, subtype="FLOAT")
+    data = (tmp_path / "a.wav").read_bytes()
+    array, stored = {"array": noise(8000), "sampling_rate": 16000}, {"bytes": data, "path": None}
+    expected = ask("What?", tmp_path / "a.wav").mel[0]
+    for clip in (data, array, stored):
+        assert torch.equal(ask("What?", clip).mel[0], expected)
+    batch = ask(["What?", "Which?", "Why?"], [array, [stored, data], None])
+    assert [batch.clips_of(row) for row in range(3)] == [range(1), range(1, 3), range(3, 3)]
+
+
 def test_a_tuple_of_an_array_and_a_path_is_two_clips(ask, noise, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(8000), 16000)
     assert ask("Which?", (noise(1600), str(tmp_path / "a.wav"))).n_clips == 2
