@@ -1,5 +1,6 @@
 """Weight files: safetensors, or PyTorch's .bin opened so that no code in it can run."""
 
+import os
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ def find_shards(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: for a folder without weights.
-        ValueError: for an index that is damaged or names files that are not there.
+        ValueError: for an index that is damaged or names files that are not there, and for what is
+            no file at all.
     """
     for single, index, pattern in LAYOUTS:
         if (folder / single).is_file():  # transformers looks there first, too
@@ -32,7 +34,7 @@ def find_shards(folder: Path) -> list[Path]:
         if (folder / index).is_file():
             return _indexed(folder, index)
         if found := sorted(folder.glob(pattern)):
-            return found
+            return [_file(path) for path in found]
     raise FileNotFoundError(
         f"{folder} has no weights: neither *.safetensors nor pytorch_model*.bin"
     )
@@ -65,10 +67,19 @@ def _indexed(folder: Path, index: str) -> list[Path]:
     if astray:
         raise ValueError(f"{folder / index} names {astray[0]!r}, which is no file of its folder")
     names = sorted(set(weight_map.values()))
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not os.path.lexists(folder / name)]
     if missing:
         raise ValueError(f"{folder} lacks the shards {missing} that its index names")
-    return [folder / name for name in names]
+    return [_file(folder / name) for name in names]
+
+
+def _file(path: Path) -> Path:
+    """The path, if it is a file: reading a pipe would wait for ever."""
+    if not path.exists():
+        raise ValueError(f"{path} is a link to nothing; download the checkpoint again")
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file, so it holds no weights")
+    return path
 
 
 def _open(shard: Path, device: str = "cpu") -> Any:
