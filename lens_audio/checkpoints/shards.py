@@ -1,7 +1,9 @@
 """Weight files: safetensors, or PyTorch's .bin opened so that no code in it can run."""
 
+import hashlib
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +59,14 @@ def stored_tensors(shard: Path, device: torch.device) -> Iterator[tuple[str, Ten
     with _open(shard, str(device)) as file:
         for name in file.keys():  # noqa: SIM118 (no dictionary)
             yield name, file.get_tensor(name)
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file's contents, in hexadecimal; the hub shows the same for its files."""
+    if re.fullmatch("[0-9a-f]{64}", path.resolve().name):  # how the hub's cache names large files
+        return path.resolve().name
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _indexed(folder: Path, index: str) -> list[Path]:

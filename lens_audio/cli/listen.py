@@ -78,9 +78,10 @@ def run(request: Request) -> None:
     task = Task.of(request)
     if not task.audio.exists():
         raise FileNotFoundError(f"there is no audio file {task.audio}")
-    dtype = None if request.dtype is None else getattr(torch, request.dtype)
     folder = testbed.checkpoint_dir() if request.model is None else request.model
-    model = HookedAudioTransformer.from_pretrained(folder, device=request.device, dtype=dtype)
+    model = HookedAudioTransformer.from_pretrained(
+        folder, device=request.device, dtype=request.dtype
+    )
     prompt = model.prompt(task.question, audio=task.audio, max_seconds=request.max_seconds)
     with progress.status("listening") as status:
         found = listen(model, prompt, task, request, status.update)

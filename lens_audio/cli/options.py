@@ -1,8 +1,19 @@
 """Options that several commands share."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Dtype(StrEnum):
+    """What the weights are loaded as."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    auto = "auto"
+
 
 Choices = Annotated[
     str | None,
@@ -17,6 +28,10 @@ Model = Annotated[
 ]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, … Default: the GPU if there is one.")
+]
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option(help="auto: as config.json says. Default: as the weights are stored."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts in one forward.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
