@@ -78,18 +78,18 @@ ROTARY_BASE = number(1.0, 1e15)
 FLAG = kind(bool, "true or false")
 OBJECT = kind(dict, "an object")
 ACTIVATION = one_of(*ACT2FN)
-DTYPE = one_of("float32", "bfloat16", "float16", "float64")
+TEXT = kind(str, "a text")
 
 COMMON = {
-    "architectures": or_null(or_several(kind(str, "a text"))),
-    "model_type": or_null(kind(str, "a text")),
-    "dtype": or_null(DTYPE),
-    "torch_dtype": or_null(DTYPE),
+    "architectures": or_null(or_several(TEXT)),
+    "model_type": or_null(TEXT),
+    "dtype": or_null(TEXT),
+    "torch_dtype": or_null(TEXT),
 }
 GENERATION = {
     "eos_token_id": or_null(or_several(TOKEN)),
     "pad_token_id": or_null(TOKEN),
-    "chat_format": or_null(kind(str, "a text")),
+    "chat_format": or_null(TEXT),
 }
 
 

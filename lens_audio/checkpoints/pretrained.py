@@ -130,7 +130,7 @@ def resolve_dtype(dtype: torch.dtype | str | None, config: Json) -> torch.dtype 
     if dtype == "auto":
         holders = [config, config.get("text_config") or {}]
         named = [holder.get(field) for holder in holders for field in ("dtype", "torch_dtype")]
-        dtype = next(filter(None, named), None)
+        dtype = next((name for name in named if name not in (None, "auto")), None)
     if dtype is None:
         return None
     for name, known in DTYPES.items():

@@ -26,7 +26,12 @@ EXIT_STATUS = {AGREES: 0, DIFFERS: 3, NO_REFERENCE: 4}
 
 
 def run(
-    model: str | None, device: str | None, dtype: str | None, against: str | None, output: Path
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    against: str | None,
+    n_tokens: int,
+    output: Path,
 ) -> int:
     """Verify, print, write the file; the exit status."""
     output = check_writable(output)
@@ -37,6 +42,7 @@ def run(
             device,
             dtype,
             against=against,
+            n_tokens=n_tokens,
             say=lambda text: status.update(escape(text)),
         )
     named = {"model": shown_name(model)}

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
 
 import torch
 import transformers
@@ -22,6 +21,7 @@ from lens_audio.checkpoints.pretrained import (
     resolve_dtype,
 )
 from lens_audio.checkpoints.shards import file_hash, stored_tensors
+from lens_audio.checkpoints.tensors import checked
 from lens_audio.config import AudioModelConfig
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
@@ -46,7 +46,6 @@ from lens_audio.verification.reading import (
 )
 from lens_audio.verification.result import Case, Json, Verification
 
-N_TOKENS = 32  # greedy ones
 Path = str | os.PathLike[str]
 Prompts = dict[str, AudioPrompt]
 
@@ -66,13 +65,14 @@ def verify(
     dtype: torch.dtype | str | None = None,
     *,
     against: Path | None = None,
+    n_tokens: int = 32,
     load: Callable[..., HookedAudioTransformer] = load_pretrained,
     say: Callable[[str], object] = lambda text: None,
 ) -> Verification:
     """Run a checkpoint in transformers and in lens_audio, and compare by `comparing.RULE`.
 
     Compared are, on four prompts, the residual stream after every block of the encoder and the
-    decoder, the encoder's and the projector's output, the logits, and 32 greedy tokens. One model
+    decoder, the encoder's and the projector's output, the logits, and greedy tokens. One model
     is in memory at a time, and of the other only what is compared.
 
     A family that transformers cannot run without remote code (Qwen-Audio) has no reference: then
@@ -82,6 +82,7 @@ def verify(
         device, dtype: as of `load_pretrained`, for both.
         against: another checkpoint of the same sizes, which transformers loads instead: a copy
             that was converted, or the weights before a change.
+        n_tokens: how many greedy tokens; fewer where the context has no room for so many.
         load: what loads ours.
         say: is told what goes on.
 
@@ -94,23 +95,30 @@ def verify(
     if sizes(checkpoint.cfg) != sizes(other.cfg):
         raise ValueError(f"{path_or_hub_id} and {against} are of different sizes")
     wanted = resolve_dtype(dtype, checkpoint.config) or stored_dtype(checkpoint)
-    processor, tokenizer = checkpoint.family.read_processor(checkpoint.folder, checkpoint.cfg)
-    prompts = {
-        name: prompt.to(target) for name, prompt in make_prompts(checkpoint.cfg, processor).items()
-    }
+    with _named("lens_audio", path_or_hub_id):
+        processor, _ = checkpoint.family.read_processor(checkpoint.folder, checkpoint.cfg)
+    made = make_prompts(checkpoint.cfg, processor)
+    prompts = {name: prompt.to(target) for name, prompt in made.items()}
+    longest = max(prompt.tokens.shape[1] for prompt in made.values())
+    if longest >= checkpoint.cfg.n_ctx:
+        raise ValueError(
+            f"{path_or_hub_id} has a context of {checkpoint.cfg.n_ctx} tokens, too short for the "
+            f"prompts of {longest} that it would be verified on"
+        )
+    n_tokens = min(n_tokens, checkpoint.cfg.n_ctx - longest)
     facts = describe(checkpoint, other, target, wanted, processor is not None, say)
     has_reference = checkpoint.family.architecture in TRANSFORMERS
     references: dict[str, Reference] = {}
     if has_reference:
         say("transformers: loading")
-        references = read_references(other, target, wanted, prompts, say)
+        references = read_references(other, target, wanted, prompts, n_tokens, say)
     say("lens_audio: loading")
     with _named("lens_audio", path_or_hub_id):
         model = load(path_or_hub_id, target, wanted, verbose=False)
     cases = []
     for name, prompt in prompts.items():
         say(f"lens_audio: {name}")
-        cases.append(examine(name, prompt, model, references.pop(name, None), tokenizer))
+        cases.append(examine(name, prompt, model, references.pop(name, None), n_tokens))
     facts["peak_memory_gib"] = peak_memory(target)
     return Verification(facts, cases, has_reference)
 
@@ -120,6 +128,7 @@ def read_references(
     device: torch.device,
     dtype: torch.dtype,
     prompts: Prompts,
+    n_tokens: int,
     say: Callable[[str], object],
 ) -> dict[str, Reference]:
     """What transformers makes of every prompt; its model is gone when this returns."""
@@ -141,7 +150,7 @@ def read_references(
         say(f"transformers: {name}")
         hf_model.set_attn_implementation("eager")
         eager = read_transformers(hf_model, parts, prompt)
-        generated = generate_transformers(hf_model, prompt, n_new(checkpoint.cfg, prompt))
+        generated = generate_transformers(hf_model, prompt, n_tokens)
         hf_model.set_attn_implementation("sdpa")
         sdpa = read_transformers(hf_model, parts, prompt)
         own = {place: apart(place, found, eager[place]) for place, found in sdpa.items()}
@@ -158,11 +167,11 @@ def examine(
     prompt: AudioPrompt,
     model: HookedAudioTransformer,
     reference: Reference | None,
-    tokenizer: Any,
+    n_tokens: int,
 ) -> Case:
     """What our model makes of a prompt, beside the reference."""
     reading = read_ours(model, prompt)
-    generated = generate_ours(model, prompt, n_new(model.cfg, prompt))
+    generated = generate_ours(model, prompt, n_tokens)
     if reference is None:
         differences = []
         rows = [Row(tokens) for tokens in generated.tokens.tolist()]
@@ -175,14 +184,9 @@ def examine(
         seconds=[round(prompt.clip_seconds(clip), 2) for clip in range(prompt.n_clips)],
         differences=differences,
         rows=rows,
-        texts=tokenizer and tokenizer.batch_decode(generated.tokens),
+        texts=prompt.tokenizer and prompt.tokenizer.batch_decode(generated.tokens),
         not_finite=[place for place, found in reading.items() if not bool(found.isfinite().all())],
     )
-
-
-def n_new(cfg: AudioModelConfig, prompt: AudioPrompt) -> int:
-    """How many tokens to generate: as many as the context has room for."""
-    return min(N_TOKENS, cfg.n_ctx - prompt.tokens.shape[1])
 
 
 def describe(
@@ -226,8 +230,9 @@ def sizes(cfg: AudioModelConfig) -> Json:
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """What the first weight is stored as, which all are loaded as by default."""
-    _, weight = next(stored_tensors(next(iter(checkpoint.places)), torch.device("cpu")))
-    return weight.dtype
+    with _named("lens_audio", checkpoint.folder):
+        name, weight = next(stored_tensors(next(iter(checkpoint.places)), torch.device("cpu")))
+        return checked(name, weight).dtype
 
 
 def peak_memory(device: torch.device) -> float:

@@ -201,6 +201,12 @@ def test_folder_without_config(tmp_path):
         load(tmp_path)
 
 
+def test_an_adapter_says_how_to_load_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"adapter.*merge_and_unload.*from_hf"):
+        load(tmp_path)
+
+
 def test_a_file_is_no_folder(folder):
     with pytest.raises(FileNotFoundError, match="is a file"):
         load(folder / "config.json")

@@ -27,13 +27,14 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own_with_few_tokens(tmp_path, monkeypatch):
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lens_audio.verification.run.N_TOKENS", 3)
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, ["verify", *map(str, arguments), "--device", "cpu"])
+    return CliRunner().invoke(
+        app, ["verify", *map(str, arguments), "--device", "cpu", "--tokens", "3"]
+    )
 
 
 def written(name="lens-audio-verify.json"):

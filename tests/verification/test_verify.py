@@ -2,6 +2,7 @@
 
 import weakref
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -30,10 +31,7 @@ def agreed(folder):
     return verify(folder, "cpu")
 
 
-@pytest.fixture(autouse=True)
-def _few_tokens(agreed, monkeypatch):
-    """`agreed` has all 32; elsewhere three say as much."""
-    monkeypatch.setattr("lens_audio.verification.run.N_TOKENS", 3)
+briefly = partial(verify, n_tokens=3)
 
 
 def changed(name, factor=1.01):
@@ -75,7 +73,7 @@ def test_what_transformers_differs_from_itself_by_is_measured(agreed):
 @pytest.mark.long
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_in_half_precision_it_agrees(folder, dtype):
-    found = verify(folder, "cpu", dtype)
+    found = briefly(folder, "cpu", dtype)
     assert (found.verdict, found.facts["dtype"]) == (AGREES, dtype)
 
 
@@ -93,7 +91,7 @@ CHANGED = {
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "first"), CHANGED.items())
 def test_one_changed_tensor_is_found_where_it_first_acts(folder, name, first):
-    found = verify(folder, "cpu", load=changed(name))
+    found = briefly(folder, "cpu", load=changed(name))
     assert (found.verdict, found.first) == (DIFFERS, ("one clip", first))
 
 
@@ -105,7 +103,7 @@ def test_a_loader_that_takes_one_tensor_for_another_is_found(folder, monkeypatch
     }
     faulty = replace(QWEN2_AUDIO, names=swapped | names)
     monkeypatch.setattr("lens_audio.checkpoints.families.FAMILIES", [faulty])
-    assert verify(folder, "cpu").first == ("one clip", "blocks.0.hook_resid_post")
+    assert briefly(folder, "cpu").first == ("one clip", "blocks.0.hook_resid_post")
 
 
 def test_a_fault_of_the_cache_shows_in_the_greedy_tokens(folder):
@@ -118,7 +116,7 @@ def test_a_fault_of_the_cache_shows_in_the_greedy_tokens(folder):
         model.blocks[0].attn.hook_k.add_hook(forget, is_permanent=True)
         return model
 
-    found = verify(folder, "cpu", load=load)
+    found = briefly(folder, "cpu", load=load)
     assert found.first == ("one clip", "greedy tokens")
 
 
@@ -137,7 +135,7 @@ def test_only_one_model_is_in_memory_at_a_time(folder, monkeypatch):
         assert [model() for model in alive] == [None]
         return load_pretrained(*args, **options)
 
-    assert verify(folder, "cpu", load=load).verdict == AGREES
+    assert briefly(folder, "cpu", load=load).verdict == AGREES
 
 
 @pytest.mark.long
@@ -146,7 +144,7 @@ def test_another_folder_in_transformers(folder, tmp_path):
     with torch.no_grad():
         hf.model.language_model.layers[1].mlp.down_proj.weight.mul_(1.01)
     other = write(tmp_path, hub_names(hf))
-    found = verify(folder, "cpu", against=other)
+    found = briefly(folder, "cpu", against=other)
     assert found.first == ("one clip", "blocks.1.hook_resid_post")
     assert found.facts["sha256"] != found.facts["sha256_in_transformers"]
 
@@ -155,7 +153,7 @@ def test_another_folder_of_other_sizes_is_refused(folder, tmp_path):
     sizes = replace(SIZES, d_mlp=45)
     other = write(tmp_path, hub_names(hf_model(sizes)), config=hf_config(sizes))
     with pytest.raises(ValueError, match="different sizes"):
-        verify(folder, "cpu", against=other)
+        briefly(folder, "cpu", against=other)
 
 
 def test_what_transformers_cannot_load_is_said_to_be_that(folder, tmp_path):
@@ -163,7 +161,7 @@ def test_what_transformers_cannot_load_is_said_to_be_that(folder, tmp_path):
     write(tmp_path, tensors)
     (tmp_path / "model.safetensors").rename(tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match=r"^transformers cannot load .*model\.safetensors"):
-        verify(tmp_path, "cpu")
+        briefly(tmp_path, "cpu")
 
 
 @pytest.mark.long
@@ -174,6 +172,19 @@ def test_a_tensor_that_transformers_makes_up_is_named(tmp_path):
     del tensors["language_model.lm_head.weight"]
     write(tmp_path, tensors, config=hf_config(sizes))
     with pytest.raises(ValueError, match=r"^transformers cannot load .*missing.*lm_head"):
+        briefly(tmp_path, "cpu")
+
+
+def test_quantised_weights_are_said_to_be_that(tmp_path):
+    tensors = {name: tensor.to(torch.int8) for name, tensor in hub_names(hf_model(SIZES)).items()}
+    with pytest.raises(ValueError, match=r"^lens_audio cannot load .*int8.*quantised"):
+        verify(write(tmp_path, tensors), "cpu")
+
+
+def test_a_context_too_short_for_the_prompts_is_said(tmp_path):
+    sizes = replace(SIZES, n_ctx=20)
+    write(tmp_path, hub_names(hf_model(sizes)), config=hf_config(sizes))
+    with pytest.raises(ValueError, match="context of 20 tokens, too short"):
         verify(tmp_path, "cpu")
 
 
@@ -181,7 +192,7 @@ def test_what_we_cannot_load_is_said_to_be_that(tmp_path):
     tensors = hub_names(hf_model(SIZES))
     tensors.popitem()
     with pytest.raises(ValueError, match=r"^lens_audio cannot load .*missing"):
-        verify(write(tmp_path, tensors), "cpu")
+        briefly(write(tmp_path, tensors), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -190,13 +201,20 @@ def first_generation(tmp_path_factory):
 
 
 def test_the_first_generation_has_no_reference(first_generation):
-    found = verify(first_generation, "cpu")
+    found = briefly(first_generation, "cpu")
     assert (found.verdict, found.first) == (NO_REFERENCE, None)
     assert {len(row.ours) for case in found.cases for row in case.rows} == {3}
 
 
+def test_nan_is_a_difference_and_text_in_the_file(folder):
+    found = briefly(folder, "cpu", load=changed("blocks.1.ln1.w", float("nan")))
+    assert found.first == ("one clip", "blocks.1.hook_resid_post")
+    difference = found.to_json()["prompts"][0]["differences"][5]
+    assert (difference["ours"]["share"], difference["agrees"]) == ("nan", False)
+
+
 def test_without_a_reference_what_is_not_finite_is_found(first_generation):
-    found = verify(first_generation, "cpu", load=changed("blocks.1.ln1.w", float("inf")))
+    found = briefly(first_generation, "cpu", load=changed("blocks.1.ln1.w", float("inf")))
     assert (found.verdict, found.first) == (DIFFERS, ("one clip", "blocks.1.hook_resid_post"))
 
 
@@ -225,7 +243,7 @@ def test_prompts_are_the_same_each_time():
 @pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_embedded_checkpoint_agrees(dtype):
-    assert verify(testbed.checkpoint_dir(), "cpu", dtype).verdict == AGREES
+    assert briefly(testbed.checkpoint_dir(), "cpu", dtype).verdict == AGREES
 
 
 @pytest.mark.long
@@ -234,4 +252,4 @@ def test_the_embedded_checkpoint_agrees(dtype):
 def test_models_of_random_sizes_agree(tmp_path, seed, dtype):
     sizes = replace(Sizes.random(seed), tied=False)
     write(tmp_path, hub_names(hf_model(sizes, seed)), config=hf_config(sizes))
-    assert verify(tmp_path, "cpu", dtype).verdict == AGREES
+    assert briefly(tmp_path, "cpu", dtype).verdict == AGREES
