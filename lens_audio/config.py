@@ -141,6 +141,16 @@ class AudioModelConfig(DecoderConfig):
             raise ValueError(
                 "use_sliding_window is not supported: Qwen2-Audio attends to the whole context"
             )
+        if text.num_attention_heads > text.hidden_size and not getattr(text, "head_dim", None):
+            raise ValueError(
+                f"text_config: num_attention_heads {text.num_attention_heads} is more than "
+                f"hidden_size {text.hidden_size}"
+            )
+        if audio.d_model % audio.encoder_attention_heads:
+            raise ValueError(
+                f"audio_config: encoder_attention_heads {audio.encoder_attention_heads} does not "
+                f"divide d_model {audio.d_model}"
+            )
         shared: dict[str, Any] = {"device": device, "dtype": dtype}
         return cls(
             model_name=getattr(config, "name_or_path", "") or "qwen2_audio",

@@ -1,5 +1,6 @@
 """The table of checkpoint families. docs/adding_a_family.md tells how to add one."""
 
+from reprlib import repr as shortened
 from typing import Any
 
 from lens_audio.checkpoints.family import Family
@@ -20,6 +21,6 @@ def family_of(config: dict[str, Any]) -> Family:
             return family
     known = ", ".join(family.architecture for family in FAMILIES)
     raise ValueError(
-        f"this is a {config.get('architectures') or config.get('model_type')!r}; lens_audio loads "
-        f"{known}"
+        f"this is a {shortened(config.get('architectures') or config.get('model_type'))}; "
+        f"lens_audio loads {known}"
     )

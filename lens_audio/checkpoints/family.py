@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lens_audio.checkpoints.fields import Check
 from lens_audio.config import AudioModelConfig
 
 Json = dict[str, Any]
+DEEPEST = 64  # levels of lists and objects in a JSON file; a published config.json has four
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Family:
     read_processor: Callable[[Path, AudioModelConfig], tuple[Any, Any]]  # processor, tokenizer
     names: Mapping[str, str | tuple[str, ...]]
     aliases: Mapping[str, str] = field(default_factory=dict)  # other layouts: pattern, replacement
+    fields: Mapping[str, Check] = field(default_factory=dict)  # of config.json, by dotted path
 
     def fits(self, config: Json) -> bool:
         """Whether this config.json is of the family."""
@@ -58,17 +61,27 @@ def read_json(path: Path) -> Json:
     """A file's JSON object; an absent file's is empty.
 
     Raises:
-        ValueError: for a file that holds no JSON object.
+        ValueError: for a file that holds no JSON object, or one nested too deeply.
     """
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{path} is nested more than {DEEPEST} levels deep") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object, but {type(found).__name__}")
+    for name, value in found.items():
+        if _is_deeper(value, DEEPEST - 1):
+            raise ValueError(f"{path}: {name} is nested more than {DEEPEST} levels deep")
     return found
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(item, levels - 1) for item in inner)
 
 
 def _fill_in(name: str, pattern: str, templates: tuple[str, ...]) -> tuple[str, ...] | None:

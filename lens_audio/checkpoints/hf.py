@@ -1,30 +1,50 @@
 """From an in-memory transformers model, sharing its storage."""
 
+import copy
+from itertools import takewhile
+from types import FunctionType
 from typing import Any
 
 import torch
 import torch.nn as nn
+import transformers
 
 from lens_audio.checkpoints.qwen2_audio import QWEN2_AUDIO
+from lens_audio.checkpoints.tensors import DTYPES, assign, checked, match_tensors
 from lens_audio.config import AudioModelConfig, as_list
 from lens_audio.model.audio_transformer import HookedAudioTransformer
+
+ARCHITECTURE = QWEN2_AUDIO.architecture
+COMPUTES = {"forward", "__call__"}  # of a class, beside the methods that transformers gives it
+MERGE = "merge it first: give from_hf what peft's merge_and_unload() returns"
+DEQUANTISE = "give it what dequantize() returns, or load the model without a quantization_config"
+WRAPPED_BY = {  # class of a wrapper, and the way to what is inside
+    "Peft": MERGE,
+    "OptimizedModule": "give it the model before torch.compile, which is its _orig_mod",
+    "DataParallel": "give it the model inside, which is its .module",
+    "DistributedDataParallel": "give it the model inside, which is its .module",
+}
 
 
 def from_hf(hf_model: Any, processor: Any = None) -> HookedAudioTransformer:
     """A HookedAudioTransformer over the weights of a `Qwen2AudioForConditionalGeneration`.
 
-    Nothing is copied: a change to one model's weights is a change to the other's.
+    Nothing is copied: a change to one model's weights is a change to the other's. A subclass is
+    accepted if it computes what its parent does. Hooks that are set on the transformers model are
+    not taken over.
 
     Args:
         processor: the checkpoint's `Qwen2AudioProcessor`, for `prompt` and the text helpers.
 
     Raises:
-        ValueError: for another architecture.
+        ValueError: for another architecture, or a model that computes something else than its
+            weights alone say (an adapter in place, a class or an instance with a forward of its
+            own); for weights that are offloaded, quantised, of several dtypes, on several devices,
+            NaN or infinite. Each is named, with the way out.
     """
-    architecture = QWEN2_AUDIO.architecture
-    if type(hf_model).__name__ != architecture:
-        raise ValueError(f"from_hf reads a {architecture}, not a {type(hf_model).__name__}")
-    weight = next(hf_model.parameters())
+    reference = check_followed(hf_model)
+    weights = dict(hf_model.named_parameters())  # a tied head comes once, as embedding
+    weight = check_weights(hf_model, weights)
     cfg = AudioModelConfig.from_hf(hf_model.config, device=str(weight.device), dtype=weight.dtype)
     generation = getattr(hf_model, "generation_config", None)
     cfg.eos_token_ids = as_list(getattr(generation, "eos_token_id", None)) or cfg.eos_token_ids
@@ -33,17 +53,107 @@ def from_hf(hf_model: Any, processor: Any = None) -> HookedAudioTransformer:
     tokenizer = getattr(processor, "tokenizer", None)
     with torch.device("meta"):
         model = HookedAudioTransformer(cfg, tokenizer, processor)
-    for name, parameter in hf_model.named_parameters():  # a tied head comes once, as embedding
-        ours = QWEN2_AUDIO.our_names(name)
-        if ours is None:
-            raise ValueError(f"{name} is no tensor of {architecture}")
-        assign(model, ours[0], parameter)
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    places = match_tensors(model, {"": shapes}, QWEN2_AUDIO, f"this {ARCHITECTURE}")[""]
+    check_parts(hf_model, reference)
+    for name, parameter in weights.items():
+        checked(name, parameter)
+        assign(model, places[name][0], parameter)
     if cfg.tie_word_embeddings:
         model.unembed.lm_head.weight = model.embed.W_E
     return model.eval()
 
 
-def assign(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    """Put a parameter into its place in the model."""
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, parameter)
+def check_weights(hf_model: nn.Module, weights: dict[str, nn.Parameter]) -> nn.Parameter:
+    """Any of the weights, if all are plain tensors of one dtype in the memory of one device."""
+    quantised = getattr(hf_model.config, "quantization_config", None)
+    if quantised is not None:
+        known = quantised if isinstance(quantised, dict) else vars(quantised)
+        raise ValueError(
+            f"this model is quantised ({known.get('quant_method')}), which from_hf does not "
+            f"support: {DEQUANTISE}"
+        )
+    for name, weight in weights.items():
+        dtype = str(weight.dtype).removeprefix("torch.")
+        if weight.is_meta:
+            raise ValueError(
+                f"{name} is on the meta device: this model is offloaded or was never filled, and "
+                "from_hf shares weights that are in memory. Load it without device_map, or give its "
+                "folder to from_pretrained"
+            )
+        if weight.dtype not in DTYPES.values() or type(weight) is not nn.Parameter:
+            raise ValueError(
+                f"{name} is a {type(weight).__name__} of {dtype}: quantised or distributed weights "
+                f"are not supported. If they are quantised, {DEQUANTISE}"
+            )
+    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()})
+    if len(dtypes) > 1:
+        raise ValueError(
+            f"this model's weights are {' and '.join(dtypes)}; make them one, for example with "
+            "hf_model.to(torch.bfloat16)"
+        )
+    devices = sorted({str(weight.device) for weight in weights.values()})
+    if len(devices) > 1:
+        raise ValueError(
+            f"this model is spread over {', '.join(devices)}, and from_hf needs it in one place. "
+            "Load it without device_map"
+        )
+    return next(iter(weights.values()))
+
+
+def check_followed(hf_model: nn.Module) -> nn.Module:
+    """A model of the same config as transformers builds it, without weights; no adapter is in ours."""
+    supported = getattr(transformers, ARCHITECTURE)
+    kind = type(hf_model).__name__
+    if not isinstance(hf_model, supported):
+        ways = [f"; {way}" for name, way in WRAPPED_BY.items() if kind.startswith(name)]
+        raise ValueError(f"from_hf reads a {ARCHITECTURE}, not a {kind}{''.join(ways[:1])}")
+    for name, module in hf_model.named_modules():
+        if hasattr(module, "base_layer") or hasattr(module, "lora_A"):
+            raise ValueError(
+                f"{name} holds an adapter ({type(module).__name__}), which is no part of its weight: "
+                f"{MERGE}"
+            )
+    config = copy.deepcopy(hf_model.config)
+    config._attn_implementation = "eager"  # whichever it is computes the same
+    with torch.device("meta"):
+        return supported(config)
+
+
+def check_parts(hf_model: nn.Module, reference: nn.Module) -> None:
+    """Every part computes what the same part of the reference does."""
+    theirs = dict(hf_model.named_modules())
+    for name, module in reference.named_modules():
+        problem = _differs(theirs.get(name), type(module))
+        if problem:
+            what = f"{name} of this model" if name else "this model"
+            raise ValueError(
+                f"{what} may compute something else than transformers' {type(module).__name__}: "
+                f"{problem}, which from_hf would not follow. If the result is the same, put the "
+                f"weights into a plain {ARCHITECTURE} (load_state_dict) and give it that"
+            )
+
+
+def _differs(module: nn.Module | None, expected: type[nn.Module]) -> str | None:
+    """What a module computes in its own way; None if it computes what the class does."""
+    found = type(module)
+    if module is None or not issubclass(found, expected):
+        return f"it is a {found.__name__}, no {expected.__name__}"
+    methods = {name for name, value in vars(expected).items() if isinstance(value, FunctionType)}
+    computes = COMPUTES | methods - {"__init__"}
+    added = takewhile(lambda cls: cls is not expected, found.__mro__)
+    overridden = sorted(computes & {name for cls in added for name in vars(cls)})
+    if overridden:
+        return f"{found.__name__} overrides {', '.join(overridden)}"
+    forward = vars(module).get("forward")
+    if forward is not None and not _is_of_class(forward, module):
+        return "it has a forward of its own"
+    return None
+
+
+def _is_of_class(forward: Any, module: nn.Module) -> bool:
+    """Whether an instance's forward is only its class's, wrapped by torch.compile or accelerate."""
+    if hasattr(module, "_hf_hook"):  # accelerate's, which moves inputs
+        forward = vars(module).get("_old_forward", forward)
+    forward = getattr(forward, "_torchdynamo_orig_callable", forward)
+    return getattr(forward, "__func__", None) is type(module).forward

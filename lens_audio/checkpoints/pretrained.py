@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,10 +11,12 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tqdm.auto import tqdm
 
+from lens_audio.checkpoints import fields
 from lens_audio.checkpoints.families import family_of
 from lens_audio.checkpoints.family import Family, Json, read_json
-from lens_audio.checkpoints.hf import assign
 from lens_audio.checkpoints.shards import find_shards, stored_shapes, stored_tensors
+from lens_audio.checkpoints.tensors import DTYPES, assign, checked, match_tensors
+from lens_audio.config import AudioModelConfig
 from lens_audio.model.audio_transformer import HookedAudioTransformer
 
 WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.*", "*.tiktoken"]
@@ -23,54 +26,120 @@ HEAD = "unembed.lm_head.weight"
 def load_pretrained(
     path_or_hub_id: str | os.PathLike[str],
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     *,
     revision: str | None = None,
     verbose: bool = True,
 ) -> HookedAudioTransformer:
     """Load a checkpoint of one of the `FAMILIES`, such as `Qwen/Qwen2-Audio-7B-Instruct`.
 
-    All names and shapes are checked before the first tensor is read. No remote code is run, and no
-    pickle that holds anything but tensors is opened.
+    The config's fields and all names and shapes are checked before the first tensor is read, and
+    every value while it is. No remote code is run, and no pickle that holds anything but tensors is
+    opened.
 
     Args:
         path_or_hub_id: a folder with config.json and *.safetensors or pytorch_model*.bin (sharded
             or not), or a hub id.
         device: by default the GPU if there is one.
-        dtype: by default the one the weights are stored in.
+        dtype: a torch dtype or its name, such as "bfloat16"; "auto" is the one that config.json
+            names. By default, and where it names none, the one the weights are stored in.
         revision: the hub's branch, tag or commit.
         verbose: show a progress bar.
 
     Raises:
         FileNotFoundError: if there is no such folder or hub id, or no weights in it.
-        ValueError: for another architecture, a device that does not exist, or a missing, extra,
-            misshapen or unreadable tensor, each named.
+        ValueError: for another architecture, a field of config.json that no model can have, a
+            device that does not exist, or a missing, extra, misshapen, quantised or unreadable
+            tensor, or one with NaN or infinite values, each named.
     """
+    target = resolve_device(device)
+    checkpoint = open_checkpoint(path_or_hub_id, revision)
+    wanted = resolve_dtype(dtype, checkpoint.config)
+    cfg = checkpoint.cfg
+    with torch.device("meta"):
+        model = HookedAudioTransformer(cfg)
+    for name, weight in read_tensors(checkpoint, model, target, wanted, verbose):
+        cfg.dtype = cfg.audio.dtype = weight.dtype
+        assign(model, name, nn.Parameter(weight))
+    if cfg.tie_word_embeddings:
+        model.unembed.lm_head.weight = model.embed.W_E
+    cfg.device = cfg.audio.device = str(target)
+    cfg.model_name = Path(path_or_hub_id).name
+    model.processor, model.tokenizer = checkpoint.family.read_processor(checkpoint.folder, cfg)
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose config and whose tensors' names and shapes are right; no weight is read yet."""
+
+    folder: Path
+    config: Json  # config.json
+    family: Family
+    cfg: AudioModelConfig
+    places: dict[Path, dict[str, tuple[str, ...]]]  # weight file, stored name, our names
+
+
+def open_checkpoint(
+    path_or_hub_id: str | os.PathLike[str], revision: str | None = None
+) -> Checkpoint:
+    """Check a checkpoint as far as it goes without reading a weight; raises what loading does."""
     folder = resolve_folder(path_or_hub_id, revision)
     config = read_config_json(folder)
     family = family_of(config)
-    target = resolve_device(device)
-    shards = find_shards(folder)
-    shapes = {shard: stored_shapes(shard) for shard in shards}
-    try:
-        cfg = family.read_config(config, read_json(folder / "generation_config.json"))
-    except KeyError as error:
-        raise ValueError(f"{folder / 'config.json'} lacks {error}, a size of its model") from error
+    cfg = read_config(folder, config, family)
+    shapes = {shard: stored_shapes(shard) for shard in find_shards(folder)}
     is_head_stored = any(family.our_names(n) == (HEAD,) for names in shapes.values() for n in names)
     cfg.tie_word_embeddings = cfg.tie_word_embeddings and not is_head_stored
     with torch.device("meta"):
         model = HookedAudioTransformer(cfg)
-    places = match_tensors(model, shapes, family)
-    for name, tensor in read_tensors(model, places, target, verbose):
-        dtype = dtype or tensor.dtype
-        assign(model, name, nn.Parameter(tensor.to(dtype)))
-    if cfg.tie_word_embeddings:
-        model.unembed.lm_head.weight = model.embed.W_E
-    cfg.dtype = cfg.audio.dtype = dtype or torch.float32
-    cfg.device = cfg.audio.device = str(target)
-    cfg.model_name = Path(path_or_hub_id).name
-    model.processor, model.tokenizer = family.read_processor(folder, cfg)
-    return model.eval()
+    by_file = {str(shard): found for shard, found in shapes.items()}
+    places = match_tensors(model, by_file, family, str(folder))
+    return Checkpoint(folder, config, family, cfg, {Path(f): ours for f, ours in places.items()})
+
+
+def read_config(folder: Path, config: Json, family: Family) -> AudioModelConfig:
+    """The sizes that config.json and generation_config.json give, each field checked."""
+    path = folder / "config.json"
+    generation = read_json(folder / "generation_config.json")
+    fields.check_fields(config, family.fields, path)
+    fields.check_fields(generation, fields.GENERATION, folder / "generation_config.json")
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise ValueError(
+            f"{path} has a quantization_config ({method}): quantised weights are not supported. "
+            "Use the checkpoint that they were made from"
+        )
+    try:
+        return family.read_config(config, generation)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error}, a size of its model") from error
+    except ValueError:
+        raise
+    except Exception as error:  # transformers' own configs raise whatever they like
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no config of a {family.architecture}: {reason}") from error
+
+
+def resolve_dtype(dtype: torch.dtype | str | None, config: Json) -> torch.dtype | None:
+    """What to load the weights as; None is as they are stored.
+
+    Raises:
+        ValueError: for a dtype that the model cannot run in.
+    """
+    if dtype == "auto":
+        holders = [config, config.get("text_config") or {}]
+        named = [holder.get(field) for holder in holders for field in ("dtype", "torch_dtype")]
+        dtype = next((name for name in named if name not in (None, "auto")), None)
+    if dtype is None:
+        return None
+    for name, known in DTYPES.items():
+        if dtype in (name, known):
+            return known
+    raise ValueError(
+        f"dtype cannot be {dtype!r}; it is 'auto', one of {', '.join(DTYPES)}, or None for as the "
+        "weights are stored"
+    )
 
 
 def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Path:
@@ -94,9 +163,17 @@ def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None 
 
 def read_config_json(folder: Path) -> Json:
     """The contents of the checkpoint's config.json."""
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if (folder / "adapter_config.json").is_file() and not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no config.json but an adapter_config.json: it is an adapter, not a model. "
+            "Load it with peft, merge it (merge_and_unload), and give the merged model to from_hf"
+        )
+    if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so it is no checkpoint")
-    return read_json(folder / "config.json")
+    config = read_json(path)
+    fields.check_fields(config, fields.COMMON, path)
+    return config
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -113,60 +190,25 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     return target
 
 
-Shapes = dict[Path, dict[str, tuple[int, ...]]]
-Places = dict[Path, dict[str, tuple[str, ...]]]
-
-
-def match_tensors(model: nn.Module, shapes: Shapes, family: Family) -> Places:
-    """Our names for every stored tensor, after checking names and shapes against the model."""
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    places: Places = {shard: {} for shard in shapes}
-    unknown, misshapen, twice = [], [], []
-    found: set[str] = set()
-    for shard, stored in shapes.items():
-        for name, shape in stored.items():
-            ours = family.our_names(name)
-            if ours is None or not expected.keys() >= set(ours):
-                unknown.append(name)
-                continue
-            parts = [expected[part] for part in ours]
-            whole = (sum(part[0] for part in parts), *parts[0][1:]) if parts else shape
-            if shape != whole:
-                misshapen.append(f"{name} is {shape}, config.json makes it {whole}")
-            elif found & set(ours):
-                twice.append(name)
-            found.update(ours)
-            places[shard][name] = ours
-    missing = {family.their_name(name): None for name in sorted(set(expected) - found)}
-    problems = {
-        "missing": list(missing),
-        "unknown": unknown,
-        "stored twice": twice,
-        "of the wrong shape": misshapen,
-    }
-    said = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
-    if said:
-        folder = next(iter(shapes)).parent
-        raise ValueError(f"{folder} does not fit its config.json. Tensors " + "; ".join(said))
-    return places
-
-
 def read_tensors(
-    model: nn.Module, places: Places, device: torch.device, verbose: bool
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    verbose: bool,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor under our name, on the device; the parts of a fused one share its memory."""
-    n_tensors = sum(map(len, places.values()))
+    """Every tensor under our name, on the device; the parts of a fused one share its memory.
+
+    Without a dtype all are what the first is.
+    """
+    n_tensors = sum(map(len, checkpoint.places.values()))
     bar = tqdm(total=n_tensors, desc="loading", unit="tensor", disable=not verbose, delay=1)
     with bar:
-        for shard, ours in places.items():
+        for shard, ours in checkpoint.places.items():
             for stored, tensor in stored_tensors(shard, device):
-                names = ours[stored]
-                if names:
+                if names := ours[stored]:
+                    weight = checked(f"{stored} in {shard}", tensor, dtype)
+                    dtype = dtype or weight.dtype
                     sizes = [model.get_parameter(name).shape[0] for name in names]
-                    yield from zip(names, tensor.split(sizes), strict=True)
+                    yield from zip(names, weight.split(sizes), strict=True)
                 bar.update()
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import AutoProcessor, AutoTokenizer, Qwen2AudioConfig
 
+from lens_audio.checkpoints import fields
 from lens_audio.checkpoints.family import Family, Json
 from lens_audio.config import AudioModelConfig, as_list
 
@@ -64,5 +65,41 @@ QWEN2_AUDIO = Family(
         r"^model\.(?=audio_tower|multi_modal_projector|language_model)": "",
         r"^language_model\.(?!model\.|lm_head\.)": "language_model.model.",
         r"^lm_head\.": "language_model.lm_head.",
+    },
+    fields={
+        "audio_token_index": fields.TOKEN,
+        "audio_token_id": fields.TOKEN,
+        "tie_word_embeddings": fields.FLAG,
+        "text_config": fields.or_null(fields.OBJECT),
+        "text_config.model_type": fields.one_of("qwen2"),
+        "text_config.hidden_size": fields.WIDTH,
+        "text_config.intermediate_size": fields.WIDTH,
+        "text_config.num_hidden_layers": fields.LAYERS,
+        "text_config.num_attention_heads": fields.HEADS,
+        "text_config.num_key_value_heads": fields.or_null(fields.HEADS),
+        "text_config.head_dim": fields.or_null(fields.WIDTH),
+        "text_config.vocab_size": fields.VOCABULARY,
+        "text_config.max_position_embeddings": fields.POSITIONS,
+        "text_config.hidden_act": fields.ACTIVATION,
+        "text_config.rms_norm_eps": fields.EPS,
+        "text_config.rope_theta": fields.or_null(fields.ROTARY_BASE),
+        "text_config.rope_scaling": fields.or_null(fields.OBJECT),
+        "text_config.rope_parameters": fields.or_null(fields.OBJECT),
+        "text_config.rope_parameters.rope_theta": fields.ROTARY_BASE,
+        "text_config.use_sliding_window": fields.FLAG,
+        "text_config.tie_word_embeddings": fields.FLAG,
+        "text_config.eos_token_id": fields.or_null(fields.or_several(fields.TOKEN)),
+        "text_config.pad_token_id": fields.or_null(fields.TOKEN),
+        "text_config.dtype": fields.or_null(fields.TEXT),
+        "text_config.torch_dtype": fields.or_null(fields.TEXT),
+        "audio_config": fields.or_null(fields.OBJECT),
+        "audio_config.model_type": fields.one_of("qwen2_audio_encoder"),
+        "audio_config.d_model": fields.WIDTH,
+        "audio_config.encoder_ffn_dim": fields.WIDTH,
+        "audio_config.encoder_layers": fields.LAYERS,
+        "audio_config.encoder_attention_heads": fields.HEADS,
+        "audio_config.max_source_positions": fields.POSITIONS,
+        "audio_config.num_mel_bins": fields.WIDTH,
+        "audio_config.activation_function": fields.ACTIVATION,
     },
 )

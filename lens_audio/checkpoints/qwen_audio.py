@@ -1,5 +1,6 @@
 """The first generation, Qwen-Audio and Qwen-Audio-Chat. Its own remote code is never run."""
 
+from lens_audio.checkpoints import fields
 from lens_audio.checkpoints.family import Family, Json
 from lens_audio.checkpoints.qwen_audio_prompts import (
     AUDIO_START,
@@ -22,6 +23,8 @@ def read_config(config: Json, generation: Json) -> AudioModelConfig:
     if audio is None:
         raise ValueError("config.json has no 'audio': this is a text-only Qwen, not Qwen-Audio")
     d_model, n_heads = config["hidden_size"], config["num_attention_heads"]
+    _check_heads(config, "hidden_size", "num_attention_heads")
+    _check_heads(audio, "n_state", "n_head", prefix="audio.")
     _expect(config, rotary_pct=1.0, scale_attn_weights=True, kv_channels=d_model // n_heads)
     _expect(audio, avg_pool=True, add_audio_bos_eos_token=True, output_dim=d_model)
     has_bias = not config.get("no_bias", True)
@@ -69,6 +72,13 @@ def _expect(config: Json, **expected: object) -> None:
             raise ValueError(f"{name}={found!r} is not supported; Qwen-Audio has {value!r}")
 
 
+def _check_heads(config: Json, width: str, heads: str, prefix: str = "") -> None:
+    if config[width] % config[heads]:
+        raise ValueError(
+            f"{prefix}{heads} {config[heads]} does not divide {prefix}{width} {config[width]}"
+        )
+
+
 QWEN_AUDIO = Family(
     architecture="QWenLMHeadModel",
     model_type="qwen",
@@ -109,5 +119,27 @@ QWEN_AUDIO = Family(
         # Buffers that older copies of the remote code saved; the reference ignores them, too.
         "transformer.h.*.attn.masked_bias": (),
         "transformer.h.*.attn.rotary_emb.inv_freq": (),
+    },
+    fields={
+        "hidden_size": fields.WIDTH,
+        "intermediate_size": fields.whole(2, 2**21),
+        "num_hidden_layers": fields.LAYERS,
+        "num_attention_heads": fields.HEADS,
+        "vocab_size": fields.VOCABULARY,
+        "max_position_embeddings": fields.POSITIONS,
+        "seq_length": fields.POSITIONS,
+        "layer_norm_epsilon": fields.EPS,
+        "rotary_emb_base": fields.ROTARY_BASE,
+        "no_bias": fields.FLAG,
+        "use_dynamic_ntk": fields.FLAG,
+        "use_logn_attn": fields.FLAG,
+        "tie_word_embeddings": fields.FLAG,
+        "audio": fields.or_null(fields.OBJECT),
+        "audio.n_state": fields.WIDTH,
+        "audio.n_head": fields.HEADS,
+        "audio.n_layer": fields.LAYERS,
+        "audio.n_ctx": fields.POSITIONS,
+        "audio.n_mels": fields.WIDTH,
+        "audio.audio_start_id": fields.TOKEN,
     },
 )

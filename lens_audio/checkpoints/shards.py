@@ -1,6 +1,9 @@
 """Weight files: safetensors, or PyTorch's .bin opened so that no code in it can run."""
 
+import hashlib
+import os
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +27,8 @@ def find_shards(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: for a folder without weights.
-        ValueError: for an index that is damaged or names files that are not there.
+        ValueError: for an index that is damaged or names files that are not there, and for what is
+            no file at all.
     """
     for single, index, pattern in LAYOUTS:
         if (folder / single).is_file():  # transformers looks there first, too
@@ -32,7 +36,7 @@ def find_shards(folder: Path) -> list[Path]:
         if (folder / index).is_file():
             return _indexed(folder, index)
         if found := sorted(folder.glob(pattern)):
-            return found
+            return [_file(path) for path in found]
     raise FileNotFoundError(
         f"{folder} has no weights: neither *.safetensors nor pytorch_model*.bin"
     )
@@ -57,6 +61,14 @@ def stored_tensors(shard: Path, device: torch.device) -> Iterator[tuple[str, Ten
             yield name, file.get_tensor(name)
 
 
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file's contents, in hexadecimal; the hub shows the same for its files."""
+    if re.fullmatch("[0-9a-f]{64}", path.resolve().name):  # how the hub's cache names large files
+        return path.resolve().name
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _indexed(folder: Path, index: str) -> list[Path]:
     weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -65,10 +77,19 @@ def _indexed(folder: Path, index: str) -> list[Path]:
     if astray:
         raise ValueError(f"{folder / index} names {astray[0]!r}, which is no file of its folder")
     names = sorted(set(weight_map.values()))
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not os.path.lexists(folder / name)]
     if missing:
         raise ValueError(f"{folder} lacks the shards {missing} that its index names")
-    return [folder / name for name in names]
+    return [_file(folder / name) for name in names]
+
+
+def _file(path: Path) -> Path:
+    """The path, if it is a file: reading a pipe would wait for ever."""
+    if not path.exists():
+        raise ValueError(f"{path} is a link to nothing; download the checkpoint again")
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file, so it holds no weights")
+    return path
 
 
 def _open(shard: Path, device: str = "cpu") -> Any:

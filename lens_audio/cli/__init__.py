@@ -1,6 +1,5 @@
 """The command `lens-audio`. What each command does is imported when it runs."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +9,10 @@ from lens_audio.cli.checks import check_recording, check_seconds, check_text, ch
 from lens_audio.cli.errors import clear_errors
 from lens_audio.cli.heads import heads
 from lens_audio.cli.mmau import mmau
-from lens_audio.cli.options import Choices, Debug, Device, Model, split_choices
+from lens_audio.cli.options import Choices, Debug, Device, DtypeOption, Model, split_choices
 from lens_audio.cli.patch import patch
 from lens_audio.cli.steer import steer
+from lens_audio.cli.verify import verify
 from lens_audio.files import check_writable
 
 app = typer.Typer(
@@ -28,14 +28,7 @@ app.command()(heads)
 app.command()(mmau)
 app.command()(patch)
 app.command()(steer)
-
-
-class Dtype(StrEnum):
-    """What the weights are loaded as."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+app.command()(verify)
 
 
 @app.command()
@@ -48,7 +41,7 @@ def listen(
     choices: Choices = None,
     model: Model = None,
     device: Device = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="Default: as the weights are stored.")] = None,
+    dtype: DtypeOption = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens-audio-listen.html"),
     max_seconds: Annotated[
         float | None, typer.Option(help="Keep only the first seconds of a longer recording.")

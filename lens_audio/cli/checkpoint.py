@@ -7,8 +7,7 @@ from typing import Any
 from lens_audio import AudioPrompt, HookedAudioTransformer, testbed
 from lens_audio.analysis.dataset import LabelledItem
 from lens_audio.checkpoints.families import family_of
-from lens_audio.checkpoints.family import read_json
-from lens_audio.checkpoints.pretrained import resolve_device
+from lens_audio.checkpoints.pretrained import read_config, read_config_json, resolve_device
 from lens_audio.cli.checks import checkpoint_files
 from lens_audio.config import AudioModelConfig
 from lens_audio.inputs import build_prompt
@@ -36,14 +35,9 @@ class Checkpoint:
         """
         resolve_device(device)
         folder = checkpoint_files(model)
-        config = read_json(folder / "config.json")
+        config = read_config_json(folder)
         family = family_of(config)
-        try:
-            cfg = family.read_config(config, read_json(folder / "generation_config.json"))
-        except KeyError as error:
-            raise ValueError(
-                f"{folder / 'config.json'} lacks {error}, a size of its model"
-            ) from error
+        cfg = read_config(folder, config, family)
         processor, tokenizer = family.read_processor(folder, cfg)
         if processor is None:
             raise ValueError(

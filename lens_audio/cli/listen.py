@@ -81,8 +81,7 @@ def run(request: Request) -> None:
     checkpoint = Checkpoint.read(request.model, request.device)
     checkpoint.check_heads(request.top)
     prompt = checkpoint.prompt(task.question, task.audio, request.max_seconds)
-    dtype = None if request.dtype is None else getattr(torch, request.dtype)
-    model = load(request.model, request.device, dtype=dtype)
+    model = load(request.model, request.device, dtype=request.dtype)
     prompt = prompt.to(model.device)
     with progress.status("listening") as status:
         found = listen(model, prompt, task, request, status.update)

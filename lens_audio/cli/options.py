@@ -14,6 +14,15 @@ class Adaptive(StrEnum):
     confidence = "confidence"
 
 
+class Dtype(StrEnum):
+    """What the weights are loaded as."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    auto = "auto"
+
+
 Choices = Annotated[
     str | None,
     typer.Option(
@@ -27,6 +36,10 @@ Model = Annotated[
 ]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, … Default: the GPU if there is one.")
+]
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option(help="auto: as config.json says. Default: as the weights are stored."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts in one forward.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -48,7 +48,7 @@ def run(request: Request) -> None:
         for kind, site in kinds
     ]
     found = _found(request, task, prompts, asked, answers, sweeps, notes)
-    write_page(request.table, table_text(found, request.table.suffix))
+    write_text(request.table, table_text(found, request.table.suffix))
     write_page(request.out, patch_page(found))
     console = Console(highlight=False)
     show(found, console)

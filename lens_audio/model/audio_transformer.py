@@ -82,7 +82,7 @@ class HookedAudioTransformer(HookedTransformer):
         cls,
         path_or_hub_id: str | os.PathLike[str],
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         **kwargs: Any,
     ) -> "HookedAudioTransformer":
         """Load a checkpoint folder or a hub id; see `lens_audio.checkpoints.load_pretrained`."""

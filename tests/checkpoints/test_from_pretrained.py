@@ -6,51 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_folder import SIZES, hub_names, in_memory_names, load, spoil, write
 from models import Sizes, hf_config, hf_inputs, hf_model, make_prompt
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from lens_audio import HookedAudioTransformer
-
-SIZES = Sizes()
-IN_MEMORY_TO_HUB = [
-    (r"^model\.language_model\.", "language_model.model."),
-    (r"^lm_head\.", "language_model.lm_head."),
-    (r"^model\.(audio_tower|multi_modal_projector)\.", r"\1."),
-]
-
-
-def load(folder, **options):
-    return HookedAudioTransformer.from_pretrained(folder, device="cpu", verbose=False, **options)
-
-
-def in_memory_names(hf):
-    return {name: tensor.contiguous().clone() for name, tensor in hf.state_dict().items()}
-
-
-def hub_names(hf):
-    renamed = {}
-    for name, tensor in in_memory_names(hf).items():
-        for pattern, replacement in IN_MEMORY_TO_HUB:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed
-
-
-def write(folder, tensors, n_shards=1, config=None):
-    """A checkpoint of these tensors, in one file or sharded with an index."""
-    config = config or hf_config(SIZES)
-    config.architectures = ["Qwen2AudioForConditionalGeneration"]
-    config.save_pretrained(folder)
-    if n_shards == 1:
-        save_file(tensors, folder / "model.safetensors")
-        return folder
-    names = sorted(tensors)
-    files = {name: f"model-{i % n_shards + 1:05d}.safetensors" for i, name in enumerate(names)}
-    for file in set(files.values()):
-        save_file({n: tensors[n] for n in names if files[n] == file}, folder / file)
-    index = {"metadata": {}, "weight_map": files}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +93,6 @@ def test_parameters_can_be_learned(folder):
 
 def test_model_is_in_evaluation_mode(folder):
     assert not load(folder).training
-
-
-def spoil(folder, change):
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
 
 
 NAME = "language_model.model.layers.1.mlp.up_proj.weight"
@@ -244,6 +198,12 @@ def test_another_architecture_is_refused(folder):
 
 def test_folder_without_config(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        load(tmp_path)
+
+
+def test_an_adapter_says_how_to_load_it(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"adapter.*merge_and_unload.*from_hf"):
         load(tmp_path)
 
 
