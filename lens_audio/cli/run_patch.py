@@ -20,6 +20,7 @@ from lens_audio.cli.patch_sweeps import kinds_of, position_names, sweep_by
 from lens_audio.cli.patch_task import Request, Task, shown_command
 from lens_audio.data import Pair
 from lens_audio.data import pair as paired
+from lens_audio.files import write_text
 from lens_audio.plots.patch_page import HEADINGS, STRONGEST, Patched, Run, Sweep, patch_page
 from lens_audio.plots.report import write_page
 from lens_audio.tables import table_text as csv_text

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from lens_audio import testbed
 from lens_audio.cli.listen import shown_name
-from lens_audio.files import check_writable
+from lens_audio.files import check_writable, write_text
 from lens_audio.verification import Verification, verify
 from lens_audio.verification.comparing import Difference
 from lens_audio.verification.reading import ENCODER_OUT, LOGITS, PROJECTOR_OUT

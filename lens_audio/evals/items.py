@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lens_audio.inputs.audio import is_clip, plain_clip, stored_seconds
+from lens_audio.inputs.clips import plain_clip
 
 MAX_QUESTION = 20_000  # letters; the longest of MMAU has 246
 SHOWN = 5  # problems named in one message
@@ -136,16 +136,3 @@ def is_calibration(item_id: str, share: float, seed: int) -> bool:
 def missing_audio(items: Sequence[AudioQAItem]) -> list[AudioQAItem]:
     """Items whose recording is a path with no file."""
     return [item for item in items if isinstance(item.audio, Path) and not item.audio.is_file()]
-
-
-def seconds(item: AudioQAItem) -> float:
-    """How long the recording lasts by its header; 0 for one that cannot be read."""
-    try:
-        return stored_seconds(as_clip(item.audio))
-    except (OSError, TypeError, ValueError):
-        return 0.0
-
-
-def as_clip(audio: Any) -> Any:
-    """What `load_audio` takes: a stored file's bytes are read."""
-    return audio.read() if hasattr(audio, "read") and not is_clip(audio) else audio

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from lens_audio.evals.items import AudioQAItem, as_clip, seconds
+from lens_audio.evals.items import AudioQAItem
 from lens_audio.evals.prompts import Wording
 from lens_audio.inputs import AudioPrompt, build_prompt, load_audio
+from lens_audio.inputs.audio import is_clip, stored_seconds
 from lens_audio.workers import end_with_parent
 
 TOKENS_A_SECOND, LETTERS_A_TOKEN = 25, 4
@@ -154,3 +155,16 @@ def rows(prompt: AudioPrompt, start: int, stop: int) -> AudioPrompt:
     return AudioPrompt.from_texts(
         prompt.processor, prompt.texts[start:stop], prompt.waveforms[start:stop]
     )
+
+
+def seconds(item: AudioQAItem) -> float:
+    """How long the recording lasts by its header; 0 for one that cannot be read."""
+    try:
+        return stored_seconds(as_clip(item.audio))
+    except (OSError, TypeError, ValueError):
+        return 0.0
+
+
+def as_clip(audio: Any) -> Any:
+    """What `load_audio` takes: a stored file's bytes are read."""
+    return audio.read() if hasattr(audio, "read") and not is_clip(audio) else audio

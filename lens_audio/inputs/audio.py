@@ -16,6 +16,7 @@ import torchaudio
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_audio.inputs.clips import plain_clip
 from lens_audio.inputs.containers import SeekableFile
 from lens_audio.inputs.decode import path_seconds, read_path, read_stream, stream_seconds
 from lens_audio.inputs.timing import MIN_MEL_FRAMES, Seconds
@@ -45,23 +46,6 @@ def is_clip(audio: object) -> bool:
         or _is_samples(audio)
         or hasattr(audio, "get_all_samples")
     )
-
-
-def plain_clip(audio: Any) -> Any:
-    """What a data set's row holds as a pair (array, rate), bytes or a path; other clips as they are.
-
-    Rows are {"array", "sampling_rate"}, {"bytes", "path"} or an `AudioDecoder` of torchcodec.
-    """
-    if isinstance(audio, Mapping):
-        if audio.get("array") is not None and audio.get("sampling_rate") is not None:
-            return audio["array"], audio["sampling_rate"]
-        held = audio.get("bytes")
-        held = audio.get("path") if held is None else held
-        return audio if held is None else held
-    if hasattr(audio, "get_all_samples"):
-        samples = audio.get_all_samples()
-        return samples.data, samples.sample_rate
-    return audio
 
 
 def load_audio(

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from lens_audio.evals.items import (
     AudioQAItem,
-    as_clip,
     check_items,
     is_calibration,
     missing_audio,
-    seconds,
     select,
 )
+from lens_audio.evals.loading import as_clip, seconds
 from lens_audio.fingerprint import of_items
 from lens_audio.inputs import load_audio
 
