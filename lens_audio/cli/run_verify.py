@@ -31,6 +31,7 @@ def run(
     dtype: str | None,
     against: str | None,
     n_tokens: int,
+    quick: bool,
     output: Path,
 ) -> int:
     """Verify, print, write the file; the exit status."""
@@ -43,6 +44,7 @@ def run(
             dtype,
             against=against,
             n_tokens=n_tokens,
+            quick=quick,
             say=lambda text: status.update(escape(text)),
         )
     named = {"model": shown_name(model)}

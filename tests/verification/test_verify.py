@@ -64,6 +64,12 @@ def test_greedy_tokens_of_every_row_are_compared(agreed):
     assert {len(row.ours) for case in agreed.cases for row in case.rows} == {32}
 
 
+def test_a_quick_one_compares_every_place_on_one_prompt(folder, agreed):
+    found = briefly(folder, "cpu", quick=True)
+    assert [case.name for case in found.cases] == [agreed.cases[0].name]
+    assert len(found.cases[0].differences) == len(agreed.cases[0].differences)
+
+
 def test_what_transformers_differs_from_itself_by_is_measured(agreed):
     logits = [case.differences[-1] for case in agreed.cases]
     assert all(0 < found.own.share < 1e-5 for found in logits)
