@@ -1,13 +1,17 @@
 """The rooms are those of the architecture page, and keep to themselves."""
 
 import ast
+import importlib
 import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 
 import pytest
+
+import lens_audio as la
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lens_audio"
@@ -110,3 +114,21 @@ def test_no_file_uses_a_private_name_of_another():
 def test_a_private_name_of_another_file_is_found(source):
     defined, used = private_names(source)
     assert used - defined == {"_listening"}
+
+
+def test_the_mixins_of_the_decoder_are_independent_of_each_other():
+    pairs = permutations(la.HookedTransformer.__bases__, 2)
+    assert [(one, other) for one, other in pairs if issubclass(one, other)] == []
+    assert len(la.HookedTransformer.__bases__) == 3
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "home"),
+    [
+        ("model", "HookedAudioTransformer", la.HookedAudioTransformer),
+        ("checkpoints", "load_pretrained", la.HookedAudioTransformer.from_pretrained),
+        ("checkpoints", "from_hf", la.HookedAudioTransformer.from_hf),
+    ],
+)
+def test_a_name_that_moved_is_found_where_it_was(room, name, home):
+    assert getattr(importlib.import_module(f"lens_audio.{room}"), name) == home
