@@ -34,12 +34,12 @@ def rotary_base(cfg: BlockConfig, lengths: Int[Tensor, " batch"]) -> Float[Tenso
 
 
 def rotation_changes(
-    cfg: BlockConfig, past: Bool[Tensor, "batch past"] | None, new: Bool[Tensor, "batch new"]
+    cfg: BlockConfig, past: Bool[Tensor, "_ past"] | None, new: Bool[Tensor, "_ new"]
 ) -> bool:
     """Whether a sequence longer by `new` has other rotary frequencies than the keys of its past.
 
     Args:
-        past, new: where tokens are no padding.
+        past, new: [batch, pos], where tokens are no padding (another batch is refused later).
     """
     if not cfg.use_dynamic_ntk or cfg.seq_length is None or past is None:
         return False
