@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from html import unescape
@@ -19,8 +20,10 @@ from plotly.offline import get_plotlyjs
 import lens_audio as la
 from lens_audio.analysis import metrics, patching, path_patching
 from lens_audio.cli.run_heads import held_out
+from lens_audio.plots.theme import BLUE, ORANGE, styled
 
-PICTURES = Path(__file__).parent / "pictures"
+ROOT = Path(__file__).parent.parent
+PICTURES = ROOT / "docs" / "pictures"
 WIDTH = 760  # of the page's text, in pixels
 PAGE = """<!DOCTYPE html><meta charset="utf-8"><body><div id="figure"></div>
 <script>{plotly}</script><script>
@@ -100,6 +103,30 @@ def steering_curve() -> go.Figure:
     return la.plots.steering_curve(steering_report().curves)
 
 
+def rooms() -> go.Figure:
+    """The rooms of the package, each above those that it imports from, as pyproject.toml has them."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    figure, y = go.Figure(), 0.0
+    for layer in layers:
+        names = [name.strip(" ()") for name in re.split(r"[|:]", layer)]
+        names = [name for name in names if list((ROOT / "lens_audio").glob(f"{name}*"))]
+        for line in (names[i : i + 7] for i in range(0, len(names), 7)):
+            for place, name in enumerate(line):
+                x0, x1 = place / len(line), (place + 1) / len(line) - 0.01
+                figure.add_shape(type="rect", x0=x0, x1=x1, y0=y, y1=y + 0.8, line_color=BLUE)
+                figure.add_annotation(x=(x0 + x1) / 2, y=y + 0.4, text=name, showarrow=False)
+            y += 1
+    figure.add_annotation(
+        x=1.04, y=y - 0.2, ax=1.04, ay=0, axref="x", ayref="y",
+        text="", arrowcolor=ORANGE, arrowhead=2, arrowwidth=2,
+    )  # fmt: skip
+    figure.add_annotation(x=1.07, y=y / 2, text="imports", textangle=90, showarrow=False)
+    figure.update_xaxes(visible=False, range=[0, 1.1])
+    figure.update_yaxes(visible=False, range=[y, 0])
+    return styled(figure, height=30 * int(y), margin={"l": 10, "r": 10, "t": 10, "b": 10})
+
+
 FIGURES: dict[str, Callable[[], go.Figure]] = {
     function.__name__: function
     for function in (
@@ -112,6 +139,7 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
         logit_lens,
         listening_scores,
         steering_curve,
+        rooms,
     )
 }
 

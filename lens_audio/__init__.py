@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_audio import analysis, data, evals, hooks, plots, steering, testbed
+    from lens_audio.audio_model import HookedAudioTransformer
     from lens_audio.explorer import explore
     from lens_audio.inputs import AudioPrompt
     from lens_audio.model import (
         ActivationCache,
         HookedAudioEncoder,
-        HookedAudioTransformer,
         HookedTransformer,
         KeyValueCache,
     )
@@ -20,7 +20,7 @@ _HOMES = {
     "ActivationCache": "lens_audio.model",
     "AudioPrompt": "lens_audio.inputs",
     "HookedAudioEncoder": "lens_audio.model",
-    "HookedAudioTransformer": "lens_audio.model",
+    "HookedAudioTransformer": "lens_audio.audio_model",
     "HookedTransformer": "lens_audio.model",
     "KeyValueCache": "lens_audio.model",
     "explore": "lens_audio.explorer",

@@ -25,6 +25,12 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links of the root's pages into docs, which in the site lie beside them."""
+    is_of_root = page.file.src_uri in [name.lower() for name in ROOT_PAGES]
+    return markdown.replace("](docs/", "](") if is_of_root else markdown
+
+
 def on_page_content(content: str, page: Any, **_: Any) -> str:
     """Formulas as MathML, which browsers draw without a script."""
 

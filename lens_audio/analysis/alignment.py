@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_audio.analysis.cells import check_last_positions, check_prompts
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Group, Pair
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 
 # Why a site cannot be patched group by group.
 NOT_BY_GROUP = {

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def attention_hooks(
         kept.append(rot_q[:, queries])
 
     def keep_row(rot_k: Float[Tensor, "batch pos kv_head d_head"], hook: Any) -> None:
-        pattern = _pattern_rows(kept.pop(), rot_k, may_read)
+        pattern = pattern_rows(kept.pop(), rot_k, may_read)
         index = places[:, None, None].expand(*pattern.shape[:3], -1)
         kept.append(pattern.gather(-1, index) * is_audio[:, None, None])
 
@@ -144,12 +144,20 @@ def entropy(attention: Float[Tensor, "*axes audio_token"]) -> Float[Tensor, "*ax
     return -torch.special.xlogy(share, share).sum(-1) / torch.log(torch.tensor(2.0))
 
 
-def _pattern_rows(
+def pattern_rows(
     q: Float[Tensor, "batch query head d_head"],
     k: Float[Tensor, "batch key kv_head d_head"],
     may_read: Bool[Tensor, "batch query key"],
 ) -> Float[Tensor, "batch head query key"]:
-    """softmax(q kᵀ / sqrt(d_head)); the heads that share a key stand in line as queries of it."""
+    """Rows of the attention pattern: softmax(q kᵀ / sqrt(d_head)), keys that may not be read at 0.
+
+    In float32, or float64 for such queries.
+
+    Args:
+        q: rotated queries. k: rotated keys; several heads may share one (grouped-query attention).
+        may_read: which keys each query reads; at least one.
+    """
+    # The heads that share a key stand in line as queries of it.
     batch, n_queries, n_heads, d_head = q.shape
     n_keys, kv_heads = k.shape[1:3]
     dtype = torch.promote_types(q.dtype, torch.float32)

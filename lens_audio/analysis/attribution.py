@@ -20,10 +20,10 @@ from torch import Tensor
 from lens_audio.analysis.alignment import Runs, not_given, summed
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.hooks.selection import SITES, Site
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 
 DEFAULT_SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 NOT_DIFFERENTIABLE = ("attn_scores", "result")  # -inf at masked keys; off unless flagged

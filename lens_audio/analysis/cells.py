@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.hooks.selection import HEAD_SITES, PATTERN_SITES, SITES
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 
 # One selection of positions: a group, integers, a slice or a boolean mask.
 Selection = str | int | slice | Sequence[int] | Sequence[str] | Tensor

@@ -30,9 +30,9 @@ from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
 from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed
 from lens_audio.analysis.path_patching import Head, Paths
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 
 MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 

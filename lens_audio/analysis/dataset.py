@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.analysis.answers import choice_log_probs, choice_probs
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 from lens_audio.progress_bar import ProgressBar
+from lens_audio.testbed.items import Item
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +54,6 @@ def labelled(items: Iterable[Any]) -> list[LabelledItem]:
 
 
 def _of_testbed(item: Any) -> LabelledItem:
-    from lens_audio.testbed.items import Item
-
     if not isinstance(item, Item):
         raise TypeError(f"expected a LabelledItem or a testbed Item, not {type(item).__name__}")
     audio = (np.asarray(item.waveform), item.sampling_rate)

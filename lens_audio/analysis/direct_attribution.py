@@ -7,8 +7,8 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 
 
 @torch.no_grad()

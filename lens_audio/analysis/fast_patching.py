@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lens_audio.analysis.alignment import Alignment
 from lens_audio.analysis.cells import Cell, Site
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 from lens_audio.model.attention import AttentionContext
 from lens_audio.model.shared_prefix import SharedPrefix
 
@@ -215,7 +215,7 @@ class FastPatcher:
             embed = self.model.audio_projector(encoded)
             places = self.base.audio_mask.to(resid.device)[:, first:]
             rest = self.base_run.resid_pre[0][:, first - self.first :]
-            rows.append(self.model._write_audio(rest, embed, places, lengths))
+            rows.append(self.model.write_audio(rest, embed, places, lengths))
         return torch.cat(rows)
 
     def _patching_encoder(self, cell: Cell) -> Any:

@@ -34,7 +34,7 @@ from lens_audio.analysis.dataset import (
     labelled,
     split_items,
 )
-from lens_audio.model import HookedAudioTransformer
+from lens_audio.audio_model import HookedAudioTransformer
 
 MIN_ITEMS = 4  # of a split: a correlation over fewer says nothing
 Match = Callable[[str, str, Sequence[str]], bool]  # (generated text, answer, choices) -> right?

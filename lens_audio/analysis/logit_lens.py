@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 
 Indices = Sequence[int] | Int[Tensor, " n"] | None
 

@@ -24,9 +24,9 @@ from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_nam
 from lens_audio.analysis.positions import positions_by, sweep_masks, time_windows, token_groups
 from lens_audio.analysis.progress import Progress, request_of
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 from lens_audio.progress_bar import ProgressBar
 
 MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms

@@ -17,9 +17,9 @@ from lens_audio.analysis.alignment import Runs, as_pair, not_given
 from lens_audio.analysis.cells import as_mask
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 from lens_audio.progress_bar import ProgressBar
 
 Head = tuple[int, int]  # (layer, head)

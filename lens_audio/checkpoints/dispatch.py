@@ -1,17 +1,16 @@
 """A model over several devices, by accelerate: for one that no single card holds."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from lens_audio.model import HookedAudioTransformer
+import torch.nn as nn
 
+Model = TypeVar("Model", bound=nn.Module)
 WHOLE = [
     "TransformerBlock"
 ]  # of the decoder and the encoder: a residual stream stays on one device
 
 
-def dispatch(
-    model: HookedAudioTransformer, device_map: Any = "auto", **options: Any
-) -> HookedAudioTransformer:
+def dispatch(model: Model, device_map: Any = "auto", **options: Any) -> Model:
     """Spread a model that lies on the CPU over the GPUs, and what does not fit over CPU and disk.
 
     Args:

@@ -12,7 +12,7 @@ import transformers
 from lens_audio.checkpoints.qwen2_audio import QWEN2_AUDIO
 from lens_audio.checkpoints.tensors import DTYPES, assign, checked, match_tensors
 from lens_audio.config import AudioModelConfig, as_list
-from lens_audio.model.audio_transformer import HookedAudioTransformer
+from lens_audio.model import HookedTransformer
 
 ARCHITECTURE = QWEN2_AUDIO.architecture
 COMPUTES = {"forward", "__call__"}  # of a class, beside the methods that transformers gives it
@@ -26,42 +26,44 @@ WRAPPED_BY = {  # class of a wrapper, and the way to what is inside
 }
 
 
-def from_hf(hf_model: Any, processor: Any = None) -> HookedAudioTransformer:
-    """A HookedAudioTransformer over the weights of a `Qwen2AudioForConditionalGeneration`.
-
-    Nothing is copied: a change to one model's weights is a change to the other's. A subclass is
-    accepted if it computes what its parent does. Hooks that are set on the transformers model are
-    not taken over.
-
-    Args:
-        processor: the checkpoint's `Qwen2AudioProcessor`, for `prompt` and the text helpers.
+def read_config(hf_model: nn.Module) -> AudioModelConfig:
+    """The sizes of a `Qwen2AudioForConditionalGeneration` whose weights can be shared.
 
     Raises:
-        ValueError: for another architecture, or a model that computes something else than its
-            weights alone say (an adapter in place, a class or an instance with a forward of its
-            own); for weights that are offloaded, quantised, of several dtypes, on several devices,
-            NaN or infinite. Each is named, with the way out.
+        ValueError: for another model, an adapter in it, and for weights that are offloaded,
+            quantised, of several dtypes, or on several devices. Each is named, with the way out.
     """
-    reference = check_followed(hf_model)
-    weights = dict(hf_model.named_parameters())  # a tied head comes once, as embedding
-    weight = check_weights(hf_model, weights)
-    cfg = AudioModelConfig.from_hf(hf_model.config, device=str(weight.device), dtype=weight.dtype)
-    generation = getattr(hf_model, "generation_config", None)
+    model: Any = hf_model
+    check_supported(model)
+    weight = check_weights(model, weights_of(model))
+    cfg = AudioModelConfig.from_hf(model.config, device=str(weight.device), dtype=weight.dtype)
+    generation = getattr(model, "generation_config", None)
     cfg.eos_token_ids = as_list(getattr(generation, "eos_token_id", None)) or cfg.eos_token_ids
-    embedding = hf_model.get_input_embeddings().weight
-    cfg.tie_word_embeddings = hf_model.get_output_embeddings().weight is embedding
-    tokenizer = getattr(processor, "tokenizer", None)
-    with torch.device("meta"):
-        model = HookedAudioTransformer(cfg, tokenizer, processor)
+    embedding = model.get_input_embeddings().weight
+    cfg.tie_word_embeddings = model.get_output_embeddings().weight is embedding
+    return cfg
+
+
+def share_weights(hf_model: nn.Module, model: HookedTransformer) -> None:
+    """Put the transformers model's own parameters into a model made from its `read_config`.
+
+    Raises:
+        ValueError: for tensors that do not fit, parts that compute something else than their weights
+            alone say, and for NaN or infinite values.
+    """
+    weights = weights_of(hf_model)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     places = match_tensors(model, {"": shapes}, QWEN2_AUDIO, f"this {ARCHITECTURE}")[""]
-    check_parts(hf_model, reference)
+    check_parts(hf_model)
     for name, parameter in weights.items():
         checked(name, parameter)
         assign(model, places[name][0], parameter)
-    if cfg.tie_word_embeddings:
-        model.unembed.lm_head.weight = model.embed.W_E
-    return model.eval()
+    model.tie_weights()
+
+
+def weights_of(hf_model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by name; a tied head comes once, as the embedding."""
+    return dict(hf_model.named_parameters())
 
 
 def check_weights(hf_model: nn.Module, weights: dict[str, nn.Parameter]) -> nn.Parameter:
@@ -101,11 +103,10 @@ def check_weights(hf_model: nn.Module, weights: dict[str, nn.Parameter]) -> nn.P
     return next(iter(weights.values()))
 
 
-def check_followed(hf_model: nn.Module) -> nn.Module:
-    """A model of the same config as transformers builds it, without weights; no adapter is in ours."""
-    supported = getattr(transformers, ARCHITECTURE)
+def check_supported(hf_model: nn.Module) -> None:
+    """Refuse another class of model, and adapters, which no part of ours is."""
     kind = type(hf_model).__name__
-    if not isinstance(hf_model, supported):
+    if not isinstance(hf_model, getattr(transformers, ARCHITECTURE)):
         ways = [f"; {way}" for name, way in WRAPPED_BY.items() if kind.startswith(name)]
         raise ValueError(f"from_hf reads a {ARCHITECTURE}, not a {kind}{''.join(ways[:1])}")
     for name, module in hf_model.named_modules():
@@ -114,14 +115,14 @@ def check_followed(hf_model: nn.Module) -> nn.Module:
                 f"{name} holds an adapter ({type(module).__name__}), which is no part of its weight: "
                 f"{MERGE}"
             )
+
+
+def check_parts(hf_model: Any) -> None:
+    """Every part computes what the same part of a model that transformers builds does."""
     config = copy.deepcopy(hf_model.config)
     config._attn_implementation = "eager"  # whichever it is computes the same
     with torch.device("meta"):
-        return supported(config)
-
-
-def check_parts(hf_model: nn.Module, reference: nn.Module) -> None:
-    """Every part computes what the same part of the reference does."""
+        reference = getattr(transformers, ARCHITECTURE)(config)
     theirs = dict(hf_model.named_modules())
     for name, module in reference.named_modules():
         problem = _differs(theirs.get(name), type(module))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -17,73 +18,42 @@ from lens_audio.checkpoints.family import Family, Json, read_json
 from lens_audio.checkpoints.shards import find_shards, stored_shapes, stored_tensors
 from lens_audio.checkpoints.tensors import DTYPES, assign, checked, match_tensors
 from lens_audio.config import AudioModelConfig
-from lens_audio.model.audio_transformer import HookedAudioTransformer
+from lens_audio.model import HookedTransformer
 
 WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.*", "*.tiktoken"]
 HEAD = "unembed.lm_head.weight"
-
-
-def load_pretrained(
-    path_or_hub_id: str | os.PathLike[str],
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | str | None = None,
-    *,
-    revision: str | None = None,
-    verbose: bool = True,
-) -> HookedAudioTransformer:
-    """Load a checkpoint of one of the `FAMILIES`, such as `Qwen/Qwen2-Audio-7B-Instruct`.
-
-    The config's fields and all names and shapes are checked before the first tensor is read, and
-    every value while it is. No remote code is run, and no pickle that holds anything but tensors is
-    opened.
-
-    Args:
-        path_or_hub_id: a folder with config.json and *.safetensors or pytorch_model*.bin (sharded
-            or not), or a hub id.
-        device: by default the GPU if there is one.
-        dtype: a torch dtype or its name, such as "bfloat16"; "auto" is the one that config.json
-            names. By default, and where it names none, the one the weights are stored in.
-        revision: the hub's branch, tag or commit.
-        verbose: show a progress bar.
-
-    Raises:
-        FileNotFoundError: if there is no such folder or hub id, or no weights in it.
-        ValueError: for another architecture, a field of config.json that no model can have, a
-            device that does not exist, or a missing, extra, misshapen, quantised or unreadable
-            tensor, or one with NaN or infinite values, each named.
-    """
-    target = resolve_device(device)
-    checkpoint = open_checkpoint(path_or_hub_id, revision)
-    wanted = resolve_dtype(dtype, checkpoint.config)
-    cfg = checkpoint.cfg
-    with torch.device("meta"):
-        model = HookedAudioTransformer(cfg)
-    for name, weight in read_tensors(checkpoint, model, target, wanted, verbose):
-        cfg.dtype = cfg.audio.dtype = weight.dtype
-        assign(model, name, nn.Parameter(weight))
-    if cfg.tie_word_embeddings:
-        model.unembed.lm_head.weight = model.embed.W_E
-    cfg.device = cfg.audio.device = str(target)
-    cfg.model_name = Path(path_or_hub_id).name
-    model.processor, model.tokenizer = checkpoint.family.read_processor(checkpoint.folder, cfg)
-    return model.eval()
+Places = dict[Path, dict[str, tuple[str, ...]]]  # weight file, stored name, our names
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder whose config and whose tensors' names and shapes are right; no weight is read yet."""
+    """A folder whose config is right and whose weight files are there; no weight is read yet."""
 
     folder: Path
     config: Json  # config.json
     family: Family
     cfg: AudioModelConfig
-    places: dict[Path, dict[str, tuple[str, ...]]]  # weight file, stored name, our names
+    shapes: dict[Path, dict[str, tuple[int, ...]]]  # of each weight file, by stored name
+
+    def match(self, model: nn.Module) -> Places:
+        """Where the stored tensors go in a model of this config.
+
+        Raises:
+            ValueError: naming every tensor that is missing, unknown, stored twice or misshapen.
+        """
+        by_file = {str(shard): found for shard, found in self.shapes.items()}
+        places = match_tensors(model, by_file, self.family, str(self.folder))
+        return {Path(file): ours for file, ours in places.items()}
+
+    def read_processor(self) -> tuple[Any, Any]:
+        """The processor and the tokenizer; None where the folder lacks their files."""
+        return self.family.read_processor(self.folder, self.cfg)
 
 
 def open_checkpoint(
     path_or_hub_id: str | os.PathLike[str], revision: str | None = None
 ) -> Checkpoint:
-    """Check a checkpoint as far as it goes without reading a weight; raises what loading does."""
+    """Check a checkpoint as far as it goes without a model; raises what loading does."""
     folder = resolve_folder(path_or_hub_id, revision)
     config = read_config_json(folder)
     family = family_of(config)
@@ -91,11 +61,29 @@ def open_checkpoint(
     shapes = {shard: stored_shapes(shard) for shard in find_shards(folder)}
     is_head_stored = any(family.our_names(n) == (HEAD,) for names in shapes.values() for n in names)
     cfg.tie_word_embeddings = cfg.tie_word_embeddings and not is_head_stored
-    with torch.device("meta"):
-        model = HookedAudioTransformer(cfg)
-    by_file = {str(shard): found for shard, found in shapes.items()}
-    places = match_tensors(model, by_file, family, str(folder))
-    return Checkpoint(folder, config, family, cfg, {Path(f): ours for f, ours in places.items()})
+    return Checkpoint(folder, config, family, cfg, shapes)
+
+
+def fill(
+    model: HookedTransformer,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype | str | None,
+    verbose: bool,
+) -> None:
+    """Read the weights into a model without any, made from the checkpoint's `cfg`.
+
+    Raises:
+        ValueError: for tensors that do not fit the model, or one that is quantised, unreadable, or
+            has NaN or infinite values; and for a dtype that the model cannot run in.
+    """
+    places, cfg = checkpoint.match(model), checkpoint.cfg
+    wanted = resolve_dtype(dtype, checkpoint.config)
+    for name, weight in read_tensors(places, model, device, wanted, verbose):
+        cfg.dtype = cfg.audio.dtype = weight.dtype
+        assign(model, name, nn.Parameter(weight))
+    model.tie_weights()
+    cfg.device = cfg.audio.device = str(device)
 
 
 def read_config(folder: Path, config: Json, family: Family) -> AudioModelConfig:
@@ -191,7 +179,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def read_tensors(
-    checkpoint: Checkpoint,
+    places: Places,
     model: nn.Module,
     device: torch.device,
     dtype: torch.dtype | None,
@@ -201,10 +189,10 @@ def read_tensors(
 
     Without a dtype all are what the first is.
     """
-    n_tensors = sum(map(len, checkpoint.places.values()))
+    n_tensors = sum(map(len, places.values()))
     bar = tqdm(total=n_tensors, desc="loading", unit="tensor", disable=not verbose, delay=1)
     with bar:
-        for shard, ours in checkpoint.places.items():
+        for shard, ours in places.items():
             for stored, tensor in stored_tensors(shard, device):
                 if names := ours[stored]:
                     weight = checked(f"{stored} in {shard}", tensor, dtype)

@@ -19,7 +19,7 @@ from lens_audio.evals.page import points, share
 from lens_audio.evals.processes import Processes
 from lens_audio.evals.prompts import wording
 from lens_audio.evals.protocol import Settings
-from lens_audio.evals.results import Results
+from lens_audio.evals.report import Results
 from lens_audio.evals.run import evaluate, refuse_missing, split
 from lens_audio.evals.scores import ALL
 from lens_audio.evals.testbed import SyntheticQA

@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from lens_audio.evals.items import AudioQADataset, AudioQAItem
     from lens_audio.evals.prompts import wording
     from lens_audio.evals.protocol import Settings
-    from lens_audio.evals.results import Results
+    from lens_audio.evals.report import Results
     from lens_audio.evals.run import evaluate
 
 # Imported on first use, so that a benchmark's questions are read without torch.
 _HOMES = {
     "AudioQADataset": "items",
     "AudioQAItem": "items",
-    "Results": "results",
+    "Results": "report",
     "Settings": "protocol",
     "evaluate": "run",
     "wording": "prompts",

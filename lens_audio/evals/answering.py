@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.evals.silence import Read
-from lens_audio.model import HookedAudioTransformer
 from lens_audio.model.shared_prefix import Continuations
 
 CHUNK = 256  # rows of logits at a time, as each is a whole vocabulary

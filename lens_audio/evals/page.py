@@ -1,10 +1,11 @@
 """The report of a benchmark: every run, the paper's figures beside ours, and where they differ."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from lens_audio.evals.protocol import BASE, STEERED
+from lens_audio.evals.results import Answers
 from lens_audio.evals.scores import ALL
 from lens_audio.plots.benchmark import run_accuracies
 from lens_audio.plots.heads import head_map
@@ -12,9 +13,6 @@ from lens_audio.plots.report import escape, figure_html, page, table_html
 from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.steering import steering_curve
 from lens_audio.plots.theme import clipped, head_name
-
-if TYPE_CHECKING:
-    from lens_audio.evals.results import Results
 
 PAPER = "Glazer, Aharon, Fetaya, arXiv 2603.06854"
 PUBLISHED = {"Qwen2-Audio-7B-Instruct": 8.0, "R1-AQA": 4.9}  # points gained by steering, on MMAU
@@ -29,7 +27,7 @@ MEANING = {
 }
 
 
-def results_page(found: "Results", command: str) -> str:
+def results_page(found: Answers, command: str) -> str:
     """The whole page."""
     facts = found.manifest
     failed = f", {len(found.failed)} of them failed" if found.failed else ""
@@ -50,7 +48,7 @@ def results_page(found: "Results", command: str) -> str:
     return page(where, "\n".join(body))
 
 
-def _runs(found: "Results") -> str:
+def _runs(found: Answers) -> str:
     meanings = "".join(
         f"<br><b>{escape(run)}</b>: {escape(MEANING[run.split()[0]])}" for run in found.runs
     )
@@ -96,7 +94,7 @@ def points(change: dict[str, Any]) -> str:
     )
 
 
-def _published(found: "Results") -> str:
+def _published(found: Answers) -> str:
     if found.comparison is None or STEERED not in found.runs:
         return ""
     ours = found.comparison.set_index("run").loc[STEERED].to_dict()
@@ -111,7 +109,7 @@ def _published(found: "Results") -> str:
     )
 
 
-def _by_group(found: "Results") -> str:
+def _by_group(found: Answers) -> str:
     if found.accuracy is None:
         return ""
     tables = []
@@ -124,7 +122,7 @@ def _by_group(found: "Results") -> str:
     return f"<section><h2>By kind of item</h2>{''.join(tables)}</section>"
 
 
-def _calibration(found: "Results") -> str:
+def _calibration(found: Answers) -> str:
     chosen = found.chosen
     if chosen is None:
         return ""
@@ -151,7 +149,7 @@ def _calibration(found: "Results") -> str:
     )
 
 
-def _listening(found: "Results") -> str:
+def _listening(found: Answers) -> str:
     if found.auroc is None or found.correct is None:
         return ""
     right: dict[bool, list[float]] = {True: [], False: []}
@@ -165,7 +163,7 @@ def _listening(found: "Results") -> str:
     )
 
 
-def _changed(found: "Results") -> str:
+def _changed(found: Answers) -> str:
     """Items that steering answers rightly or wrongly, unlike the base."""
     if found.correct is None or STEERED not in found.runs:
         return ""
@@ -183,7 +181,7 @@ def _changed(found: "Results") -> str:
     )
 
 
-def _failed(found: "Results") -> str:
+def _failed(found: Answers) -> str:
     if not found.failed:
         return ""
     rows = list(found.failed.items())[:SHOWN]

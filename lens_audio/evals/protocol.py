@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.analysis.listening import Correlation, best_heads, correlate, listening_score
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.evals.answering import generate, option_log_probs
 from lens_audio.evals.batches import Outcome, Records, Runner
 from lens_audio.evals.extraction import extract, is_closed
@@ -27,10 +28,10 @@ from lens_audio.evals.reading import Heard, hear
 from lens_audio.evals.silence import Read, SilentBeginnings
 from lens_audio.fingerprint import versions
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
-from lens_audio.steering.audio_silence import ADAPTIVE, AudioSilenceSteering, steps
+from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.calibration import BETAS, KS, choose_setting, separation
 from lens_audio.steering.knockout import random_heads
+from lens_audio.steering.settings import ADAPTIVE, steps
 from lens_audio.steering.storage import model_facts
 
 BASE, STEERED, RANDOM, FIXED, SILENCED = "base", "steered", "random", "fixed", "silenced"

@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.analysis.attention import attention_hooks, audio_mass
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.evals.silence import Read, SilentBeginnings, keep_last, read_silence
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer, KeyValueCache
+from lens_audio.model import KeyValueCache
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,9 @@
 """What a run found, and its files."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,16 +14,13 @@ from torch import Tensor
 from lens_audio.analysis.listening import Interval, auroc
 from lens_audio.evals.batches import Records
 from lens_audio.evals.items import AudioQADataset, AudioQAItem
-from lens_audio.evals.page import results_page
 from lens_audio.evals.protocol import BASE, Chosen
 from lens_audio.evals.scores import accuracies, comparisons
-from lens_audio.plots.report import write_page
 from lens_audio.steering.calibration import interval_facts
-from lens_audio.tables import write_table
 
 
 @dataclass(frozen=True, eq=False)
-class Results:
+class Answers:
     """Every answer of every run, and what follows from them.
 
     An item that could not be asked counts as answered wrong in every run, as the benchmark's own
@@ -112,37 +107,6 @@ class Results:
             "comparison": _rows(self.comparison),
         }
 
-    def write(self, folder: str | os.PathLike[str], command: str = "") -> Path:
-        """All files of the results; what is returned is the report.
-
-        Args:
-            command: what made them, for the report.
-        """
-        place = Path(folder)
-        write_page(place / "answers.jsonl", "".join(_line(r) for r in self._with_answers()))
-        write_page(place / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
-        for run in self.runs:
-            predictions = json.dumps(self.predictions(run), indent=1)
-            write_page(place / f"predictions-{run.replace(' ', '-')}.json", predictions + "\n")
-        for name, table in (("accuracy", self.accuracy), ("comparison", self.comparison)):
-            if table is not None:
-                write_table(table, place / f"{name}.csv")
-        if self.chosen is not None and self.chosen.table is not None:
-            self.chosen.steering.save(place / "steering.safetensors")
-        return write_page(place / "report.html", results_page(self, command))
-
-    def _with_answers(self) -> Records:
-        """The records with what was asked and what is right."""
-        return [
-            {"id": item.id, "question": item.question, "choices": list(item.choices),
-             "answer": item.answer, **item.facts, **record}
-            for item, record in zip(self.items, self.records, strict=True)
-        ]  # fmt: skip
-
 
 def _rows(table: pd.DataFrame | None) -> Any:
     return None if table is None else json.loads(table.to_json(orient="records"))
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_audio import fingerprint
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.evals.batches import Runner, Spent
 from lens_audio.evals.items import (
     AudioQADataset,
@@ -19,8 +20,7 @@ from lens_audio.evals.journal import Journal
 from lens_audio.evals.loading import Batches
 from lens_audio.evals.processes import Processes
 from lens_audio.evals.protocol import Chosen, Evaluation, Settings, check_recorded
-from lens_audio.evals.results import Results
-from lens_audio.model import HookedAudioTransformer
+from lens_audio.evals.report import Results
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.storage import model_facts
 

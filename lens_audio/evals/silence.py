@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.analysis.fast_patching import keeping
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer, KeyValueCache
+from lens_audio.model import KeyValueCache
 from lens_audio.model.shared_prefix import Continuations
 from lens_audio.steering.sides import Silences, silent_side
 

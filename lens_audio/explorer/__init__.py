@@ -1,13 +1,24 @@
 """`la.explore`: heads, patching and circuits of one question, by clicking, in Jupyter."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from lens_audio.analysis.alignment import as_pair
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.explorer.session import Session
+from lens_audio.explorer.static import StaticExplorer
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
+
+
+def has_widgets() -> bool:
+    """Whether the packages that draw the widgets are installed."""
+    return all(find_spec(name) is not None for name in ("anywidget", "ipywidgets"))
+
+
+if has_widgets():
+    from lens_audio.explorer.explorer import Explorer
 
 
 def explore(
@@ -42,16 +53,7 @@ def explore(
     if corrupted is None and isinstance(prompt, AudioPrompt):
         corrupted = prompt.silenced()
     session = Session(model, as_pair(prompt, corrupted), choices)
-    try:
-        import anywidget  # noqa: F401
-        import ipywidgets  # noqa: F401
-    except ImportError:
-        from lens_audio.explorer.static import StaticExplorer
-
-        return StaticExplorer(session)
-    from lens_audio.explorer.explorer import Explorer
-
-    return Explorer(session)
+    return Explorer(session) if has_widgets() else StaticExplorer(session)
 
 
 __all__ = ["explore"]

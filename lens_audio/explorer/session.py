@@ -16,10 +16,10 @@ from lens_audio.analysis.cells import Site
 from lens_audio.analysis.circuit import Circuit, CircuitTest, Head, Outcome
 from lens_audio.analysis.patching import positions_by, sweep_steps
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.data import pair as paired
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 
 ROLES = ("clean", "corrupted")
 N_CANDIDATES = 5  # answers that are shown where no choices are given

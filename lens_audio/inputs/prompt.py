@@ -20,6 +20,7 @@ from lens_audio.inputs.layout import (
     check_tokens,
     expand_audio_tokens,
 )
+from lens_audio.inputs.loading import check_placeholders, clip_rows, load_clips
 from lens_audio.inputs.timing import FRAMES_PER_TOKEN, Seconds, token_spans, tokens_between
 from lens_audio.model.clips import clips_by_row
 
@@ -256,8 +257,6 @@ class AudioPrompt:
         A prompt of one row takes a clip or a list of clips, a batch a list with one entry a row.
         Raises ValueError for a prompt made from tensors, and what `model.prompt` raises.
         """
-        from lens_audio.inputs.build import check_placeholders, clip_rows, load_clips
-
         if self.texts is None:
             raise ValueError(
                 "A prompt made from tensors has no text to rebuild with other audio: make it with "

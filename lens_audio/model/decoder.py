@@ -1,4 +1,4 @@
-"""HookedTransformer: TransformerLens's class of that name, ported for the Qwen audio decoders."""
+"""The decoder: its parts, and the forward from text, tokens or a residual stream."""
 
 from typing import Any, NamedTuple
 
@@ -7,16 +7,17 @@ import torch.nn as nn
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformer_lens.utilities import get_attention_mask
 
 from lens_audio.config import DecoderConfig
 from lens_audio.model.attention import AttentionContext
 from lens_audio.model.block import TransformerBlock
 from lens_audio.model.embed import Embed, Unembed
-from lens_audio.model.generation import Generation
 from lens_audio.model.hook_point import ForwardInfo, HookPoint
+from lens_audio.model.hooked_root import HookedModule
 from lens_audio.model.kv_cache import First, KeyValueCache
 from lens_audio.model.norm import make_norm
-from lens_audio.model.rotary import ntk_alpha
+from lens_audio.model.rotary import rotation_changes
 
 RETURN_TYPES = ("logits", "loss", "both", None)
 
@@ -40,10 +41,12 @@ class Embedded(NamedTuple):
     first: First | None = None  # of a sequence that is read again
 
 
-class HookedTransformer(Generation):
-    """A decoder with HookedTransformer's hook points, names, shapes and methods; runs alone on text."""
+class Decoder(HookedModule):
+    """What HookedTransformer's mixins share: the parts of a decoder, its tokenizer and its forward."""
 
     cfg: DecoderConfig
+    blocks: Any  # a ModuleList of TransformerBlock
+    forward_info: ForwardInfo
 
     def __init__(self, cfg: DecoderConfig, tokenizer: Any = None) -> None:
         super().__init__()
@@ -54,12 +57,16 @@ class HookedTransformer(Generation):
         self.blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
         self.ln_final = make_norm(cfg)
         self.unembed = Unembed(cfg)
-        if cfg.tie_word_embeddings:
-            self.unembed.lm_head.weight = self.embed.W_E
+        self.tie_weights()
         self.setup()
         self.forward_info = ForwardInfo()
         for hook_point in self.hook_points():
             hook_point.forward_info = self.forward_info
+
+    def tie_weights(self) -> None:
+        """Make the unembedding the embedding's own weights, where the config says so."""
+        if self.cfg.tie_word_embeddings:
+            self.unembed.lm_head.weight = self.embed.W_E
 
     def forward(
         self,
@@ -99,7 +106,7 @@ class HookedTransformer(Generation):
         if return_type not in RETURN_TYPES:
             raise ValueError(f"return_type must be one of {RETURN_TYPES}, not {return_type!r}")
         if start_at_layer is None:
-            start = self._embed_input(
+            start = self.embed_input(
                 input, attention_mask, past_kv_cache, prepend_bos, padding_side
             )
         else:
@@ -165,7 +172,7 @@ class HookedTransformer(Generation):
             raise ValueError("no position has a next text token to predict, so there is no loss")
         return losses.sum() / is_target.sum()
 
-    def _embed_input(
+    def embed_input(
         self,
         input: Any,
         attention_mask: Tensor | None,
@@ -173,13 +180,17 @@ class HookedTransformer(Generation):
         prepend_bos: bool | None,
         padding_side: str | None,
     ) -> Embedded:
+        """The start of a forward of text, texts or tokens; a model that reads more overrides it.
+
+        Args: as of `forward`.
+        """
         is_texts = isinstance(input, list) and all(isinstance(text, str) for text in input)
         if isinstance(input, str) or is_texts:
             input, attention_mask = self.tokenize(input, prepend_bos, padding_side)
         tokens = self.check_tokens(input)
         if attention_mask is None and (past_kv_cache is None or not past_kv_cache.length):
             attention_mask = self.padding_mask(tokens, prepend_bos, padding_side)
-        mask = self._as_mask(attention_mask, tokens, past_kv_cache)
+        mask = self.mask_of_new(attention_mask, tokens, past_kv_cache)
         return Embedded(self.embed(tokens), tokens, mask)
 
     def _start_from(
@@ -197,7 +208,7 @@ class HookedTransformer(Generation):
             raise ValueError(
                 f"the residual stream has width {resid.shape[-1]}, not {self.cfg.d_model}"
             )
-        mask = self._as_mask(attention_mask, resid, past_kv_cache)
+        mask = self.mask_of_new(attention_mask, resid, past_kv_cache)
         return Embedded(resid.clone(), tokens, mask)  # hooks and caches must not have the caller's
 
     def _run_blocks(
@@ -223,7 +234,7 @@ class HookedTransformer(Generation):
             )
         if past_kv_cache is not None:
             new = mask if mask is not None else resid.new_ones(resid.shape[:2], dtype=torch.bool)
-            if self._rotation_changes(past_kv_cache, new):
+            if rotation_changes(self.cfg, past_kv_cache.previous_attention_mask, new):
                 return self._read_again(start, new, start_at_layer, stop_at_layer, past_kv_cache)
             mask = past_kv_cache.append_attention_mask(new)
         first = self._first(start, past_kv_cache)
@@ -259,16 +270,6 @@ class HookedTransformer(Generation):
             past.first = first
         return first
 
-    def _rotation_changes(self, past: KeyValueCache, new: Bool[Tensor, "batch new"]) -> bool:
-        """Whether a sequence so much longer has other rotary frequencies than the cached keys."""
-        mask, seq_length = past.previous_attention_mask, self.cfg.seq_length
-        if not self.cfg.use_dynamic_ntk or seq_length is None or mask is None:
-            return False
-        if mask.shape[1] + new.shape[1] <= seq_length:
-            return False
-        before, after = mask.sum(1), mask.sum(1) + new.sum(1)
-        return not torch.equal(ntk_alpha(self.cfg, before), ntk_alpha(self.cfg, after))
-
     def _read_again(
         self,
         start: Embedded,
@@ -296,7 +297,7 @@ class HookedTransformer(Generation):
             past.replace_by(fresh)
         return resid
 
-    def _apply(self, *args: Any, **kwargs: Any) -> "HookedTransformer":
+    def _apply(self, *args: Any, **kwargs: Any) -> "Decoder":
         """What `.to`, `.half`, `.cuda` and their kin do, with the config told of it."""
         super()._apply(*args, **kwargs)
         weight = self.embed.W_E
@@ -304,6 +305,82 @@ class HookedTransformer(Generation):
             if cfg is not None:
                 cfg.device, cfg.dtype = str(weight.device), weight.dtype
         return self
+
+    @property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer.
+
+        Raises:
+            ValueError: where the checkpoint came without one.
+        """
+        if self._tokenizer is None:
+            raise ValueError(
+                "this model has no tokenizer: its checkpoint lacks tokenizer.json and "
+                "tokenizer_config.json (or, of the first generation, qwen.tiktoken). Add them, or "
+                "pass tokens"
+            )
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def set_tokenizer(self, tokenizer: Any, default_padding_side: str | None = None) -> None:
+        """Use this transformers tokenizer."""
+        self._tokenizer = tokenizer
+        if default_padding_side is not None:
+            tokenizer.padding_side = default_padding_side
+
+    def special_token(self, name: str) -> int | None:
+        """The tokenizer's token of a kind, such as "pad" or "eos"; None where it has none."""
+        return getattr(self._tokenizer, f"{name}_token_id", None)
+
+    def tokenize(
+        self,
+        text: str | list[str],
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+    ) -> tuple[Int[Tensor, "batch pos"], Tensor]:
+        """Tokens and their attention mask, on the model's device."""
+        if self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos:
+            bos = self.tokenizer.bos_token
+            if bos is None:
+                raise ValueError("prepend_bos=True, but this tokenizer has no BOS token")
+            text = bos + text if isinstance(text, str) else [bos + t for t in text]
+        texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise ValueError("an empty list of texts; give at least one")
+        with self.lock:  # a fast tokenizer serves one thread at a time
+            encoded = self.tokenizer(
+                texts,
+                return_tensors="pt",
+                padding=True,
+                padding_side=padding_side or self.tokenizer.padding_side,
+            )
+        tokens = encoded["input_ids"].long().to(self.device)
+        return tokens, encoded["attention_mask"].bool().to(self.device)
+
+    def padding_mask(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+    ) -> Bool[Tensor, "batch pos"] | None:
+        """Where tokens are no padding, by HookedTransformer's rule; None where nothing is padding.
+
+        Padding is the run of pad tokens that opens a row (with `padding_side`, or else the
+        tokenizer's, "right": that ends it). With `prepend_bos` and a BOS token that is the pad token
+        too, the last of the run is the BOS. A row of pad tokens alone is all real.
+        """
+        pad = self.special_token("pad")
+        if pad is None:
+            return None
+        is_pad = tokens == pad
+        if not torch.compiler.is_compiling() and not bool(is_pad.any()):
+            return None
+        bos = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
+        mask = get_attention_mask(self._tokenizer, tokens, bos, padding_side).bool()
+        return mask | is_pad.all(1, keepdim=True)
 
     def check_tokens(self, tokens: Any) -> Int[Tensor, "batch pos"]:
         """Tokens on the model's device, [batch, pos]; a single row may come without its batch.
@@ -329,10 +406,14 @@ class HookedTransformer(Generation):
                 )
         return tokens.long().to(self.embed.W_E.device)
 
-    def _as_mask(
+    def mask_of_new(
         self, attention_mask: Tensor | None, x: Tensor, past_kv_cache: KeyValueCache | None
     ) -> Bool[Tensor, "batch pos"] | None:
-        """The mask of the new positions; one that covers the past too is cut to them."""
+        """The attention mask of the new positions x; one that covers the past too is cut to them.
+
+        Raises:
+            ValueError: for a mask of another shape.
+        """
         if attention_mask is None:
             return None
         n_past = past_kv_cache.length if past_kv_cache is not None else 0

@@ -12,10 +12,9 @@ from transformer_lens.utilities import sample_logits
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from lens_audio.model.activation_cache import ActivationCache
-from lens_audio.model.hook_point import ForwardInfo
+from lens_audio.model.decoder import Decoder
 from lens_audio.model.hooked_root import NamesFilter
 from lens_audio.model.kv_cache import KeyValueCache
-from lens_audio.model.text import TextHelpers
 from lens_audio.progress_bar import ProgressBar
 
 
@@ -57,11 +56,8 @@ class Decoding:
         ).to(logits.device)
 
 
-class Generation(TextHelpers):
+class Generation(Decoder):
     """`generate` and `generate_stream` of the decoder."""
-
-    forward_info: ForwardInfo
-    check_tokens: Any
 
     def generate(
         self,
@@ -205,7 +201,7 @@ class Generation(TextHelpers):
         run: dict[str, Any] = {"attention_mask": attention_mask, "past_kv_cache": past}
         if caches is None:
             return self(inputs, logits_to_keep=1, **run)[:, -1]
-        selects = self._names_selected(names_filter)
+        selects = self.names_selected(names_filter)
         wants_logits = selects("unembed.hook_in") or selects("unembed.hook_out")
         found: Any = self.run_with_cache(
             inputs, names_filter=names_filter, logits_to_keep=0 if wants_logits else 1, **run
@@ -244,7 +240,7 @@ class Generation(TextHelpers):
     ) -> Decoding:
         ids = [] if eos is None else _token_ids(eos)
         ids = ids or list(getattr(self.cfg, "eos_token_ids", []))
-        eos_of_text = getattr(self._tokenizer, "eos_token_id", None)
+        eos_of_text = self.special_token("eos")
         if stop_at_eos and not ids and eos_of_text is not None:
             ids = [eos_of_text]
         return Decoding(
@@ -253,8 +249,7 @@ class Generation(TextHelpers):
 
     def _pad_token(self) -> int:
         pad = getattr(self.cfg, "pad_token_id", None)
-        if pad is None and self._tokenizer is not None:
-            pad = self._tokenizer.pad_token_id
+        pad = self.special_token("pad") if pad is None else pad
         return 0 if pad is None else pad
 
     def _decode(self, rows: "Rows", new: Tensor, single: bool) -> str | list[str]:

@@ -1,13 +1,15 @@
 """TransformerLens's HookPoint, which also knows its layer in the encoder, and the forward it is in."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import transformer_lens.hook_points
 from jaxtyping import Bool
 from torch import Tensor
+from transformer_lens.hook_points import LensHandle
 
 
 @dataclass
@@ -66,6 +68,25 @@ class HookPoint(transformer_lens.hook_points.HookPoint):
         What arrives here may belong to the caller, to a cache, or to another hook point.
         """
         return x.clone() if self.may_be_edited else x
+
+    @contextmanager
+    def set_aside(self, keeps: Callable[[LensHandle], bool]) -> Iterator[None]:
+        """Inside, only the hooks that `keeps` selects are set; afterwards all are back as they were."""
+        handles = self.fwd_hooks, self.bwd_hooks
+        functions = self._forward_hooks, self._backward_hooks
+        contents = [dict(each) for each in functions]
+        self.fwd_hooks, self.bwd_hooks = ([h for h in each if keeps(h)] for each in handles)
+        kept = {handle.hook.id for handle in (*self.fwd_hooks, *self.bwd_hooks)}
+        for each in functions:  # the same dictionaries, which the handles refer to
+            for number in each.keys() - kept:
+                del each[number]
+        try:
+            yield
+        finally:
+            self.fwd_hooks, self.bwd_hooks = handles
+            for each, content in zip(functions, contents, strict=True):
+                each.clear()
+                each.update(content)
 
     def layer(self) -> int:
         """The layer of `blocks.{l}.…` and of `audio_encoder.blocks.{l}.…`.

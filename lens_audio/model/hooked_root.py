@@ -4,7 +4,7 @@ import difflib
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy, deepcopy
 from functools import partial
 from typing import Any
@@ -115,24 +115,10 @@ class HookedModule(HookedRootModule):
     @contextmanager
     def _set_aside(self, keeps: Callable[[LensHandle], bool]) -> Iterator[None]:
         """Take off the hooks that `keeps` does not select; afterwards all are back as they were."""
-        before = []
-        for point in self.hook_points():
-            handles = point.fwd_hooks, point.bwd_hooks
-            functions = point._forward_hooks, point._backward_hooks
-            before.append((point, handles, functions, [dict(each) for each in functions]))
-            point.fwd_hooks, point.bwd_hooks = ([h for h in each if keeps(h)] for each in handles)
-            kept = {handle.hook.id for handle in (*point.fwd_hooks, *point.bwd_hooks)}
-            for each in functions:  # the same dictionaries, which the handles refer to
-                for number in each.keys() - kept:
-                    del each[number]
-        try:
+        with ExitStack() as stack:
+            for point in self.hook_points():
+                stack.enter_context(point.set_aside(keeps))
             yield
-        finally:
-            for point, handles, functions, contents in before:
-                point.fwd_hooks, point.bwd_hooks = handles
-                for each, content in zip(functions, contents, strict=True):
-                    each.clear()
-                    each.update(content)
 
     def check_no_hooks(self) -> None:
         """Refuse hooks on the model, or a steering attached, where the plain model is measured.
@@ -238,7 +224,7 @@ class HookedModule(HookedRootModule):
         Raises:
             ValueError: for a name that no hook point has; with `remove_batch_dim` for several rows.
         """
-        selected = self._names_selected(names_filter)
+        selected = self.names_selected(names_filter)
         with self.lock:
             out, activations = super().run_with_cache(*args, names_filter=selected, **kwargs)
             clips_by_row = None if self.forward_info is None else self.forward_info.clips_by_row
@@ -261,7 +247,7 @@ class HookedModule(HookedRootModule):
         TransformerLens slices the encoder's frames with it too, and the heads of `hook_rot_q`.
         """
         cache = {} if cache is None else cache
-        selected = self._names_selected(names_filter)
+        selected = self.names_selected(names_filter)
         sliced = Slice.unwrap(pos_slice)
 
         def save(tensor: torch.Tensor, hook: Any, key: str) -> None:
@@ -308,7 +294,7 @@ class HookedModule(HookedRootModule):
         if wanted and other:
             raise ValueError("use_attn_in and use_split_qkv_input exclude each other; turn one off")
 
-    def _names_selected(self, names_filter: NamesFilter) -> Callable[[str], bool]:
+    def names_selected(self, names_filter: NamesFilter) -> Callable[[str], bool]:
         """The filter as a function that leaves out the hooks whose flag is off."""
         if names_filter is None:
             return lambda name: self._missing_flag(name) is None

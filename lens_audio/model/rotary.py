@@ -7,7 +7,7 @@ its own code defines: dynamic NTK scaling of the rotary base, and log-n scaling 
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_audio.config import BlockConfig
@@ -31,6 +31,22 @@ def rotary_base(cfg: BlockConfig, lengths: Int[Tensor, " batch"]) -> Float[Tenso
     """
     alpha = ntk_alpha(cfg, lengths)[:, None, None]
     return cfg.rotary_base * alpha ** (cfg.d_head / (cfg.d_head - 2))
+
+
+def rotation_changes(
+    cfg: BlockConfig, past: Bool[Tensor, "_ past"] | None, new: Bool[Tensor, "_ new"]
+) -> bool:
+    """Whether a sequence longer by `new` has other rotary frequencies than the keys of its past.
+
+    Args:
+        past, new: [batch, pos], where tokens are no padding (another batch is refused later).
+    """
+    if not cfg.use_dynamic_ntk or cfg.seq_length is None or past is None:
+        return False
+    if past.shape[1] + new.shape[1] <= cfg.seq_length:
+        return False
+    before, after = past.sum(1), past.sum(1) + new.sum(1)
+    return not torch.equal(ntk_alpha(cfg, before), ntk_alpha(cfg, after))
 
 
 def logn_scale(

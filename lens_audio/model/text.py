@@ -4,93 +4,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.utilities import get_attention_mask
 
-from lens_audio.config import DecoderConfig
-from lens_audio.model.weights import WeightViews
+from lens_audio.model.decoder import Decoder
 
 TokensLike = Tensor | np.ndarray | list[int]
 
 
-class TextHelpers(WeightViews):
+class TextHelpers(Decoder):
     """`to_tokens`, `to_string` and their kin. They need a tokenizer; nothing else does."""
-
-    cfg: DecoderConfig
-    _tokenizer: Any = None
-
-    @property
-    def tokenizer(self) -> Any:
-        """The checkpoint's tokenizer.
-
-        Raises:
-            ValueError: where the checkpoint came without one.
-        """
-        if self._tokenizer is None:
-            raise ValueError(
-                "this model has no tokenizer: its checkpoint lacks tokenizer.json and "
-                "tokenizer_config.json (or, of the first generation, qwen.tiktoken). Add them, or "
-                "pass tokens"
-            )
-        return self._tokenizer
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def set_tokenizer(self, tokenizer: Any, default_padding_side: str | None = None) -> None:
-        """Use this transformers tokenizer."""
-        self._tokenizer = tokenizer
-        if default_padding_side is not None:
-            tokenizer.padding_side = default_padding_side
-
-    def tokenize(
-        self,
-        text: str | list[str],
-        prepend_bos: bool | None = None,
-        padding_side: str | None = None,
-    ) -> tuple[Int[Tensor, "batch pos"], Tensor]:
-        """Tokens and their attention mask, on the model's device."""
-        if self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos:
-            bos = self.tokenizer.bos_token
-            if bos is None:
-                raise ValueError("prepend_bos=True, but this tokenizer has no BOS token")
-            text = bos + text if isinstance(text, str) else [bos + t for t in text]
-        texts = [text] if isinstance(text, str) else list(text)
-        if not texts:
-            raise ValueError("an empty list of texts; give at least one")
-        with self.lock:  # a fast tokenizer serves one thread at a time
-            encoded = self.tokenizer(
-                texts,
-                return_tensors="pt",
-                padding=True,
-                padding_side=padding_side or self.tokenizer.padding_side,
-            )
-        tokens = encoded["input_ids"].long().to(self.device)
-        return tokens, encoded["attention_mask"].bool().to(self.device)
-
-    def padding_mask(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        prepend_bos: bool | None = None,
-        padding_side: str | None = None,
-    ) -> Bool[Tensor, "batch pos"] | None:
-        """Where tokens are no padding, by HookedTransformer's rule; None where nothing is padding.
-
-        Padding is the run of pad tokens that opens a row (with `padding_side`, or else the
-        tokenizer's, "right": that ends it). With `prepend_bos` and a BOS token that is the pad token
-        too, the last of the run is the BOS. A row of pad tokens alone is all real.
-        """
-        pad = getattr(self._tokenizer, "pad_token_id", None)
-        if pad is None:
-            return None
-        is_pad = tokens == pad
-        if not torch.compiler.is_compiling() and not bool(is_pad.any()):
-            return None
-        bos = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
-        mask = get_attention_mask(self._tokenizer, tokens, bos, padding_side).bool()
-        return mask | is_pad.all(1, keepdim=True)
 
     def to_tokens(
         self,
@@ -185,5 +108,5 @@ class TextHelpers(WeightViews):
         """
         if isinstance(tokens, str):
             tokens = self.to_single_token(tokens)
-        ids = torch.as_tensor(tokens, device=self.W_U.device)
-        return self.W_U.T[ids.squeeze() if ids.numel() == 1 else ids] * self.ln_final.w
+        ids = torch.as_tensor(tokens, device=self.unembed.W_U.device)
+        return self.unembed.W_U.T[ids.squeeze() if ids.numel() == 1 else ids] * self.ln_final.w

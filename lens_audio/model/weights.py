@@ -1,29 +1,20 @@
 """TransformerLens's views of the weights: `model.W_Q`, `model.OV`, `tl_parameters()`, …"""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import FactoredMatrix
 from transformer_lens.utilities import composition_scores
 
-from lens_audio.model.embed import Embed, Unembed
-from lens_audio.model.hooked_root import HookedModule
-from lens_audio.model.norm import RMSNorm
+from lens_audio.model.decoder import Decoder
 
 
-class WeightViews(HookedModule):
+class WeightViews(Decoder):
     """The stacked weights of a decoder in TransformerLens's shapes, computed on access.
 
     A layer's own (`blocks[l].attn.W_Q`) are views of the stored weights; the stacks are copies.
     Grouped keys and values are shown once for each query head, as TransformerLens does.
     """
-
-    embed: Embed
-    unembed: Unembed
-    blocks: Any  # a ModuleList of TransformerBlock
-    ln_final: RMSNorm
 
     def _stack(self, part: str, name: str) -> Tensor:
         return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])

@@ -13,31 +13,32 @@ positions it is added at change. Without audio s is 0 and nothing changes at all
 """
 
 import os
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.analysis.attention import audio_attention, audio_mass
-from lens_audio.analysis.listening import Head, Specialists, check_heads, listening_score
+from lens_audio.analysis.listening import Specialists, listening_score
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.fingerprint import as_json, versions
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 from lens_audio.model.hook_point import ForwardInfo
+from lens_audio.steering import hf
+from lens_audio.steering.settings import AudioSilenceSettings, added, steps
 from lens_audio.steering.sides import Silences, both_sides, last_positions
-from lens_audio.steering.storage import check_fits, load, model_facts, save
+from lens_audio.steering.storage import load, model_facts, save
 
 KIND = "AudioSilenceSteering"
-ADAPTIVE = ("constant", "listening", "confidence")
 
 
 @dataclass(frozen=True, eq=False)
-class AudioSilenceSteering:
+class AudioSilenceSteering(AudioSilenceSettings):
     """What to add, and how much of it.
 
     Args:
@@ -50,23 +51,6 @@ class AudioSilenceSteering:
             over a calibration set. Prompts without audio stay unchanged under it too.
         provenance: model, data, split, seed, versions; `model` is checked on attaching.
     """
-
-    heads: Sequence[Head]
-    beta: float | int = 1.0
-    adaptive: str = "constant"
-    direction: Float[Tensor, " d_model"] | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple((int(l), int(h)) for l, h in self.heads))
-        if not self.heads:
-            raise ValueError("no specialist heads; give at least one (layer, head) pair")
-        if not torch.tensor(float(self.beta)).isfinite():
-            raise ValueError(f"beta must be a finite number, not {self.beta}")
-        if self.adaptive not in ADAPTIVE:
-            raise ValueError(f"adaptive must be one of {ADAPTIVE}, not {self.adaptive!r}")
-        if self.direction is not None and not bool(self.direction.isfinite().all()):
-            raise ValueError("the direction has NaN or infinite entries")
 
     @classmethod
     def of(
@@ -86,11 +70,6 @@ class AudioSilenceSteering:
         data = {"calibration_ids": specialists.calibration_ids, "seed": specialists.seed}
         provenance = {"model": model_facts(model), "data": data, "versions": versions()}
         return cls(tuple(specialists.heads), beta, provenance=provenance, **options)
-
-    @property
-    def layers(self) -> list[int]:
-        """L(S): the layers that hold specialists, ascending."""
-        return sorted({layer for layer, _ in self.heads})
 
     def with_beta(self, beta: float | int) -> "AudioSilenceSteering":
         """The same steering with another strength."""
@@ -138,9 +117,7 @@ class AudioSilenceSteering:
 
     def attach_to_hf(self, hf_model: Any) -> AbstractContextManager[Any]:
         """The same steering on a plain transformers model; see `steering.hf.attached`."""
-        from lens_audio.steering.hf import attached
-
-        return attached(self, hf_model)
+        return hf.attached(self, hf_model)
 
     def check(self, model: Any) -> None:
         """Refuse a model that this steering does not fit.
@@ -149,15 +126,6 @@ class AudioSilenceSteering:
             ValueError: for other sizes than it was made on, or heads that do not exist.
         """
         self.check_sizes(model_facts(model))
-
-    def check_sizes(self, sizes: dict[str, Any]) -> None:
-        """`check` against `n_layers`, `n_heads` and `d_model` alone."""
-        check_fits(self.provenance.get("model") or {}, sizes, "this steering")
-        check_heads(self.heads, sizes["n_layers"], sizes["n_heads"])
-        if self.direction is not None and len(self.direction) != sizes["d_model"]:
-            raise ValueError(
-                f"the direction has width {len(self.direction)}, this model {sizes['d_model']}"
-            )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; all but the fixed direction is in its metadata."""
@@ -185,41 +153,6 @@ class AudioSilenceSteering:
         if model is not None:
             steering.check(model)
         return steering
-
-
-def steps(
-    steering: AudioSilenceSteering,
-    s: Float[Tensor, "batch d_model"],
-    score: Float[Tensor, " batch"] | None,
-    logits: Callable[[], Float[Tensor, "batch d_vocab"]],
-) -> Float[Tensor, "batch d_model"]:
-    """beta · s, adapted to each row by its listening score or its unsteered next-token logits."""
-    factor = torch.ones(len(s), device=s.device)
-    if steering.adaptive == "listening":
-        assert score is not None
-        factor = 1 - score
-    elif steering.adaptive == "confidence":
-        factor = 1 - confidence(logits())
-    return steering.beta * factor[:, None].to(s) * s
-
-
-def confidence(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes"]:
-    """The probability of the likeliest next token."""
-    return logits.float().softmax(-1).amax(-1)
-
-
-def added(
-    after: Float[Tensor, "batch pos d_model"],
-    step: Float[Tensor, "batch d_model"],
-    positions: Bool[Tensor, "#batch pos"],
-) -> Float[Tensor, "batch pos d_model"]:
-    """The final representation with beta · s added at these positions."""
-    if len(step) != len(after):
-        raise ValueError(
-            f"steering knows {len(step)} prompts, but {len(after)} rows continue them; continue "
-            "the batch that was read last"
-        )
-    return torch.where(positions[..., None], after + step[:, None].to(after), after)
 
 
 class _Attached:

@@ -22,8 +22,8 @@ from lens_audio.analysis.listening import (
     correlate,
     listening_score,
 )
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.fingerprint import versions
-from lens_audio.model import HookedAudioTransformer
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.knockout import random_heads
 from lens_audio.steering.readings import Readings, read

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -10,19 +10,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from lens_audio.analysis.attention import _pattern_rows as pattern_rows
+from lens_audio.analysis.attention import pattern_rows
 from lens_audio.inputs import n_audio_tokens
+from lens_audio.steering.settings import AudioSilenceSettings, added, steps
 from lens_audio.steering.sides import last_positions
-
-if TYPE_CHECKING:
-    from lens_audio.steering.audio_silence import AudioSilenceSteering
 
 # Whisper's log-mel of digital silence: log10 of its floor 1e-10, then (x + 4) / 4.
 SILENT_LOG_MEL = -1.5
 
 
 @contextmanager
-def attached(steering: "AudioSilenceSteering", hf_model: Any) -> Iterator[Any]:
+def attached(steering: AudioSilenceSettings, hf_model: Any) -> Iterator[Any]:
     """Inside, `hf_model(...)` and `hf_model.generate(...)` are steered, s computed by hf_model.
 
     Args:
@@ -62,7 +60,7 @@ class _Enough(Exception):
 class _AttachedToHf:
     """Steering while attached to a transformers model."""
 
-    def __init__(self, steering: "AudioSilenceSteering", hf_model: Any) -> None:
+    def __init__(self, steering: AudioSilenceSettings, hf_model: Any) -> None:
         self.steering, self.hf_model = steering, hf_model
         self.decoder = hf_model.model.language_model
         self.silences: dict[int, Tensor] = {}  # by length in mel frames
@@ -94,8 +92,6 @@ class _AttachedToHf:
 
     def add(self, module: nn.Module, args: tuple, output: Any) -> Any:
         """After the last layer: add beta · s."""
-        from lens_audio.steering.audio_silence import added, steps
-
         if self.is_computing or self.s is None or self.mask is None:
             return None
         after = output[0] if isinstance(output, tuple) else output

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lens_audio.analysis.dataset import batches, check_items, choice_logits, first_tokens, labelled
 from lens_audio.analysis.listening import Head, Interval, check_heads
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.hooks.selection import Hook
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer, KeyValueCache
+from lens_audio.model import KeyValueCache
 from lens_audio.steering.statistics import over_draws, paired_difference, wilson
 
 

@@ -23,9 +23,10 @@ from lens_audio.analysis.dataset import (
     labelled,
 )
 from lens_audio.analysis.listening import Head, listening_score
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
-from lens_audio.steering.audio_silence import AudioSilenceSteering, confidence, steps
+from lens_audio.steering.audio_silence import AudioSilenceSteering
+from lens_audio.steering.settings import confidence, steps
 from lens_audio.steering.sides import Silences, last_residuals, silent_side
 
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.inputs import AudioPrompt, n_audio_tokens
-from lens_audio.model import HookedAudioTransformer
 
 KEPT_LENGTHS = 64  # silences kept; 30 s of the 7B model in bfloat16 is 6 MB
 

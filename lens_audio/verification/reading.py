@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig
 
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.config import AudioModelConfig, n_audio_tokens, n_encoder_frames
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 
 LOGITS = "logits"
 ENCODER_OUT, PROJECTOR_OUT = "audio_encoder.hook_out", "audio_projector.hook_out"

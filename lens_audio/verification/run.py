@@ -13,7 +13,7 @@ from importlib.metadata import version
 import torch
 import transformers
 
-from lens_audio.checkpoints import load_pretrained
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.checkpoints.pretrained import (
     Checkpoint,
     open_checkpoint,
@@ -24,7 +24,6 @@ from lens_audio.checkpoints.shards import file_hash, stored_tensors
 from lens_audio.checkpoints.tensors import checked
 from lens_audio.config import AudioModelConfig
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model import HookedAudioTransformer
 from lens_audio.verification.comparing import (
     RULE,
     Apart,
@@ -67,7 +66,7 @@ def verify(
     against: Path | None = None,
     n_tokens: int = 32,
     quick: bool = False,
-    load: Callable[..., HookedAudioTransformer] = load_pretrained,
+    load: Callable[..., HookedAudioTransformer] = HookedAudioTransformer.from_pretrained,
     say: Callable[[str], object] = lambda text: None,
 ) -> Verification:
     """Run a checkpoint in transformers and in lens_audio, and compare by `comparing.RULE`.
@@ -80,7 +79,7 @@ def verify(
     that all of this is finite, and that tokens come, is all that is checked.
 
     Args:
-        device, dtype: as of `load_pretrained`, for both.
+        device, dtype: as of `from_pretrained`, for both.
         against: another checkpoint of the same sizes, which transformers loads instead: a copy
             that was converted, or the weights before a change.
         n_tokens: how many greedy tokens; fewer where the context has no room for so many.
@@ -98,7 +97,7 @@ def verify(
         raise ValueError(f"{path_or_hub_id} and {against} are of different sizes")
     wanted = resolve_dtype(dtype, checkpoint.config) or stored_dtype(checkpoint)
     with _named("lens_audio", path_or_hub_id):
-        processor, _ = checkpoint.family.read_processor(checkpoint.folder, checkpoint.cfg)
+        processor, _ = checkpoint.read_processor()
     made = make_prompts(checkpoint.cfg, processor)
     if quick:
         made = dict(list(made.items())[:1])
@@ -211,14 +210,14 @@ def describe(
         "dtype": str(dtype).removeprefix("torch."),
         "architecture": checkpoint.family.architecture,
         "sizes": sizes(checkpoint.cfg),
-        "sha256": {path.name: file_hash(path) for path in checkpoint.places},
+        "sha256": {path.name: file_hash(path) for path in checkpoint.shapes},
         "rule": RULE,
         "prompts_of": "sounds" if has_processor else "noise, as the folder has no processor",
     }
     if checkpoint.folder.parent.name == "snapshots":  # of the hub's cache
         facts["revision"] = checkpoint.folder.name
     if other is not checkpoint:
-        facts["sha256_in_transformers"] = {path.name: file_hash(path) for path in other.places}
+        facts["sha256_in_transformers"] = {path.name: file_hash(path) for path in other.shapes}
     return facts
 
 
@@ -235,7 +234,7 @@ def sizes(cfg: AudioModelConfig) -> Json:
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """What the first weight is stored as, which all are loaded as by default."""
     with _named("lens_audio", checkpoint.folder):
-        name, weight = next(stored_tensors(next(iter(checkpoint.places)), torch.device("cpu")))
+        name, weight = next(stored_tensors(next(iter(checkpoint.shapes)), torch.device("cpu")))
         return checked(name, weight).dtype
 
 
@@ -248,7 +247,9 @@ def peak_memory(device: torch.device) -> float:
 
 def _opened(path: Path) -> Checkpoint:
     with _named("lens_audio", path):
-        return open_checkpoint(path)
+        checkpoint = open_checkpoint(path)
+        checkpoint.match(HookedAudioTransformer.without_weights(checkpoint.cfg))
+    return checkpoint
 
 
 @contextmanager

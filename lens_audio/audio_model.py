@@ -1,10 +1,15 @@
-"""HookedAudioTransformer: the decoder with a fully hooked audio encoder in front."""
+"""HookedAudioTransformer: the decoder with a fully hooked audio encoder in front.
+
+Above `model`, `inputs` and `checkpoints`: it runs what the first holds, on what the second makes,
+with the weights that the third reads.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,10 +18,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lens_audio.checkpoints import hf
+from lens_audio.checkpoints.pretrained import fill, open_checkpoint, resolve_device
 from lens_audio.config import AudioModelConfig, n_audio_tokens
+from lens_audio.inputs import AudioPrompt, build_prompt
+from lens_audio.model import HookedTransformer
 from lens_audio.model.audio_encoder import HookedAudioEncoder
 from lens_audio.model.clips import clips_by_row
-from lens_audio.model.decoder import Embedded, HookedTransformer
+from lens_audio.model.decoder import Embedded
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCache
 
@@ -75,37 +84,80 @@ class HookedAudioTransformer(HookedTransformer):
         self._listening: Listening | None = None
         self.setup()
 
-    # The next three reach into the rooms that build on this one, so they import when called.
-
     @classmethod
     def from_pretrained(
         cls,
         path_or_hub_id: str | os.PathLike[str],
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
-        **kwargs: Any,
+        *,
+        revision: str | None = None,
+        verbose: bool = True,
     ) -> "HookedAudioTransformer":
-        """Load a checkpoint folder or a hub id; see `lens_audio.checkpoints.load_pretrained`."""
-        from lens_audio.checkpoints import load_pretrained
+        """Load a checkpoint of one of the `FAMILIES`, such as `Qwen/Qwen2-Audio-7B-Instruct`.
 
-        return load_pretrained(path_or_hub_id, device=device, dtype=dtype, **kwargs)
+        The config's fields and all names and shapes are checked before the first tensor is read,
+        and every value while it is. No remote code is run, and no pickle that holds anything but
+        tensors is opened.
+
+        Args:
+            path_or_hub_id: a folder with config.json and *.safetensors or pytorch_model*.bin
+                (sharded or not), or a hub id.
+            device: by default the GPU if there is one.
+            dtype: a torch dtype or its name, such as "bfloat16"; "auto" is the one that config.json
+                names. By default, and where it names none, the one the weights are stored in.
+            revision: the hub's branch, tag or commit.
+            verbose: show a progress bar.
+
+        Raises:
+            FileNotFoundError: if there is no such folder or hub id, or no weights in it.
+            ValueError: for another architecture, a field of config.json that no model can have, a
+                device that does not exist, or a missing, extra, misshapen, quantised or unreadable
+                tensor, or one with NaN or infinite values, each named.
+        """
+        target = resolve_device(device)
+        checkpoint = open_checkpoint(path_or_hub_id, revision)
+        model = cls.without_weights(checkpoint.cfg)
+        fill(model, checkpoint, target, dtype, verbose)
+        model.cfg.model_name = Path(path_or_hub_id).name
+        model.processor, model.tokenizer = checkpoint.read_processor()
+        return model.eval()
 
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedAudioTransformer":
-        """Wrap an in-memory transformers model, sharing its weights; see `checkpoints.from_hf`."""
-        from lens_audio.checkpoints import from_hf
+        """A HookedAudioTransformer over the weights of a `Qwen2AudioForConditionalGeneration`.
 
-        return from_hf(hf_model, processor)
+        Nothing is copied: a change to one model's weights is a change to the other's. A subclass is
+        accepted if it computes what its parent does. Hooks that are set on the transformers model
+        are not taken over.
+
+        Args:
+            processor: the checkpoint's `Qwen2AudioProcessor`, for `prompt` and the text helpers.
+
+        Raises:
+            ValueError: for another architecture, or a model that computes something else than its
+                weights alone say (an adapter in place, a class or an instance with a forward of its
+                own); for weights that are offloaded, quantised, of several dtypes, on several
+                devices, NaN or infinite. Each is named, with the way out.
+        """
+        model = cls.without_weights(hf.read_config(hf_model))
+        hf.share_weights(hf_model, model)
+        model.processor, model.tokenizer = processor, getattr(processor, "tokenizer", None)
+        return model.eval()
+
+    @classmethod
+    def without_weights(cls, cfg: AudioModelConfig) -> "HookedAudioTransformer":
+        """A model of these sizes on the meta device: names and shapes, and no memory."""
+        with torch.device("meta"):
+            return cls(cfg)
 
     def prompt(
         self, question: str | list[str] | None = None, audio: Any = None, **kwargs: Any
-    ) -> Any:
+    ) -> AudioPrompt:
         """A question, or several, with audio, as an AudioPrompt; see `inputs.build_prompt`.
 
         Conversations are `messages=`, a forced beginning of the answer is `prefix=`.
         """
-        from lens_audio.inputs import build_prompt
-
         with self.lock:  # a fast tokenizer serves one thread at a time
             return build_prompt(self.processor, question, audio, device=self.device, **kwargs)
 
@@ -135,7 +187,7 @@ class HookedAudioTransformer(HookedTransformer):
         longest = int(n_audio_tokens(mel_lengths).max())
         return self.hook_audio_embed(self.audio_projector(encoded)[:, :longest])
 
-    def _embed_input(
+    def embed_input(
         self,
         input: Any,
         attention_mask: Tensor | None,
@@ -143,6 +195,7 @@ class HookedAudioTransformer(HookedTransformer):
         prepend_bos: bool | None,
         padding_side: str | None,
     ) -> Embedded:
+        """The start of a forward, also of a prompt, and of tokens inside `listening_to`."""
         if hasattr(input, "audio_mask"):
             if past_kv_cache is not None and past_kv_cache.length:
                 raise ValueError(
@@ -152,7 +205,7 @@ class HookedAudioTransformer(HookedTransformer):
         is_first = past_kv_cache is None or past_kv_cache.length == 0
         if self._listening is not None and isinstance(input, Tensor) and is_first:
             return self._embed_listened(self._listening, input, attention_mask)
-        return super()._embed_input(input, attention_mask, past_kv_cache, prepend_bos, padding_side)
+        return super().embed_input(input, attention_mask, past_kv_cache, prepend_bos, padding_side)
 
     def _embed_prompt(
         self, prompt: AudioInput, attention_mask: Tensor | None, audio_embed: Tensor | None
@@ -160,24 +213,33 @@ class HookedAudioTransformer(HookedTransformer):
         tokens = self.check_tokens(prompt.tokens)
         audio_mask = prompt.audio_mask.to(tokens.device)
         given = prompt.attention_mask if attention_mask is None else attention_mask
-        mask = self._as_mask(given, tokens, None)
+        mask = self.mask_of_new(given, tokens, None)
         resid = self.embed_text(tokens, audio_mask)
         if prompt.mel is not None and prompt.mel_lengths is not None:
             if audio_embed is None:
                 audio_embed = self.embed_audio(prompt.mel, prompt.mel_lengths)
-            resid = self._write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
+            resid = self.write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
         elif bool(audio_mask.any()):
             raise ValueError("the prompt has audio tokens but no mel spectrogram")
         clips = clips_by_row(audio_mask, prompt.mel_lengths)
         return Embedded(resid, tokens, mask, audio_mask, clips, prompt)
 
-    def _write_audio(
+    def write_audio(
         self,
         resid: Float[Tensor, "batch pos d_model"],
         audio_embed: Float[Tensor, "audio token d_model"],
         audio_mask: Bool[Tensor, "batch pos"],
         mel_lengths: Int[Tensor, " audio"],
     ) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream with the clips' embeddings in the places of the audio tokens.
+
+        Args:
+            audio_embed: of every clip, padded to one length, as `embed_audio` gives it; clips in row
+                order.
+
+        Raises:
+            ValueError: for other places than the clips make tokens.
+        """
         lengths = n_audio_tokens(mel_lengths.to(resid.device))
         n_places, n_tokens = int(audio_mask.sum()), int(lengths.sum())
         if n_places != n_tokens:

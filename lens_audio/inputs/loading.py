@@ -1,0 +1,77 @@
+"""The clips of prompts: which are of which row, as many as placeholders, as waveforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lens_audio.inputs.audio import Rate, is_clip, load_audio
+from lens_audio.inputs.timing import Seconds
+
+
+def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
+    """The clips of each row. `n_rows` is None for one prompt that is not in a list."""
+    if audio is None:
+        return [[] for _ in range(n_rows or 1)]
+    if not is_clip(audio) and not isinstance(audio, (list, tuple)):
+        raise TypeError(
+            f"audio must be a path, an open binary file, bytes, an array, a tensor, a pair "
+            f"(array, rate), a dict with 'array' and 'sampling_rate' or a list of them, "
+            f"not {type(audio).__name__}."
+        )
+    if n_rows is None:
+        return [[audio] if is_clip(audio) else list(audio)]
+    if is_clip(audio) or len(audio) != n_rows:
+        found = "one clip" if is_clip(audio) else f"{len(audio)} entries"
+        raise ValueError(
+            f"{n_rows} prompts and {found} of audio: give a list with one entry a prompt, each a "
+            f"clip, None or a list of clips."
+        )
+    rows: list[list[Any]] = []
+    for entry in audio:
+        several = isinstance(entry, (list, tuple)) and not is_clip(entry)
+        rows.append([] if entry is None else list(entry) if several else [entry])
+    return rows
+
+
+def check_placeholders(texts: Sequence[str], rows: Sequence[Sequence[Any]], processor: Any) -> None:
+    """ValueError unless each text holds one audio placeholder for each of its row's clips."""
+    audio_token = processor.audio_token
+    for row, (text, clips) in enumerate(zip(texts, rows, strict=True)):
+        found = text.count(audio_token)
+        if found != len(clips):
+            raise ValueError(
+                f"Prompt {row} holds {found} {audio_token} placeholders and has {len(clips)} "
+                f"clips: write {processor.audio_bos_token}{audio_token}{processor.audio_eos_token} "
+                f"once for each clip."
+            )
+
+
+def load_clips(
+    processor: Any,
+    rows: Sequence[Sequence[Any]],
+    sampling_rate: Rate | None,
+    max_seconds: Seconds | None,
+) -> list[Float[np.ndarray, " _"]]:
+    """The clips of all rows, in order, as mono waveforms at the processor's rate."""
+    extractor = processor.feature_extractor
+    waveforms = []
+    for row, clips in enumerate(rows):
+        for number, clip in enumerate(clips):
+            try:
+                wave = load_audio(
+                    clip,
+                    sampling_rate,
+                    target_rate=extractor.sampling_rate,
+                    limit_seconds=extractor.n_samples / extractor.sampling_rate,
+                    max_seconds=max_seconds,
+                    hop_length=extractor.hop_length,
+                )
+            except (OSError, TypeError, ValueError) as error:
+                error.add_note(f"(in the audio of prompt {row}, clip {number})")
+                raise
+            waveforms.append(wave)
+    return waveforms
