@@ -19,6 +19,7 @@ from lens_audio.model.clips import clips_by_row
 from lens_audio.model.decoder import Embedded, HookedTransformer
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCache
+from lens_audio.model.projector import AudioProjector
 
 
 @runtime_checkable
@@ -30,20 +31,6 @@ class AudioInput(Protocol):
     audio_mask: Bool[Tensor, "batch pos"]
     mel: Float[Tensor, "audio n_mels mel_frame"] | None
     mel_lengths: Int[Tensor, " audio"] | None
-
-
-class AudioProjector(nn.Module):
-    """From the encoder's width to the decoder's."""
-
-    def __init__(self, cfg: AudioModelConfig) -> None:
-        super().__init__()
-        self.linear = nn.Linear(cfg.audio.d_model, cfg.d_model)
-        self.hook_out = HookPoint()  # [audio, token, d_model]
-
-    def forward(
-        self, x: Float[Tensor, "audio token d_audio"]
-    ) -> Float[Tensor, "audio token d_model"]:
-        return self.hook_out(self.linear(x))
 
 
 @dataclass
