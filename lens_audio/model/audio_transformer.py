@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_audio.config import AudioModelConfig, n_audio_tokens
+from lens_audio.config import AudioModelConfig
 from lens_audio.model.audio_encoder import HookedAudioEncoder
 from lens_audio.model.clips import clips_by_row
 from lens_audio.model.decoder import Embedded, HookedTransformer
@@ -94,7 +94,9 @@ class HookedAudioTransformer(HookedTransformer):
         from lens_audio.inputs import build_prompt
 
         with self.lock:  # a fast tokenizer serves one thread at a time
-            return build_prompt(self.processor, question, audio, device=self.device, **kwargs)
+            return build_prompt(
+                self.processor, question, audio, device=self.device, cfg=self.cfg, **kwargs
+            )
 
     @contextmanager
     def listening_to(self, prompt: AudioInput) -> Iterator["HookedAudioTransformer"]:
@@ -119,7 +121,7 @@ class HookedAudioTransformer(HookedTransformer):
         encoded = self.audio_encoder(
             mel, mel_lengths, keep_padding=self.audio_projector.hook_out.has_hooks()
         )
-        longest = int(n_audio_tokens(mel_lengths).max())
+        longest = int(self.cfg.audio.n_tokens(mel_lengths).max())
         return self.hook_audio_embed(self.audio_projector(encoded)[:, :longest])
 
     def _embed_input(
@@ -155,7 +157,7 @@ class HookedAudioTransformer(HookedTransformer):
             resid = self._write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
         elif bool(audio_mask.any()):
             raise ValueError("the prompt has audio tokens but no mel spectrogram")
-        clips = clips_by_row(audio_mask, prompt.mel_lengths)
+        clips = clips_by_row(audio_mask, prompt.mel_lengths, self.cfg.audio)
         return Embedded(resid, tokens, mask, audio_mask, clips, prompt)
 
     def _write_audio(
@@ -165,7 +167,7 @@ class HookedAudioTransformer(HookedTransformer):
         audio_mask: Bool[Tensor, "batch pos"],
         mel_lengths: Int[Tensor, " audio"],
     ) -> Float[Tensor, "batch pos d_model"]:
-        lengths = n_audio_tokens(mel_lengths.to(resid.device))
+        lengths = self.cfg.audio.n_tokens(mel_lengths.to(resid.device))
         n_places, n_tokens = int(audio_mask.sum()), int(lengths.sum())
         if n_places != n_tokens:
             raise ValueError(
