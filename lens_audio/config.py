@@ -199,15 +199,24 @@ class AudioEncoderConfig(BlockConfig, AudioTiming):
         return self.conv_stride * self.n_ctx
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProjectorConfig:
+    """From the encoder's width to the decoder's: one linear layer, or two with an activation between."""
+
+    d_hidden: int | None = None  # None: one linear layer
+    act_fn: str = "gelu"
+
+
 @dataclass(kw_only=True)
 class AudioModelConfig(DecoderConfig):
-    """The decoder's sizes, with the audio encoder's under `audio`.
+    """The decoder's sizes, with the audio encoder's under `audio`, the projector's under `projector`.
 
     `audio_edge_ids` are the tokens before and after a clip where the checkpoint has learned
     embeddings of its own for them, which are then written over the tokens' (Qwen-Audio).
     """
 
     audio: AudioEncoderConfig
+    projector: ProjectorConfig = ProjectorConfig()
     audio_token_id: int
     audio_edge_ids: tuple[int, int] | None = None
     eos_token_ids: list[int] = field(default_factory=list)

@@ -119,7 +119,7 @@ class HookedAudioTransformer(HookedTransformer):
         """What is written into the residual stream: encoder, projector, up to the longest clip."""
         mel_lengths = mel_lengths.to(self.device)
         encoded = self.audio_encoder(
-            mel, mel_lengths, keep_padding=self.audio_projector.hook_out.has_hooks()
+            mel, mel_lengths, keep_padding=self.audio_projector.has_hooks()
         )
         longest = int(self.cfg.audio.n_tokens(mel_lengths).max())
         return self.hook_audio_embed(self.audio_projector(encoded)[:, :longest])
@@ -204,8 +204,8 @@ class HookedAudioTransformer(HookedTransformer):
         return self._embed_prompt(spoken, attention_mask, listening.audio_embed)
 
     def _front_end_hooked(self) -> bool:
-        front = (*self.audio_encoder.hook_points(), self.audio_projector.hook_out)
-        return any(hook.has_hooks() for hook in (*front, self.hook_audio_embed))
+        front = (*self.audio_encoder.hook_points(), self.hook_audio_embed)
+        return self.audio_projector.has_hooks() or any(hook.has_hooks() for hook in front)
 
 
 def _with_tokens(prompt: AudioInput, tokens: Tensor, audio_token_id: int) -> AudioInput:
