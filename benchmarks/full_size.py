@@ -19,6 +19,7 @@ from shapes import SHAPES
 from transformers import Qwen2AudioForConditionalGeneration
 
 import lens_audio as la
+from lens_audio.inputs import n_audio_tokens
 
 SHARD_BYTES = 2 * 2**30
 HUB_NAMES = {  # in memory -> the hub's layout
@@ -76,7 +77,7 @@ def short_prompt(seconds: float) -> la.AudioPrompt:
     audio_id = shape.d_vocab - 3
     mel = torch.randn(1, 128, 3000)
     n_frames = int(100 * seconds)
-    n_tokens = ((n_frames - 1) // 2 - 1) // 2 + 1
+    n_tokens = n_audio_tokens(n_frames)
     tokens = torch.tensor([[*range(10), *[audio_id] * n_tokens, *range(20, 40)]])
     return la.AudioPrompt.from_tensors(
         tokens, mel, torch.tensor([n_frames]), audio_token_id=audio_id

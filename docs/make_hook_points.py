@@ -35,6 +35,7 @@ FLAGS = """
 | `blocks.{l}.hook_k_input`, `hook_v_input` | batch, pos, kv_heads, d_model | the same |
 | `blocks.{l}.hook_attn_in` | batch, pos, n_heads, d_model | `model.set_use_attn_in(True)` |
 | `blocks.{l}.hook_mlp_in` | batch, pos, d_model | `model.set_use_hook_mlp_in(True)` |
+| `audio_projector.hook_pre`, `hook_post` | audio, token, d_hidden | `cfg.projector.d_hidden` |
 
 Encoder blocks have the same ones, switched on by `model.audio_encoder.set_use_…`.
 """

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lens_audio.checkpoints import hf
 from lens_audio.checkpoints.pretrained import fill, open_checkpoint, resolve_device
-from lens_audio.config import AudioModelConfig, n_audio_tokens
+from lens_audio.config import AudioModelConfig
 from lens_audio.inputs import AudioPrompt, build_prompt
 from lens_audio.model import HookedTransformer
 from lens_audio.model.audio_encoder import HookedAudioEncoder
@@ -28,6 +28,7 @@ from lens_audio.model.clips import clips_by_row
 from lens_audio.model.decoder import Embedded
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCache
+from lens_audio.model.projector import AudioProjector
 
 
 @runtime_checkable
@@ -39,20 +40,6 @@ class AudioInput(Protocol):
     audio_mask: Bool[Tensor, "batch pos"]
     mel: Float[Tensor, "audio n_mels mel_frame"] | None
     mel_lengths: Int[Tensor, " audio"] | None
-
-
-class AudioProjector(nn.Module):
-    """From the encoder's width to the decoder's."""
-
-    def __init__(self, cfg: AudioModelConfig) -> None:
-        super().__init__()
-        self.linear = nn.Linear(cfg.audio.d_model, cfg.d_model)
-        self.hook_out = HookPoint()  # [audio, token, d_model]
-
-    def forward(
-        self, x: Float[Tensor, "audio token d_audio"]
-    ) -> Float[Tensor, "audio token d_model"]:
-        return self.hook_out(self.linear(x))
 
 
 @dataclass
@@ -159,7 +146,9 @@ class HookedAudioTransformer(HookedTransformer):
         Conversations are `messages=`, a forced beginning of the answer is `prefix=`.
         """
         with self.lock:  # a fast tokenizer serves one thread at a time
-            return build_prompt(self.processor, question, audio, device=self.device, **kwargs)
+            return build_prompt(
+                self.processor, question, audio, device=self.device, cfg=self.cfg, **kwargs
+            )
 
     @contextmanager
     def listening_to(self, prompt: AudioInput) -> Iterator["HookedAudioTransformer"]:
@@ -182,9 +171,9 @@ class HookedAudioTransformer(HookedTransformer):
         """What is written into the residual stream: encoder, projector, up to the longest clip."""
         mel_lengths = mel_lengths.to(self.device)
         encoded = self.audio_encoder(
-            mel, mel_lengths, keep_padding=self.audio_projector.hook_out.has_hooks()
+            mel, mel_lengths, keep_padding=self.audio_projector.has_hooks()
         )
-        longest = int(n_audio_tokens(mel_lengths).max())
+        longest = int(self.cfg.audio.n_tokens(mel_lengths).max())
         return self.hook_audio_embed(self.audio_projector(encoded)[:, :longest])
 
     def embed_input(
@@ -221,7 +210,7 @@ class HookedAudioTransformer(HookedTransformer):
             resid = self.write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
         elif bool(audio_mask.any()):
             raise ValueError("the prompt has audio tokens but no mel spectrogram")
-        clips = clips_by_row(audio_mask, prompt.mel_lengths)
+        clips = clips_by_row(audio_mask, prompt.mel_lengths, self.cfg.audio)
         return Embedded(resid, tokens, mask, audio_mask, clips, prompt)
 
     def write_audio(
@@ -240,7 +229,7 @@ class HookedAudioTransformer(HookedTransformer):
         Raises:
             ValueError: for other places than the clips make tokens.
         """
-        lengths = n_audio_tokens(mel_lengths.to(resid.device))
+        lengths = self.cfg.audio.n_tokens(mel_lengths.to(resid.device))
         n_places, n_tokens = int(audio_mask.sum()), int(lengths.sum())
         if n_places != n_tokens:
             raise ValueError(
@@ -277,8 +266,8 @@ class HookedAudioTransformer(HookedTransformer):
         return self._embed_prompt(spoken, attention_mask, listening.audio_embed)
 
     def _front_end_hooked(self) -> bool:
-        front = (*self.audio_encoder.hook_points(), self.audio_projector.hook_out)
-        return any(hook.has_hooks() for hook in (*front, self.hook_audio_embed))
+        front = (*self.audio_encoder.hook_points(), self.hook_audio_embed)
+        return self.audio_projector.has_hooks() or any(hook.has_hooks() for hook in front)
 
 
 def _with_tokens(prompt: AudioInput, tokens: Tensor, audio_token_id: int) -> AudioInput:

@@ -4,23 +4,115 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.config import TransformerLensConfig
 
 Count = TypeVar("Count", int, Tensor)
 
 
-def n_encoder_frames(mel_frames: Count) -> Count:
-    """Frames of the encoder's blocks for so many mel frames: the second convolution has stride 2."""
-    return (mel_frames - 1) // 2 + 1
+@dataclass(kw_only=True)
+class AudioTiming:
+    """How a clip's mel frames become frames of the encoder's blocks and audio tokens, and when those
+    are. Every prompt carries one; an `AudioEncoderConfig` is one, too.
 
-
-def n_audio_tokens(mel_frames: Count) -> Count:
-    """Audio tokens of so many valid mel frames: a stride of two, then a pool of two (3000 -> 750).
-
-    Takes an int or an integer tensor of any shape and returns the same kind.
+    The defaults are those of both generations of Qwen-Audio: four mel frames of 10 ms a token.
     """
-    return (n_encoder_frames(mel_frames) - 2) // 2 + 1
+
+    conv_stride: int = (
+        2  # mel frames to a frame of the blocks: the convolutions' strides, multiplied
+    )
+    pool: int = 2  # frames of the blocks to an audio token
+
+    @property
+    def timing(self) -> "AudioTiming":
+        """These two alone, as a prompt carries them to wherever it goes."""
+        return AudioTiming(conv_stride=self.conv_stride, pool=self.pool)
+
+    @property
+    def mel_frames_per_token(self) -> int:
+        """Mel frames from one audio token to the next."""
+        return self.conv_stride * self.pool
+
+    @property
+    def min_mel_frames(self) -> int:
+        """Mel frames of the shortest clip that makes an audio token."""
+        return (self.pool - 1) * self.conv_stride + 1
+
+    def n_frames(self, mel_frames: Count) -> Count:
+        """Frames of the encoder's blocks for so many mel frames: the convolutions round up.
+
+        Takes an int or an integer tensor of any shape and returns the same kind, as `n_tokens` does.
+        """
+        return (mel_frames - 1) // self.conv_stride + 1
+
+    def n_tokens(self, mel_frames: Count) -> Count:
+        """Audio tokens of a clip of so many mel frames: the pool leaves out what does not fill it."""
+        return self.n_frames(mel_frames) // self.pool
+
+    def frames_of(self, tokens: Int[Tensor, " token"]) -> Int[Tensor, " frame"]:
+        """The frames of the blocks that these audio tokens of a clip are pooled from, in order."""
+        within = torch.arange(self.pool, device=tokens.device)
+        return (self.pool * tokens[:, None] + within).flatten()
+
+    def tokens_of(self, frames: Int[Tensor, " frame"]) -> Int[Tensor, " frame"]:
+        """The audio token that each of these frames of the blocks is pooled into.
+
+        A clip's last frame may be left over: the token it is given is then one more than there are.
+        """
+        return frames // self.pool
+
+    def frame_starts(
+        self, n_frames: int, hop_length: int = 160, sampling_rate: int = 16000
+    ) -> Float[Tensor, " frame"]:
+        """When each of so many frames of the blocks begins, in seconds (float64) from the clip's start.
+
+        `hop_length` is the samples between mel frames.
+        """
+        frames = torch.arange(n_frames, dtype=torch.float64)
+        return frames * (self.conv_stride * hop_length) / sampling_rate
+
+    def seconds_per_token(self, hop_length: int = 160, sampling_rate: int = 16000) -> float:
+        """Seconds from one audio token to the next."""
+        return self.mel_frames_per_token * hop_length / sampling_rate
+
+    def token_spans(
+        self,
+        n_tokens: int,
+        seconds: float | int,
+        hop_length: int = 160,
+        sampling_rate: int = 16000,
+    ) -> Float[Tensor, "token 2"]:
+        """Start and end in seconds (float64) of each of a clip's `n_tokens` audio tokens.
+
+        The spans are contiguous, begin at 0 and end at `seconds`, the clip's own length: the last
+        token takes the mel frames left over, or lacks them.
+        """
+        edges = torch.arange(n_tokens + 1, dtype=torch.float64)
+        edges = edges * (self.mel_frames_per_token * hop_length) / sampling_rate
+        edges[-1] = seconds
+        return torch.stack([edges[:-1], edges[1:]], dim=1)
+
+    def windows(
+        self,
+        spans: Float[Tensor, "token 2"],
+        seconds: float | int,
+        hop_length: int = 160,
+        sampling_rate: int = 16000,
+    ) -> Int[Tensor, " token"]:
+        """Which of the consecutive windows of so many seconds, counted from 0, the middle of each
+        audio token lies in. `spans` are of `token_spans`.
+
+        Raises:
+            ValueError: for windows shorter than an audio token, or without end.
+        """
+        token = self.seconds_per_token(hop_length, sampling_rate)
+        if not token - 1e-9 <= seconds < float("inf"):
+            raise ValueError(
+                f"A window of {seconds} s is shorter than an audio token of {token:g} s, or has no "
+                "end: give a longer one, in seconds."
+            )
+        return (spans.mean(1) / seconds + 1e-9).floor().long()
 
 
 @dataclass(kw_only=True)
@@ -87,8 +179,8 @@ class DecoderConfig(BlockConfig):
 
 
 @dataclass(kw_only=True)
-class AudioEncoderConfig(BlockConfig):
-    """A Whisper encoder with an average pool of two; `n_ctx` counts frames after the convolutions.
+class AudioEncoderConfig(BlockConfig, AudioTiming):
+    """A Whisper encoder with an average pool; `n_ctx` counts frames after the convolutions.
 
     With `cuts_mel` a batch of spectrograms ends with its longest clip, and the convolutions see
     zeros after it; otherwise they see the silence that every clip is padded with.
@@ -103,19 +195,28 @@ class AudioEncoderConfig(BlockConfig):
 
     @property
     def max_mel_frames(self) -> int:
-        """Longest mel spectrogram, in frames (the second convolution has stride 2)."""
-        return 2 * self.n_ctx
+        """Longest mel spectrogram, in frames."""
+        return self.conv_stride * self.n_ctx
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectorConfig:
+    """From the encoder's width to the decoder's: one linear layer, or two with an activation between."""
+
+    d_hidden: int | None = None  # None: one linear layer
+    act_fn: str = "gelu"
 
 
 @dataclass(kw_only=True)
 class AudioModelConfig(DecoderConfig):
-    """The decoder's sizes, with the audio encoder's under `audio`.
+    """The decoder's sizes, with the audio encoder's under `audio`, the projector's under `projector`.
 
     `audio_edge_ids` are the tokens before and after a clip where the checkpoint has learned
     embeddings of its own for them, which are then written over the tokens' (Qwen-Audio).
     """
 
     audio: AudioEncoderConfig
+    projector: ProjectorConfig = ProjectorConfig()
     audio_token_id: int
     audio_edge_ids: tuple[int, int] | None = None
     eos_token_ids: list[int] = field(default_factory=list)

@@ -20,11 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lens_audio.config import ProjectorConfig
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 DIGITS = 32  # of a hash, in hexadecimal
 SHOWN = 120  # letters of a value that differs
 WITHOUT_EFFECT = ("device", "model_name")  # of a config: they change no number
+# Of a config: fields that came later, with what all models had before. They count where they differ,
+# so that what was begun without them is still resumed.
+LATER = {"conv_stride": 2, "pool": 2, "projector": ProjectorConfig()}
 
 
 def versions() -> dict[str, str]:
@@ -77,7 +82,8 @@ def _config(cfg: Any) -> Any:
     """A config's fields, those of configs in it too, without what changes no number."""
     if not dataclasses.is_dataclass(cfg):
         return as_json(cfg)
-    return {name: _config(x) for name, x in vars(cfg).items() if name not in WITHOUT_EFFECT}
+    fields = {name: x for name, x in vars(cfg).items() if name not in WITHOUT_EFFECT}
+    return {name: _config(x) for name, x in fields.items() if name not in LATER or x != LATER[name]}
 
 
 def of_processor(processor: Any) -> str | None:

@@ -126,6 +126,7 @@ def encoder(
         "audio_encoder.hook_embed": seen["model.audio_tower.layers.0:in"],
         "audio_encoder.hook_pooled": seen["model.audio_tower.layer_norm:in"],
         "audio_encoder.hook_out": seen["model.audio_tower.layer_norm:out"],
+        "audio_projector.hook_in": seen["model.multi_modal_projector:in"],
         "audio_projector.hook_out": seen["model.multi_modal_projector:out"],
     }
     acts |= norm(tower.layer_norm, seen, "model.audio_tower.layer_norm", "audio_encoder.ln_final")

@@ -248,7 +248,7 @@ def _result(
         audio = prompt.audio_positions(0).cpu()
         stacked, labels = stacked[:, :, audio], [str(int(place)) for place in audio]
     elif in_encoder:
-        labels = [f"{place * 2 * prompt.seconds_per_frame:.2f} s" for place in places]
+        labels = prompt.frame_labels()
     axes = {**axes, "layer": [str(layer) for layer in range(len(stacked))], axis: labels}
     if stacked.ndim == 4:
         axes["head"] = [str(head) for head in range(stacked.shape[3])]

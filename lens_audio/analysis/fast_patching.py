@@ -94,7 +94,7 @@ class FastPatcher:
         if not self.site.in_encoder:
             return self.length - first
         assert self.base.mel is not None
-        return self.length - first + self.base.mel.shape[2] // 2
+        return self.length - first + self.base.timing.n_frames(self.base.mel.shape[2])
 
     def _first_position(self, cells: list[Cell]) -> int:
         """The first position of the decoder that a cell changes; the encoder attends both ways."""

@@ -1,11 +1,9 @@
 """Positions to sweep over: windows of time, groups of tokens, and the masks of what was asked for."""
 
-import torch
 from torch import Tensor
 
 from lens_audio.analysis.alignment import Alignment
 from lens_audio.analysis.cells import Positions, Site, position_masks
-from lens_audio.config import n_encoder_frames
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
 
@@ -60,15 +58,13 @@ def positions_by(
         prompt = prompt.clean
     if kind == "window":
         windows = time_windows(prompt, window)
-        if in_encoder:  # two frames of 20 ms for each audio token
+        if in_encoder:
             first = int(prompt.audio_positions(0)[0])
-            windows = {
-                name: torch.stack([2 * (p - first), 2 * (p - first) + 1], dim=1).flatten()
-                for name, p in windows.items()
-            }
+            windows = {name: prompt.timing.frames_of(p - first) for name, p in windows.items()}
         return windows, f"{layer}{window:g} s of the recording"
     if kind == "position":
-        return "each", f"{layer}{'20 ms' if in_encoder else 'one position'}"
+        frame = prompt.timing.conv_stride * prompt.seconds_per_frame
+        return "each", f"{layer}{f'{1000 * frame:g} ms' if in_encoder else 'one position'}"
     if kind == "group":
         return token_groups(prompt), f"{layer}one group of positions"
     if kind != "head":
@@ -105,9 +101,8 @@ def sweep_masks(
     if alignment is not None:
         masks, axis = alignment.cells(positions, audio_only=name == "audio_embed")
     elif site.in_encoder and prompt.mel is not None:
-        n_frames = n_encoder_frames(prompt.mel.shape[2])
-        labels = [f"{i * 2 * prompt.seconds_per_frame:.2f} s" for i in range(n_frames)]
-        return position_masks("each" if positions is None else positions, None, labels, n_frames)
+        labels = prompt.frame_labels()
+        return position_masks("each" if positions is None else positions, None, labels, len(labels))
     else:
         length = prompt.tokens.shape[1]
         if positions is None or (isinstance(positions, str) and positions == "each"):

@@ -60,7 +60,9 @@ class Checkpoint:
         Raises:
             What `inputs.build_prompt` raises, and ValueError for more than the model's context.
         """
-        prompt = build_prompt(self.processor, question, audio, max_seconds=max_seconds)
+        prompt = build_prompt(
+            self.processor, question, audio, max_seconds=max_seconds, cfg=self.cfg
+        )
         n_tokens = prompt.tokens.shape[1]
         if n_tokens > self.cfg.n_ctx:
             raise ValueError(

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lens_audio.config import n_audio_tokens, n_encoder_frames
 from lens_audio.inputs import AudioPrompt
 
 FITS = ("pad", "crop", "group")
@@ -139,12 +138,9 @@ def _with_lengths(prompt: AudioPrompt, lengths: Sequence[int]) -> AudioPrompt:
     waves = prompt.waveforms or []
     if [len(wave) for wave in waves] == list(lengths):
         return prompt
-    return AudioPrompt.from_texts(
-        prompt.processor,
-        prompt.texts or (),
-        [np.pad(w[:n], (0, max(0, n - len(w)))) for w, n in zip(waves, lengths, strict=True)],
-        padding_side=prompt.padding_side,
-        device=prompt.tokens.device,
+    pairs = zip(waves, lengths, strict=True)
+    return prompt.remade(
+        prompt.texts or (), [np.pad(w[:n], (0, max(0, n - len(w)))) for w, n in pairs]
     )
 
 
@@ -191,7 +187,8 @@ def _windows(prompt: AudioPrompt, seconds: float | int) -> Windows:
         if prompt.mel_lengths is None or not clips:
             rows.append([])
             continue
-        counts = n_audio_tokens(prompt.mel_lengths[clips.start : clips.stop]).tolist()
+        lengths = prompt.mel_lengths[clips.start : clips.stop]
+        counts = prompt.timing.n_tokens(lengths).tolist()
         rows.append(list(prompt.audio_windows(row, seconds).split(counts)))
     return rows
 
@@ -234,15 +231,16 @@ def _numbered(
 def _numbered_frames(
     prompt: AudioPrompt, windows: Windows, names: list[list[str]]
 ) -> Int[Tensor, "clip frame"]:
-    """Of every frame of the encoder's blocks, two a token, the number of its window's group."""
+    """Of every frame of the encoder's blocks the number of its window's group."""
     if prompt.mel is None or prompt.mel_lengths is None:
         return torch.zeros(0, 0, dtype=torch.long)
-    numbers = torch.full((prompt.n_clips, n_encoder_frames(prompt.mel.shape[2])), -1)
+    timing = prompt.timing
+    numbers = torch.full((prompt.n_clips, timing.n_frames(prompt.mel.shape[2])), -1)
     for row, clips in enumerate(windows):
         first = 1
         for clip, of_token, clip_names in zip(prompt.clips_of(row), clips, names, strict=True):
-            n_frames = n_encoder_frames(int(prompt.mel_lengths[clip]))
-            token = (torch.arange(n_frames) // 2).clamp(max=len(of_token) - 1)
+            n_frames = timing.n_frames(int(prompt.mel_lengths[clip]))
+            token = timing.tokens_of(torch.arange(n_frames)).clamp(max=len(of_token) - 1)
             numbers[clip, :n_frames] = first + of_token[token]
             first += len(clip_names) + 1
     return numbers

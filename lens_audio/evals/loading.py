@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from lens_audio.config import AudioModelConfig, AudioTiming
 from lens_audio.evals.items import AudioQAItem
 from lens_audio.evals.prompts import Wording
 from lens_audio.inputs import AudioPrompt, build_prompt, load_audio
 from lens_audio.inputs.audio import is_clip, stored_seconds
 from lens_audio.workers import end_with_parent
 
-TOKENS_A_SECOND, LETTERS_A_TOKEN = 25, 4
+TOKENS_A_SECOND, LETTERS_A_TOKEN = (
+    25,
+    4,
+)  # about, whatever the model: batches are of the items alone
 TEMPLATE_TOKENS = 64  # at most, of the chat template around a question
 
 
@@ -52,10 +56,12 @@ class Batches(Dataset):
         max_seconds: float,
         n_ctx: int,
         max_new_tokens: int,
+        cfg: AudioModelConfig | None = None,
     ) -> None:
         self.batches, self.processor = batches, processor
         self.wording, self.max_seconds = wording, max_seconds
         self.n_ctx, self.max_new_tokens = n_ctx, max_new_tokens
+        self.cfg, self.timing = cfg, AudioTiming() if cfg is None else cfg.audio.timing
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -83,7 +89,7 @@ class Batches(Dataset):
 
     def _prompt(self, texts: list[str], waves: list[np.ndarray]) -> AudioPrompt:
         rate = self.processor.feature_extractor.sampling_rate
-        prompt = build_prompt(self.processor, texts, waves, sampling_rate=rate)
+        prompt = build_prompt(self.processor, texts, waves, sampling_rate=rate, cfg=self.cfg)
         # The processor stays behind: to send a tokenizer with every batch would cost more than all.
         return replace(prompt, processor=None, tokenizer=None)
 
@@ -114,6 +120,7 @@ class Batches(Dataset):
             limit_seconds=extractor.n_samples / extractor.sampling_rate,
             max_seconds=self.max_seconds,
             hop_length=extractor.hop_length,
+            timing=self.timing,
         )
 
     def _check_text(self, item: AudioQAItem, text: str, n_samples: int) -> None:
@@ -124,7 +131,7 @@ class Batches(Dataset):
                 raise ValueError(f"its text holds {token}, which would end or change the prompt")
         answers = [self.wording.answer(choice) for choice in item.choices]
         asked, *said = map(len, tokenizer([text, *answers], add_special_tokens=False)["input_ids"])
-        heard = TOKENS_A_SECOND * n_samples / extractor.sampling_rate
+        heard = n_samples / (self.timing.mel_frames_per_token * extractor.hop_length)
         needed = int(asked + heard + max(self.max_new_tokens, *said)) + TEMPLATE_TOKENS
         if needed > self.n_ctx:
             raise ValueError(f"it needs {needed} tokens; the model's context is {self.n_ctx}")
@@ -152,9 +159,7 @@ def rows(prompt: AudioPrompt, start: int, stop: int) -> AudioPrompt:
     """Some rows of a loaded prompt, as a batch of their own."""
     assert prompt.texts is not None
     assert prompt.waveforms is not None
-    return AudioPrompt.from_texts(
-        prompt.processor, prompt.texts[start:stop], prompt.waveforms[start:stop]
-    )
+    return prompt.remade(prompt.texts[start:stop], prompt.waveforms[start:stop])
 
 
 def seconds(item: AudioQAItem) -> float:

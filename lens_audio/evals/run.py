@@ -84,6 +84,7 @@ def evaluate(
             wording=settings.wording,
             max_seconds=min(settings.max_seconds or heard, heard),
             n_ctx=model.cfg.n_ctx,
+            cfg=model.cfg,
             max_new_tokens=settings.max_new_tokens,
         )
         runner = Runner(journal, processes, to_load, settings.batch_size, workers, verbose)

@@ -4,12 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lens_audio.config import n_audio_tokens
     from lens_audio.inputs.audio import load_audio
     from lens_audio.inputs.build import build_prompt
     from lens_audio.inputs.layout import expand_audio_tokens
     from lens_audio.inputs.prompt import AudioPrompt
-    from lens_audio.inputs.timing import seconds_per_token, token_spans, tokens_between
+    from lens_audio.inputs.timing import (
+        n_audio_tokens,
+        seconds_per_token,
+        token_spans,
+        tokens_between,
+    )
 
 # Imported on first use, so that a benchmark's questions are read without torch.
 _HOMES = {
@@ -17,7 +21,7 @@ _HOMES = {
     "build_prompt": "inputs.build",
     "expand_audio_tokens": "inputs.layout",
     "load_audio": "inputs.audio",
-    "n_audio_tokens": "config",
+    "n_audio_tokens": "inputs.timing",
     "seconds_per_token": "inputs.timing",
     "token_spans": "inputs.timing",
     "tokens_between": "inputs.timing",

@@ -16,10 +16,11 @@ import torchaudio
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_audio.config import AudioTiming
 from lens_audio.inputs.clips import plain_clip
 from lens_audio.inputs.containers import SeekableFile
 from lens_audio.inputs.decode import path_seconds, read_path, read_stream, stream_seconds
-from lens_audio.inputs.timing import MIN_MEL_FRAMES, Seconds
+from lens_audio.inputs.timing import Seconds
 
 Samples = np.ndarray | Tensor
 Rate = SupportsIndex | float  # a whole number of Hz
@@ -56,6 +57,7 @@ def load_audio(
     limit_seconds: Seconds = 30.0,
     max_seconds: Seconds | None = None,
     hop_length: int = 160,
+    timing: AudioTiming | None = None,
 ) -> Float[np.ndarray, " samples"]:
     """One clip as mono float32 samples at `target_rate` Hz, resampled with torchaudio if need be.
 
@@ -74,7 +76,8 @@ def load_audio(
     Raises FileNotFoundError, IsADirectoryError, TypeError (not a clip at all) and ValueError:
     damaged, truncated or non-audio files, samples that are missing, NaN, infinite or out of range,
     a wrong or missing rate, clips longer than `limit_seconds` (nothing is cut unless asked) or too
-    short for one audio token (fewer than 2 hops + 1 samples).
+    short for one audio token of `timing`, which is a model's `cfg.audio` (default: Qwen2-Audio's,
+    2 hops + 1 samples).
     """
     keep = _seconds_to_keep(max_seconds, limit_seconds)
     if not is_clip(audio):
@@ -101,7 +104,7 @@ def load_audio(
             f"cut out the part you want: samples[int(start * rate) : int(end * rate)]."
         )
     wave = _resample(_to_mono(channels), rate, target_rate)
-    shortest = (MIN_MEL_FRAMES - 1) * hop_length + 1
+    shortest = ((timing or AudioTiming()).min_mel_frames - 1) * hop_length + 1
     if len(wave) < shortest:
         raise ValueError(
             f"The clip is too short to make one audio token: {len(wave)} samples at {target_rate} "

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lens_audio.config import AudioModelConfig, AudioTiming
 from lens_audio.inputs.audio import Rate
 from lens_audio.inputs.conversation import Conversation, begin_answers, read_conversations, render
 from lens_audio.inputs.loading import check_placeholders, clip_rows, load_clips
@@ -28,6 +29,7 @@ def build_prompt(
     system: str | None = None,
     padding_side: str = "left",
     device: str | torch.device = "cpu",
+    cfg: AudioModelConfig | None = None,
 ) -> AudioPrompt:
     """A prompt, or a padded batch of prompts, about audio.
 
@@ -50,6 +52,8 @@ def build_prompt(
     one entry a question: None, a clip or a list of clips. A clip is a path, an open file, a file's
     bytes, an array or tensor at `sampling_rate` Hz, a pair (array, rate), or a row's audio in a
     Hugging Face data set: see `load_audio`, as for `max_seconds`.
+    `cfg`: the `model.cfg` of the model to be asked, by which a clip's tokens and their times are
+    counted (default: as Qwen2-Audio's).
 
     Raises ValueError for questions, placeholders and clips that do not fit together, and what
     `load_audio` raises, with the clip named in a note.
@@ -73,9 +77,10 @@ def build_prompt(
     texts, rows, forced = _written(processor, question, raw, messages, audio, system)
     texts = begin_answers(processor, texts, prefix, forced)
     check_placeholders(texts, rows, processor)
-    waveforms = load_clips(processor, rows, sampling_rate, max_seconds)
+    timing = AudioTiming() if cfg is None else cfg.audio.timing
+    waveforms = load_clips(processor, rows, sampling_rate, max_seconds, timing)
     return AudioPrompt.from_texts(
-        processor, texts, waveforms, padding_side=padding_side, device=device
+        processor, texts, waveforms, padding_side=padding_side, device=device, timing=timing
     )
 
 

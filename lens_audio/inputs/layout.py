@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lens_audio.config import n_audio_tokens
-from lens_audio.inputs.timing import MIN_MEL_FRAMES
+from lens_audio.config import AudioTiming
 
 
 def expand_audio_tokens(
@@ -15,11 +14,13 @@ def expand_audio_tokens(
     audio_mask: Bool[Tensor, "batch pos"],
     attention_mask: Bool[Tensor, "batch pos"],
     mel_lengths: Int[Tensor, " audio"],
+    timing: AudioTiming | None = None,
 ) -> tuple[
     Int[Tensor, "batch expanded"], Bool[Tensor, "batch expanded"], Bool[Tensor, "batch expanded"]
 ]:
     """Older prompts, which hold one audio token a clip: repeats it to the clip's token count.
 
+    `timing` is the model's `cfg.audio` (default: Qwen2-Audio's).
     Returns (tokens, audio_mask, attention_mask). Rows keep their padding side: right when a row
     of the batch ends in padding and none begins with it, else left. New padding takes the id of
     the padding that is there, or 0; it is masked either way.
@@ -31,7 +32,7 @@ def expand_audio_tokens(
             f"hold exactly one audio token for each clip."
         )
     repeats = torch.ones_like(tokens)
-    repeats[audio_mask] = n_audio_tokens(mel_lengths).to(repeats)
+    repeats[audio_mask] = (timing or AudioTiming()).n_tokens(mel_lengths).to(repeats)
     is_padding = ~attention_mask
     pad_id = tokens[is_padding][0].item() if is_padding.any() else 0
     right = bool(is_padding[:, -1].any()) and not bool(is_padding[:, 0].any())
@@ -85,7 +86,7 @@ def check_masks(
         )
 
 
-def check_mel(mel: Tensor | None, mel_lengths: Tensor | None) -> None:
+def check_mel(mel: Tensor | None, mel_lengths: Tensor | None, timing: AudioTiming) -> None:
     """ValueError unless mel is finite `[audio, mel, frame]` and mel_lengths `[audio]` fits it."""
     if (mel is None) != (mel_lengths is None):
         given, missing = ("mel", "mel_lengths") if mel_lengths is None else ("mel_lengths", "mel")
@@ -109,8 +110,9 @@ def check_mel(mel: Tensor | None, mel_lengths: Tensor | None) -> None:
         raise ValueError(
             f"mel_lengths must lie from 1 to mel's {mel.shape[2]} frames, not {lengths.tolist()}."
         )
-    if lengths.min() < MIN_MEL_FRAMES:
+    shortest = timing.min_mel_frames
+    if lengths.min() < shortest:
         raise ValueError(
-            f"Clips {torch.nonzero(lengths < MIN_MEL_FRAMES).flatten().tolist()} are too short to "
-            f"make one audio token: at least {MIN_MEL_FRAMES} mel frames are needed."
+            f"Clips {torch.nonzero(lengths < shortest).flatten().tolist()} are too short to "
+            f"make one audio token: at least {shortest} mel frames are needed."
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lens_audio.config import AudioTiming
 from lens_audio.inputs.audio import Rate, is_clip, load_audio
 from lens_audio.inputs.timing import Seconds
 
@@ -55,6 +56,7 @@ def load_clips(
     rows: Sequence[Sequence[Any]],
     sampling_rate: Rate | None,
     max_seconds: Seconds | None,
+    timing: AudioTiming,
 ) -> list[Float[np.ndarray, " _"]]:
     """The clips of all rows, in order, as mono waveforms at the processor's rate."""
     extractor = processor.feature_extractor
@@ -69,6 +71,7 @@ def load_clips(
                     limit_seconds=extractor.n_samples / extractor.sampling_rate,
                     max_seconds=max_seconds,
                     hop_length=extractor.hop_length,
+                    timing=timing,
                 )
             except (OSError, TypeError, ValueError) as error:
                 error.add_note(f"(in the audio of prompt {row}, clip {number})")

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_audio.config import n_audio_tokens
+from lens_audio.config import AudioModelConfig, AudioTiming
 from lens_audio.inputs.audio import Rate
 from lens_audio.inputs.layout import (
     check_masks,
@@ -21,7 +21,7 @@ from lens_audio.inputs.layout import (
     expand_audio_tokens,
 )
 from lens_audio.inputs.loading import check_placeholders, clip_rows, load_clips
-from lens_audio.inputs.timing import FRAMES_PER_TOKEN, Seconds, token_spans, tokens_between
+from lens_audio.inputs.timing import Seconds, tokens_between
 from lens_audio.model.clips import clips_by_row
 
 AUDIO_TOKEN_ID = 151646  # <|AUDIO|> in Qwen2-Audio's vocabulary
@@ -47,6 +47,7 @@ class AudioPrompt:
     tokenizer: Any = field(default=None, kw_only=True)
     texts: tuple[str, ...] | None = field(default=None, kw_only=True)  # one placeholder a clip
     padding_side: str = field(default="left", kw_only=True)
+    timing: AudioTiming = field(default_factory=AudioTiming, kw_only=True)  # of its model
 
     @classmethod
     def from_tensors(
@@ -62,6 +63,7 @@ class AudioPrompt:
         hop_length: int = 160,
         processor: Any = None,
         tokenizer: Any = None,
+        cfg: AudioModelConfig | None = None,
     ) -> AudioPrompt:
         """A prompt of tensors made elsewhere.
 
@@ -69,14 +71,17 @@ class AudioPrompt:
         `[audio]` valid frames, clips flat in row order. `attention_mask` defaults to all real, and
         `audio_mask` to where tokens equal `audio_token_id` (the tokenizer's `<|AUDIO|>`, or
         151646). Prompts that hold one audio token a clip are expanded (`expand_audio_tokens`).
-        `tokenizer` (for `str_tokens`) and `processor` (for `silenced`) are optional.
+        `tokenizer` (for `str_tokens`) and `processor` (for `silenced`) are optional. `cfg` is the
+        `model.cfg` of the model to be asked, by which a clip's tokens and their times are counted
+        (default: as Qwen2-Audio's).
 
         Raises ValueError where shapes, dtypes or values are wrong, and where the audio tokens of
         a row are not made up exactly by whole clips in order.
         """
         tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
         check_tokens(tokens, attention_mask, audio_mask)
-        check_mel(mel, mel_lengths)
+        timing = AudioTiming() if cfg is None else cfg.audio.timing
+        check_mel(mel, mel_lengths, timing)
         tokens = tokens.long()
         attention = torch.ones_like(tokens) if attention_mask is None else attention_mask
         attention = attention.bool()
@@ -89,13 +94,13 @@ class AudioPrompt:
         if mel_lengths is not None:
             mel_lengths = mel_lengths.long()
             one_each = int(audio.sum()) == len(mel_lengths)
-            if one_each and (n_audio_tokens(mel_lengths) > 1).any():
+            if one_each and (timing.n_tokens(mel_lengths) > 1).any():
                 tokens, audio, attention = expand_audio_tokens(
-                    tokens, audio, attention, mel_lengths
+                    tokens, audio, attention, mel_lengths, timing
                 )
         prompt = cls(
             tokens, attention, audio, mel, mel_lengths, None, sampling_rate, hop_length,
-            processor=processor, tokenizer=tokenizer,
+            processor=processor, tokenizer=tokenizer, timing=timing,
         )  # fmt: skip
         prompt.clips_of(0)
         return prompt
@@ -109,10 +114,13 @@ class AudioPrompt:
         *,
         padding_side: str = "left",
         device: str | torch.device = "cpu",
+        timing: AudioTiming | None = None,
     ) -> AudioPrompt:
         """A prompt of finished texts that hold one placeholder a clip, and mono waveforms at the
-        processor's rate. Features, token counts and padding are the processor's.
+        processor's rate. Features, token counts and padding are the processor's; `timing` is that of
+        `model.cfg.audio` (default: Qwen2-Audio's).
         """
+        timing = timing or AudioTiming()
         extractor = processor.feature_extractor
         inputs = processor(
             text=list(texts),
@@ -125,7 +133,7 @@ class AudioPrompt:
         tokens, mel = inputs["input_ids"], inputs.get("input_features")
         frame_mask = inputs.get("feature_attention_mask")
         mel_lengths = None if frame_mask is None else frame_mask.sum(-1)
-        check_mel(mel, mel_lengths)
+        check_mel(mel, mel_lengths, timing)
         prompt = cls(
             tokens=tokens,
             attention_mask=inputs["attention_mask"].bool(),
@@ -139,6 +147,7 @@ class AudioPrompt:
             tokenizer=processor.tokenizer,
             texts=tuple(texts),
             padding_side=padding_side,
+            timing=timing,
         )
         prompt.clips_of(0)
         return prompt.to(device)
@@ -165,7 +174,7 @@ class AudioPrompt:
 
     @cached_property
     def _clips_by_row(self) -> list[range]:
-        return clips_by_row(self.audio_mask, self.mel_lengths)
+        return clips_by_row(self.audio_mask, self.mel_lengths, self.timing)
 
     def clips_of(self, i: int) -> range:
         """Indices of row i's clips into `mel`, `mel_lengths` and `waveforms`."""
@@ -203,13 +212,19 @@ class AudioPrompt:
 
         Raises ValueError for windows shorter than an audio token, or without end.
         """
-        token = FRAMES_PER_TOKEN * self.seconds_per_frame
-        if not token - 1e-9 <= seconds < float("inf"):
-            raise ValueError(
-                f"A window of {seconds} s is shorter than an audio token of {token:g} s, or has no "
-                "end: give a longer one, in seconds."
-            )
-        return (self.audio_times(i).mean(1) / seconds + 1e-9).floor().long()
+        rates = self.hop_length, self.sampling_rate
+        return self.timing.windows(self.audio_times(i), seconds, *rates)
+
+    def frame_labels(self) -> list[str]:
+        """When each frame of the encoder's blocks begins, padding included: "0.00 s", "0.02 s", ...
+
+        Empty without audio.
+        """
+        if self.mel is None:
+            return []
+        n_frames = self.timing.n_frames(self.mel.shape[2])
+        starts = self.timing.frame_starts(n_frames, self.hop_length, self.sampling_rate)
+        return [f"{start:.2f} s" for start in starts.tolist()]
 
     def positions_between(
         self, i: int, start: Seconds, end: Seconds, clip: int | None = None
@@ -264,13 +279,20 @@ class AudioPrompt:
             )
         rows = clip_rows(audio, None if len(self) == 1 else len(self))
         check_placeholders(self.texts, rows, self.processor)
-        waveforms = load_clips(self.processor, rows, sampling_rate, max_seconds)
+        waveforms = load_clips(self.processor, rows, sampling_rate, max_seconds, self.timing)
+        return self.remade(self.texts, waveforms)
+
+    def remade(
+        self, texts: Sequence[str], waveforms: Sequence[Float[np.ndarray, " _"]]
+    ) -> AudioPrompt:
+        """A prompt of these texts and waveforms, made as this one was (see `from_texts`)."""
         return AudioPrompt.from_texts(
             self.processor,
-            self.texts,
+            texts,
             waveforms,
             padding_side=self.padding_side,
             device=self.tokens.device,
+            timing=self.timing,
         )
 
     def silenced(self) -> AudioPrompt:
@@ -325,8 +347,9 @@ class AudioPrompt:
 
     def _spans(self, clip: int) -> Float[Tensor, "token 2"]:
         assert self.mel_lengths is not None
-        count = n_audio_tokens(int(self.mel_lengths[clip]))
-        return token_spans(count, self.clip_seconds(clip), self.hop_length, self.sampling_rate)
+        count = self.timing.n_tokens(int(self.mel_lengths[clip]))
+        rates = self.hop_length, self.sampling_rate
+        return self.timing.token_spans(count, self.clip_seconds(clip), *rates)
 
 
 def _audio_token_id(processor: Any, tokenizer: Any) -> int:

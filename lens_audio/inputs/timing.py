@@ -1,9 +1,8 @@
 """Time and audio tokens: which part of a clip each audio token hears.
 
-The encoder turns mel frames into audio tokens in two halving steps (a convolution of stride 2,
-then an average pool of 2), so one token stands for four frames: 4 x 160 samples = 40 ms at
-16 kHz. Token k of a clip covers [4 k hop / rate, 4 (k+1) hop / rate) seconds, and the last token
-of a clip ends exactly where the clip ends: it takes the frames left over, or lacks them.
+What depends on the encoder is asked of its config, or of the prompt's `timing`
+(`lens_audio.config.AudioTiming`). The first three functions here are Qwen2-Audio's: a convolution of
+stride 2, then a pool of 2, so one token stands for four mel frames, 4 x 160 samples = 40 ms at 16 kHz.
 """
 
 from __future__ import annotations
@@ -12,29 +11,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-FRAMES_PER_TOKEN = 4
-MIN_MEL_FRAMES = 3  # the fewest frames that make an audio token
+from lens_audio.config import AudioTiming, Count
+
 _DECIMALS = 9  # times are compared to the nanosecond, so 0.56 + 0.04 is 0.6
 
 Seconds = int | float
 
 
+def n_audio_tokens(mel_frames: Count) -> Count:
+    """`AudioTiming.n_tokens` of Qwen2-Audio: 750 tokens for 3000 mel frames."""
+    return AudioTiming().n_tokens(mel_frames)
+
+
 def seconds_per_token(hop_length: int = 160, sampling_rate: int = 16000) -> float:
-    """Seconds that one audio token covers: 0.04 at hop 160 and 16 kHz."""
-    return FRAMES_PER_TOKEN * hop_length / sampling_rate
+    """`AudioTiming.seconds_per_token` of Qwen2-Audio: 0.04 at hop 160 and 16 kHz."""
+    return AudioTiming().seconds_per_token(hop_length, sampling_rate)
 
 
 def token_spans(
     n_tokens: int, seconds: Seconds, hop_length: int = 160, sampling_rate: int = 16000
 ) -> Float[Tensor, "token 2"]:
-    """Start and end in seconds (float64) of each of a clip's `n_tokens` tokens.
-
-    The spans are contiguous, begin at 0 and end at `seconds`, the clip's own length.
-    """
-    edges = torch.arange(n_tokens + 1, dtype=torch.float64) * (FRAMES_PER_TOKEN * hop_length)
-    edges = edges / sampling_rate
-    edges[-1] = seconds
-    return torch.stack([edges[:-1], edges[1:]], dim=1)
+    """`AudioTiming.token_spans` of Qwen2-Audio: start and end of each token, in seconds."""
+    return AudioTiming().token_spans(n_tokens, seconds, hop_length, sampling_rate)
 
 
 def tokens_between(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_audio.config import AudioEncoderConfig, n_encoder_frames
+from lens_audio.config import AudioEncoderConfig
 from lens_audio.model.attention import AttentionContext
 from lens_audio.model.block import TransformerBlock
 from lens_audio.model.hook_point import HookPoint
@@ -15,7 +15,7 @@ from lens_audio.model.norm import LayerNorm
 
 
 class HookedAudioEncoder(HookedModule):
-    """Qwen-Audio's encoder, a Whisper encoder with a pool of two before the last LayerNorm.
+    """Qwen-Audio's encoder, a Whisper encoder with a pool before the last LayerNorm.
 
     Its blocks carry the decoder's hook points, without rotary embedding or gate.
     """
@@ -26,7 +26,9 @@ class HookedAudioEncoder(HookedModule):
         super().__init__()
         self.cfg = cfg
         self.conv1 = nn.Conv1d(cfg.n_mels, cfg.d_model, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv1d(cfg.d_model, cfg.d_model, kernel_size=3, stride=2, padding=1)
+        self.conv2 = nn.Conv1d(
+            cfg.d_model, cfg.d_model, kernel_size=3, stride=cfg.conv_stride, padding=1
+        )
         self.W_pos = nn.Parameter(torch.zeros(cfg.n_ctx, cfg.d_model))
         self.blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
         self.ln_final = LayerNorm(cfg)
@@ -54,13 +56,13 @@ class HookedAudioEncoder(HookedModule):
             keep_padding: compute the padding beyond the longest clip even where no hook looks at it.
 
         Returns:
-            The tokens of the padded spectrogram; only the first `n_audio_tokens` of a clip are its own.
+            The tokens of the padded spectrogram; only the first `cfg.n_tokens` of a clip are its own.
         """
         self._check(mel, mel_lengths)
         mel = mel.to(self.W_pos)
-        longest = int(mel_lengths.max())
-        # The last frame of sound reads two mel frames of padding through the convolutions.
-        n_read = longest + longest % 2 + (0 if self.cfg.cuts_mel else 2)
+        # The last frame of sound reads mel frames of padding through the convolutions.
+        n_read = self.cfg.n_frames(int(mel_lengths.max())) + (0 if self.cfg.cuts_mel else 1)
+        n_read *= self.cfg.conv_stride
         if not (keep_padding or any(hook.has_hooks() for hook in self.hook_points())):
             mel = mel[:, :, :n_read]
         return self.from_layer(0, self._embed(mel, n_read), mel_lengths)
@@ -77,11 +79,11 @@ class HookedAudioEncoder(HookedModule):
         """
         x = resid_pre
         frames = torch.arange(x.shape[1], device=x.device)
-        key_mask = frames < n_encoder_frames(mel_lengths.to(x.device))[:, None]
+        key_mask = frames < self.cfg.n_frames(mel_lengths.to(x.device))[:, None]
         context = AttentionContext.of(self.cfg, x, key_mask)
         for block in self.blocks[layer:]:
             x = block(x, context)
-        pooled = F.avg_pool1d(x.transpose(1, 2), kernel_size=2, stride=2).transpose(1, 2)
+        pooled = F.avg_pool1d(x.transpose(1, 2), self.cfg.pool).transpose(1, 2)
         return self.hook_out(self.ln_final(self.hook_pooled(pooled)))
 
     def _embed(
@@ -118,11 +120,13 @@ class HookedAudioEncoder(HookedModule):
             raise ValueError(
                 f"mel lengths {mel_lengths.tolist()} must lie between 1 and {mel.shape[2]} frames"
             )
-        longest = int(mel_lengths.max())
-        if cuts_mel and mel.shape[2] < longest + longest % 2:
+        stride = self.cfg.conv_stride
+        n_needed = stride * self.cfg.n_frames(int(mel_lengths.max()))
+        if cuts_mel and mel.shape[2] < n_needed:
             raise ValueError(
-                f"the mel spectrogram ends at frame {mel.shape[2]}, which is odd: the convolutions "
-                "read frames in pairs. Pad it by one frame, as the processor does"
+                f"the mel spectrogram ends at frame {mel.shape[2]}, which is no multiple of "
+                f"{stride}, the convolutions' stride. Pad it to {n_needed} frames, as the processor "
+                "does"
             )
 
 

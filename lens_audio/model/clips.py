@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lens_audio.config import n_audio_tokens
+from lens_audio.config import AudioTiming
 
 
 def is_by_clip(name: str) -> bool:
@@ -15,13 +15,15 @@ def is_by_clip(name: str) -> bool:
 
 
 def clips_by_row(
-    audio_mask: Bool[Tensor, "batch pos"], mel_lengths: Int[Tensor, " audio"] | None
+    audio_mask: Bool[Tensor, "batch pos"],
+    mel_lengths: Int[Tensor, " audio"] | None,
+    timing: AudioTiming,
 ) -> list[range]:
     """For each row, the range of its clips among all clips, which are flat in row order.
 
     Raises ValueError unless each row's audio tokens are made up exactly by whole clips in order.
     """
-    counts = [] if mel_lengths is None else n_audio_tokens(mel_lengths).tolist()
+    counts = [] if mel_lengths is None else timing.n_tokens(mel_lengths).tolist()
     rows, clip = [], 0
     for row, wanted in enumerate(audio_mask.sum(1).tolist()):
         first, found = clip, 0
@@ -43,7 +45,7 @@ def clips_by_row(
 
 _ADVICE = (
     "Give one mel (with its mel_lengths) for each clip of the prompt, in row order, and either one "
-    "audio token a clip, which is expanded, or the clip's whole count (n_audio_tokens)."
+    "audio token a clip, which is expanded, or the clip's whole count (model.cfg.audio.n_tokens)."
 )
 
 

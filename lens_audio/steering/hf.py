@@ -11,12 +11,14 @@ from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from lens_audio.analysis.attention import pattern_rows
-from lens_audio.inputs import n_audio_tokens
+from lens_audio.config import AudioTiming
 from lens_audio.steering.settings import AudioSilenceSettings, added, steps
 from lens_audio.steering.sides import last_positions
 
 # Whisper's log-mel of digital silence: log10 of its floor 1e-10, then (x + 4) / 4.
 SILENT_LOG_MEL = -1.5
+MEL_FRAME_MS = 10  # of Whisper's features
+TIMING = AudioTiming()  # of Qwen2-Audio, which alone is attached to
 
 
 @contextmanager
@@ -118,9 +120,10 @@ class _AttachedToHf:
         ids, frame_mask = inputs["input_ids"], inputs["feature_attention_mask"]
         frames = frame_mask.sum(-1)
         is_audio = ids == self.hf_model.config.audio_token_id
-        if int(is_audio.sum()) != int(n_audio_tokens(frames).sum()):
+        if int(is_audio.sum()) != int(TIMING.n_tokens(frames).sum()):
             raise ValueError(
-                "steering needs one audio token for every 40 ms in the prompt; make it with the "
+                "steering needs one audio token for every "
+                f"{MEL_FRAME_MS * TIMING.mel_frames_per_token} ms in the prompt; make it with the "
                 "processor, which expands <|AUDIO|>"
             )
         mask = inputs.get("attention_mask")
@@ -156,7 +159,7 @@ class _AttachedToHf:
         """What silence of this length writes at its audio positions; computed once a length."""
         if n_frames not in self.silences:
             features, ids = inputs["input_features"], inputs["input_ids"]
-            n_tokens = n_audio_tokens(n_frames)
+            n_tokens = TIMING.n_tokens(n_frames)
             audio = self.hf_model.config.audio_token_id
             mel = torch.full_like(features[:1], SILENT_LOG_MEL)
             row = ids.new_tensor([[int(ids[0, -1]), *[audio] * n_tokens]])

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.inputs import AudioPrompt, n_audio_tokens
+from lens_audio.inputs import AudioPrompt
 
 KEPT_LENGTHS = 64  # silences kept; 30 s of the 7B model in bfloat16 is 6 MB
 
@@ -51,7 +51,8 @@ class Silences:
                 # Alone, so that what is kept is no matter of the batch that it was first met in.
                 lengths = prompt.mel_lengths[clip : clip + 1]
                 embedded = model.embed_audio(mel[clip : clip + 1], lengths)[0]
-                found[key] = self._kept[key] = embedded[: int(n_audio_tokens(lengths))].clone()
+                n_tokens = int(model.cfg.audio.n_tokens(lengths))
+                found[key] = self._kept[key] = embedded[:n_tokens].clone()
         while len(self._kept) > KEPT_LENGTHS:
             self._kept.popitem(last=False)
         return torch.cat([found[key] for key in keys])

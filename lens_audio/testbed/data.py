@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
+from lens_audio.config import AudioTiming
 from lens_audio.testbed.items import TRAINING_STREAM, make_question
 from lens_audio.testbed.processor import AUDIO, TURN_END, chat_prompt
 from lens_audio.testbed.sounds import (
@@ -137,11 +138,6 @@ def make_pool(
     )
 
 
-def audio_tokens(frames: int) -> int:
-    """Audio tokens that a clip of so many mel frames fills (40 ms each)."""
-    return ((frames - 1) // 2 - 1) // 2 + 1
-
-
 @dataclass(frozen=True)
 class _Recording:
     """What one row hears. `mel` is None in a text-only row."""
@@ -224,7 +220,7 @@ def _pack(
     for recording, questions in zip(recordings, asked, strict=True):
         template = chat_prompt(processor, "{}", recording.mel is not None)
         prefix, suffix = template.split("{}")
-        prefix = prefix.replace(AUDIO, AUDIO * audio_tokens(recording.frames))
+        prefix = prefix.replace(AUDIO, AUDIO * AudioTiming().n_tokens(recording.frames))
         texts = [prefix, *(q + suffix + label + TURN_END for q, label in questions)]
         rows.append(tokenizer(texts, add_special_tokens=False)["input_ids"])
     width = max(sum(map(len, segments)) for segments in rows)

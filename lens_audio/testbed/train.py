@@ -36,6 +36,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.qwen2_audio.configuration_qwen2_audio import Qwen2AudioEncoderConfig
 
 from lens_audio import files
+from lens_audio.config import AudioTiming
 from lens_audio.fingerprint import differences, versions
 from lens_audio.testbed import checkpoint_dir
 from lens_audio.testbed.data import Batch, Pool, make_batch, make_pool
@@ -43,7 +44,7 @@ from lens_audio.testbed.processor import AUDIO, END_OF_TEXT, TURN_END, build_pro
 from lens_audio.testbed.sounds import CLASSES
 
 DEFAULT_STATE = Path.home() / ".cache" / "lens_audio" / "testbed_training"
-SECONDS_PER_TOKEN = 0.04
+TIMING = AudioTiming()
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,11 @@ def tagging_loss(
     """
     tower = model.model.audio_tower
     audio = model.model.multi_modal_projector(tower(batch.mel).last_hidden_state)
-    middle = (torch.arange(audio.shape[1]) + 0.5) * SECONDS_PER_TOKEN
+    middle = (torch.arange(audio.shape[1]) + 0.5) * TIMING.seconds_per_token()
     inside = (middle > batch.event[:, :1]) & (middle < batch.event[:, 1:])
     classes = torch.where(batch.clip_class < 0, len(CLASSES), batch.clip_class)[:, None]
     target = torch.where(inside, classes, len(CLASSES))
-    real = batch.mel_mask[:, ::4][:, : audio.shape[1]].bool()
+    real = batch.mel_mask[:, :: TIMING.mel_frames_per_token][:, : audio.shape[1]].bool()
     embedding = model.get_input_embeddings()(words).sum(1)
     logits = audio[real] @ torch.cat([embedding, nothing]).T
     # An event fills about a fifth of its clip; the weight evens it with "nothing".

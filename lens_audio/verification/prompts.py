@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from lens_audio import testbed
-from lens_audio.config import AudioModelConfig, n_audio_tokens
+from lens_audio.config import AudioModelConfig
 from lens_audio.inputs import AudioPrompt
 from lens_audio.inputs.build import build_prompt
 
@@ -55,7 +55,7 @@ def _prompt(cfg: AudioModelConfig, processor: Any, rows: Rows) -> AudioPrompt:
         return _of_noise(cfg, rows)
     audio = [row or None for row in rows]
     rate = processor.feature_extractor.sampling_rate
-    return build_prompt(processor, [QUESTION] * len(rows), audio, sampling_rate=rate)
+    return build_prompt(processor, [QUESTION] * len(rows), audio, sampling_rate=rate, cfg=cfg)
 
 
 def _of_noise(cfg: AudioModelConfig, rows: list[list[int]]) -> AudioPrompt:
@@ -70,7 +70,7 @@ def _of_noise(cfg: AudioModelConfig, rows: list[list[int]]) -> AudioPrompt:
         row = text[:3]
         places = [False] * 3
         for n_frames in clips:
-            n = n_audio_tokens(n_frames)
+            n = cfg.audio.n_tokens(n_frames)
             row += [text[3] if before is None else before, *[audio_id] * n]
             row += [text[4] if after is None else after]
             places += [False, *[True] * n, False]
@@ -91,4 +91,5 @@ def _of_noise(cfg: AudioModelConfig, rows: list[list[int]]) -> AudioPrompt:
         attention_mask=padded([torch.ones_like(row).bool() for row in tokens], False),
         audio_mask=padded(is_audio, False),
         audio_token_id=audio_id,
+        cfg=cfg,
     )

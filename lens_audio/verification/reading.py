@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.config import AudioModelConfig, n_audio_tokens, n_encoder_frames
+from lens_audio.config import AudioModelConfig
 from lens_audio.inputs import AudioPrompt
 
 LOGITS = "logits"
@@ -138,9 +138,9 @@ def at_real_positions(
     """What stands at tokens of the prompt, or at frames or tokens of its clips, on the CPU."""
     assert prompt.mel_lengths is not None
     if name in (ENCODER_OUT, PROJECTOR_OUT):
-        lengths = n_audio_tokens(prompt.mel_lengths)
+        lengths = prompt.timing.n_tokens(prompt.mel_lengths)
     elif name.startswith("audio_encoder."):
-        lengths = n_encoder_frames(prompt.mel_lengths)
+        lengths = prompt.timing.n_frames(prompt.mel_lengths)
     else:
         return x[prompt.attention_mask.to(x.device)].cpu()
     is_real = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device)[:, None]

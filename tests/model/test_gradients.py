@@ -70,6 +70,7 @@ SITES = {
     "blocks.1.mlp.hook_post": "model.language_model.layers.1.mlp.down_proj:in",
     "audio_encoder.blocks.0.hook_resid_post": "model.audio_tower.layers.0:out",
     "audio_encoder.blocks.1.attn.hook_v": "model.audio_tower.layers.1.self_attn.v_proj:out",
+    "audio_projector.hook_in": "model.multi_modal_projector:in",
     "audio_projector.hook_out": "model.multi_modal_projector:out",
 }
 
