@@ -30,7 +30,7 @@ from lens_audio.inputs import AudioPrompt
 from lens_audio.model import HookedAudioTransformer
 from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.steering.sides import Silences, both_sides, last_positions
-from lens_audio.steering.storage import check_fits, load, model_facts, save
+from lens_audio.steering.storage import check_fits, damage_named, load, model_facts, save
 
 KIND = "AudioSilenceSteering"
 ADAPTIVE = ("constant", "listening", "confidence")
@@ -180,8 +180,9 @@ class AudioSilenceSteering:
             ValueError: for another file, or a model that the steering does not fit.
         """
         tensors, facts = load(path, KIND)
-        facts["heads"] = tuple(tuple(head) for head in facts["heads"])
-        steering = cls(**facts, direction=tensors.get("direction"))
+        with damage_named(path):
+            facts["heads"] = tuple(tuple(head) for head in facts["heads"])
+            steering = cls(**facts, direction=tensors.get("direction"))
         if model is not None:
             steering.check(model)
         return steering
