@@ -105,10 +105,9 @@ def read_config(folder: Path, config: Json, family: Family) -> AudioModelConfig:
     fields.check_fields(config, family.fields, path)
     fields.check_fields(generation, fields.GENERATION, folder / "generation_config.json")
     if quantised := config.get("quantization_config"):
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
         raise ValueError(
-            f"{path} has a quantization_config ({method}): quantised weights are not supported. "
-            "Use the checkpoint that they were made from"
+            f"{path} has a quantization_config ({quantised.get('quant_method')}): quantised weights "
+            "are not supported. Use the checkpoint that they were made from"
         )
     try:
         return family.read_config(config, generation)
