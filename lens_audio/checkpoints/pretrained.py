@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tqdm.auto import tqdm
 
 from lens_audio.checkpoints import fields
@@ -17,9 +15,9 @@ from lens_audio.checkpoints.family import Family, Json, read_json
 from lens_audio.checkpoints.shards import find_shards, stored_shapes, stored_tensors
 from lens_audio.checkpoints.tensors import DTYPES, assign, checked, match_tensors
 from lens_audio.config import AudioModelConfig
+from lens_audio.hub import SMALL_FILES, checkpoint_folder
 from lens_audio.model.audio_transformer import HookedAudioTransformer
 
-WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.*", "*.tiktoken"]
 HEAD = "unembed.lm_head.weight"
 
 
@@ -143,21 +141,10 @@ def resolve_dtype(dtype: torch.dtype | str | None, config: Json) -> torch.dtype 
 
 def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The local folder of a checkpoint, downloaded if it is a hub id."""
-    path = Path(path_or_hub_id).expanduser()
-    if path.is_dir():
-        return path
-    name = os.fspath(path_or_hub_id)
-    if path.exists():
-        raise FileNotFoundError(f"{name} is a file; give the folder that holds config.json")
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=WANTED_FILES))
-        if not any(folder.glob("*.safetensors")):
-            snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*.bin"])
-        return folder
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"{name!r} is neither a folder nor a checkpoint that the hub could give: {error}"
-        ) from error
+    folder = checkpoint_folder(path_or_hub_id, ("*.safetensors", *SMALL_FILES), revision)
+    if not any(folder.glob("*.safetensors")):
+        checkpoint_folder(path_or_hub_id, ["pytorch_model*.bin"], revision)
+    return folder
 
 
 def read_config_json(folder: Path) -> Json:

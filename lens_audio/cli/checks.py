@@ -13,10 +13,8 @@ from pathlib import Path
 import typer
 
 from lens_audio.files import check_writable
+from lens_audio.hub import SMALL_FILES, checkpoint_folder
 from lens_audio.testbed import checkpoint_dir
-
-# What a checkpoint holds beside its weights: sizes, tokenizer, feature extractor.
-SMALL_FILES = ["*.json", "*.jinja", "merges.txt", "vocab.*", "*.tiktoken"]
 
 
 def check_seconds(seconds: float | None, option: str) -> None:
@@ -143,11 +141,7 @@ def checkpoint_files(model: str | None) -> Path:
         FileNotFoundError: for neither, or a folder without a config.json.
         ValueError: for a config.json that is damaged.
     """
-    folder = checkpoint_dir() if model is None else Path(model).expanduser()
-    if folder.is_file():
-        raise FileNotFoundError(f"{model} is a file; give the folder that holds config.json")
-    if not folder.is_dir():
-        folder = _from_hub(str(model))
+    folder = checkpoint_folder(checkpoint_dir() if model is None else model, SMALL_FILES)
     config = folder / "config.json"
     if (folder / "adapter_config.json").is_file() and not config.is_file():
         return folder  # `read_config_json` says what to do with an adapter
@@ -159,15 +153,3 @@ def checkpoint_files(model: str | None) -> Path:
         except ValueError as error:
             raise ValueError(f"{config} is not valid JSON: {error}") from error
     return folder
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=SMALL_FILES))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise FileNotFoundError(
-            f"{name!r} is neither a folder nor a checkpoint that the hub could give: {error}"
-        ) from error

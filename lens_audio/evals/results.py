@@ -19,6 +19,7 @@ from lens_audio.evals.items import AudioQADataset, AudioQAItem
 from lens_audio.evals.page import results_page
 from lens_audio.evals.protocol import BASE, Chosen
 from lens_audio.evals.scores import accuracies, comparisons
+from lens_audio.files import write_text
 from lens_audio.plots.report import write_page
 from lens_audio.steering.calibration import interval_facts
 from lens_audio.tables import write_table
@@ -119,11 +120,11 @@ class Results:
             command: what made them, for the report.
         """
         place = Path(folder)
-        write_page(place / "answers.jsonl", "".join(_line(r) for r in self._with_answers()))
-        write_page(place / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
+        write_text(place / "answers.jsonl", "".join(_line(r) for r in self._with_answers()))
+        write_text(place / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
         for run in self.runs:
             predictions = json.dumps(self.predictions(run), indent=1)
-            write_page(place / f"predictions-{run.replace(' ', '-')}.json", predictions + "\n")
+            write_text(place / f"predictions-{run.replace(' ', '-')}.json", predictions + "\n")
         for name, table in (("accuracy", self.accuracy), ("comparison", self.comparison)):
             if table is not None:
                 write_table(table, place / f"{name}.csv")
