@@ -77,7 +77,7 @@ def patch(
     answer: Annotated[
         str | None,
         typer.Option(
-            help="The metric is logit(this) - logit(--instead). Default: the model's "
+            help="The metric is logit(this) - logit(--instead), of the first tokens. Default: the model's "
             "answer to CLEAN."
         ),
     ] = None,
