@@ -200,6 +200,8 @@ def _ogg(file: Section) -> list[Recording]:
     while offset is not None and not cut:
         page = file.read_at(offset, 27 + 255)
         if len(page) < 27 or not _PAGE.match(page):
+            # If this was the first page with samples, it ended somewhere above 0.
+            links[-1].first_end = links[-1].first_end or 1
             offset = next(_find(file, _PAGE, offset + 1), None)
             continue
         is_first, n_segments = bool(page[5] & 2), page[26]

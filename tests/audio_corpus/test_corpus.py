@@ -236,12 +236,13 @@ def test_an_ogg_page_that_is_missing_is_noticed(folder):
         load_audio(b"".join(b"OggS" + page for page in pages[:2] + pages[3:]))
 
 
+@pytest.mark.parametrize("place", [1, 400])  # in the page's mark, and among its samples
 @pytest.mark.parametrize("name", ["vorbis.ogg", "opus.ogg", "flac.ogg"])
-def test_a_damaged_first_page_of_samples_is_noticed(folder, name):
+def test_a_damaged_first_page_of_samples_is_noticed(folder, name, place):
     data = bytearray(need(folder / name).read_bytes())
     pages = [place.start() for place in re.finditer(b"OggS", data)]
     first = next(page for page in pages if int.from_bytes(data[page + 6 : page + 14], "little"))
-    data[first + 400] ^= 1
+    data[first + place] ^= 1
     with pytest.raises(ValueError, match="damaged: about"):
         load_audio(bytes(data))
 
