@@ -247,6 +247,11 @@ class AudioModelConfig(DecoderConfig):
                 f"text_config: num_attention_heads {text.num_attention_heads} is more than "
                 f"hidden_size {text.hidden_size}"
             )
+        if text.num_attention_heads % text.num_key_value_heads:
+            raise ValueError(
+                f"text_config: num_key_value_heads {text.num_key_value_heads} does not divide "
+                f"num_attention_heads {text.num_attention_heads}"
+            )
         if audio.d_model % audio.encoder_attention_heads:
             raise ValueError(
                 f"audio_config: encoder_attention_heads {audio.encoder_attention_heads} does not "

@@ -33,6 +33,7 @@ LIGHT = {
     "listen empty.wav": "empty.wav is an empty file",
     "listen good.wav --out none/page.html": "there is no folder none",
     "listen good.wav --out folder": "folder is a folder",
+    "listen good.wav --out ./good.wav": "good.wav is the recording itself",
     "listen good.wav --model ../nowhere": "neither a folder nor",
     "listen good.wav --model good.wav": "good.wav is a file",
     "listen good.wav --model folder": "folder has no config.json",
@@ -45,6 +46,8 @@ LIGHT = {
     "patch good.wav noise:inf": "as in noise:10",
     "patch --table cells.xlsx": "must end in .csv or .json",
     "patch --table a.csv --out ./a.csv": "are both a.csv",
+    "patch good.wav short.wav --out short.wav": "short.wav is the recording itself",
+    "patch table.csv --table table.csv": "table.csv is the recording itself",
     "patch --table none/cells.csv": "there is no folder none",
     "patch --model folder": "folder has no config.json",
     "patch --choices dog,cat --answer cow": "'cow' is none of the choices dog, cat",
@@ -54,6 +57,7 @@ LIGHT = {
     "heads --model folder": "folder has no config.json",
     "steer --table t.txt": "must end in .csv or .json",
     "steer --save none/s.safetensors": "there is no folder none",
+    "steer --save a.csv --table a.csv": "are both a.csv",
     "steer --model folder": "folder has no config.json",
     "mmau": "give MMAU's JSON file",
     "mmau nofile.json": "there is no file nofile.json",
@@ -71,6 +75,10 @@ LIGHT = {
     "mmau good.json --calibration-share 1": "--calibration-share must lie between 0 and 1",
     "mmau good.json --device-map cuda": "--device-map can be auto, not 'cuda'",
     "mmau good.json --device-map auto --device cpu": "--device-map spreads one process's model",
+    "verify ../nowhere": "neither a folder nor",
+    "verify folder": "folder has no config.json",
+    "verify --against folder": "folder has no config.json",
+    "verify --output none/x.json": "there is no folder none",
 }
 
 RUN = """
@@ -96,6 +104,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seconds in (("good", 1), ("long", 5), ("short", 0.5)):
         wave = rng.uniform(-0.2, 0.2, int(16000 * seconds))
         soundfile.write(folder / f"{name}.wav", wave, 16000)
+    (folder / "table.csv").write_text("a,b")
     (folder / "good.json").write_text(json.dumps([QUESTION]))
     (folder / "damaged.json").write_text(json.dumps(QUESTION) + "\n{\n")
     missing = [QUESTION, {**QUESTION, "id": "b", "audio_id": "b.wav"}]
@@ -103,6 +112,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     steering = AudioSilenceSteering([(0, 0)], provenance={"model": {"n_layers": 32}})
     steering.save(folder / "other.safetensors")
     config = json.loads((testbed.checkpoint_dir() / "config.json").read_text())
+    for name in ("deep", "adapter"):
+        (folder / name).mkdir()
+    (folder / "deep" / "config.json").write_text('{"a":' + 10**5 * "[" + 10**5 * "]" + "}")
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
     for name, changes in (("llama", {"model_type": "llama", "architectures": []}), ("bare", {})):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(config | changes))
@@ -133,6 +146,8 @@ BEFORE_THE_MODEL = {
     "listen --top 33": "4 layers x 8 heads = 32",
     "listen --device cuda:77": "no device 'cuda:77'",
     "listen --model llama": "llama",
+    "listen --model deep": "nested more than 64 levels deep",
+    "listen --model adapter": "it is an adapter, not a model",
     "listen --model bare": "lacks the files of the tokenizer",
     "patch long.wav": "--max-seconds 4",
     "patch good.wav long.wav": "--max-seconds 4",
@@ -157,6 +172,7 @@ BEFORE_THE_MODEL = {
     "mmau good.json --ks 17": "of a model that has 32 heads",
     "mmau good.json --steering other.safetensors": "was made on a model of n_layers 32",
     "mmau good.json --steering good.wav": "is no safetensors file",
+    "mmau --dataset testbed -n 2 --task sound": "no item has task 'sound'; they have no task",
     "mmau good.json --model bare": "lacks the files of the tokenizer",
 }
 

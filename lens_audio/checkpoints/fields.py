@@ -9,6 +9,7 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
+import torch
 from transformers.activations import ACT2FN
 
 Check = Callable[[Any], str | None]  # what a value must be, or None if it is that
@@ -80,11 +81,20 @@ OBJECT = kind(dict, "an object")
 ACTIVATION = one_of(*ACT2FN)
 TEXT = kind(str, "a text")
 
+
+def torch_dtype(value: Any) -> str | None:
+    """The name of one of torch's dtypes, or "auto"."""
+    name = value.removeprefix("torch.") if isinstance(value, str) else ""
+    is_it = name == "auto" or isinstance(getattr(torch, name, None), torch.dtype)
+    return None if is_it else "a dtype of torch, such as bfloat16"
+
+
 COMMON = {
     "architectures": or_null(or_several(TEXT)),
     "model_type": or_null(TEXT),
-    "dtype": or_null(TEXT),
-    "torch_dtype": or_null(TEXT),
+    "dtype": or_null(torch_dtype),
+    "torch_dtype": or_null(torch_dtype),
+    "quantization_config": or_null(OBJECT),
 }
 GENERATION = {
     "eos_token_id": or_null(or_several(TOKEN)),

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tqdm.auto import tqdm
 
 from lens_audio.checkpoints import fields
@@ -18,9 +16,9 @@ from lens_audio.checkpoints.family import Family, Json, read_json
 from lens_audio.checkpoints.shards import find_shards, stored_shapes, stored_tensors
 from lens_audio.checkpoints.tensors import DTYPES, assign, checked, match_tensors
 from lens_audio.config import AudioModelConfig
+from lens_audio.hub import SMALL_FILES, checkpoint_folder
 from lens_audio.model import HookedTransformer
 
-WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.*", "*.tiktoken"]
 HEAD = "unembed.lm_head.weight"
 Places = dict[Path, dict[str, tuple[str, ...]]]  # weight file, stored name, our names
 
@@ -93,10 +91,9 @@ def read_config(folder: Path, config: Json, family: Family) -> AudioModelConfig:
     fields.check_fields(config, family.fields, path)
     fields.check_fields(generation, fields.GENERATION, folder / "generation_config.json")
     if quantised := config.get("quantization_config"):
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
         raise ValueError(
-            f"{path} has a quantization_config ({method}): quantised weights are not supported. "
-            "Use the checkpoint that they were made from"
+            f"{path} has a quantization_config ({quantised.get('quant_method')}): quantised weights "
+            "are not supported. Use the checkpoint that they were made from"
         )
     try:
         return family.read_config(config, generation)
@@ -132,21 +129,10 @@ def resolve_dtype(dtype: torch.dtype | str | None, config: Json) -> torch.dtype 
 
 def resolve_folder(path_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The local folder of a checkpoint, downloaded if it is a hub id."""
-    path = Path(path_or_hub_id).expanduser()
-    if path.is_dir():
-        return path
-    name = os.fspath(path_or_hub_id)
-    if path.exists():
-        raise FileNotFoundError(f"{name} is a file; give the folder that holds config.json")
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=WANTED_FILES))
-        if not any(folder.glob("*.safetensors")):
-            snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*.bin"])
-        return folder
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"{name!r} is neither a folder nor a checkpoint that the hub could give: {error}"
-        ) from error
+    folder = checkpoint_folder(path_or_hub_id, ("*.safetensors", *SMALL_FILES), revision)
+    if not any(folder.glob("*.safetensors")):
+        checkpoint_folder(path_or_hub_id, ["pytorch_model*.bin"], revision)
+    return folder
 
 
 def read_config_json(folder: Path) -> Json:

@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from lens_audio.cli.checks import check_recording, check_seconds, check_text, checkpoint_files
+from lens_audio.cli.checks import (
+    check_kept,
+    check_recording,
+    check_seconds,
+    check_text,
+    checkpoint_files,
+)
 from lens_audio.cli.errors import clear_errors
 from lens_audio.cli.heads import heads
 from lens_audio.cli.mmau import mmau
@@ -24,18 +30,13 @@ app = typer.Typer(
 )
 
 
-app.command()(heads)
-app.command()(mmau)
-app.command()(patch)
-app.command()(steer)
-app.command()(verify)
-
-
 @app.command()
 def listen(
     audio: Annotated[
         str | None,
-        typer.Argument(help="A wav, flac, mp3 or ogg file. Default: the bundled recording."),
+        typer.Argument(
+            help="An audio file (whatever FFmpeg decodes). Default: the bundled recording."
+        ),
     ] = None,
     question: Annotated[str | None, typer.Option(help="What to ask about the recording.")] = None,
     choices: Choices = None,
@@ -56,6 +57,7 @@ def listen(
     with clear_errors(debug):
         check_writable(out)
         check_recording(audio)
+        check_kept([audio], out)
         checkpoint_files(model)
         from lens_audio.cli.listen import Request, run
 
@@ -72,3 +74,10 @@ def listen(
                 top=top,
             )
         )
+
+
+app.command()(patch)
+app.command()(heads)
+app.command()(steer)
+app.command()(mmau)
+app.command()(verify)

@@ -6,16 +6,15 @@ loads the model.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import typer
 
 from lens_audio.files import check_writable
+from lens_audio.hub import SMALL_FILES, checkpoint_folder
 from lens_audio.testbed import checkpoint_dir
-
-# What a checkpoint holds beside its weights: sizes, tokenizer, feature extractor.
-SMALL_FILES = ["*.json", "*.jinja", "merges.txt", "vocab.*", "*.tiktoken"]
 
 
 def check_seconds(seconds: float | None, option: str) -> None:
@@ -30,19 +29,35 @@ def check_text(text: str | None, option: str) -> None:
         raise typer.BadParameter("it is empty", param_hint=option)
 
 
-def check_outputs(out: Path, table: Path) -> None:
+def check_outputs(out: Path, table: Path, save: Path | None = None) -> None:
     """Refuse files that cannot be written.
 
     Raises:
         OSError: saying what is in the way.
-        ValueError: for a table that is neither CSV nor JSON, or both files being one.
+        ValueError: for a table that is neither CSV nor JSON, or two files being one.
     """
-    check_writable(out)
-    check_writable(table)
     if table.suffix not in (".csv", ".json"):
         raise ValueError(f"the table {table.name} must end in .csv or .json")
-    if out.expanduser().resolve() == table.expanduser().resolve():
-        raise ValueError(f"the page and the table are both {out.name}")
+    given = {"page": out, "table": table} | ({} if save is None else {"steering": save})
+    named: dict[Path, str] = {}
+    for what, path in given.items():
+        other = named.setdefault(check_writable(path).resolve(), what)
+        if other != what:
+            raise ValueError(f"the {other} and the {what} are both {path.name}")
+
+
+def check_kept(recordings: Iterable[str | None], *outputs: Path) -> None:
+    """Refuse to write over a recording that is asked about.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name in recordings:
+        if name is None or is_corruption(name):
+            continue
+        for output in map(Path.expanduser, outputs):
+            if output.exists() and output.samefile(Path(name).expanduser()):
+                raise ValueError(f"{output} is the recording itself; give another file to write")
 
 
 def check_readable(path: str | Path, what: str) -> Path:
@@ -126,28 +141,15 @@ def checkpoint_files(model: str | None) -> Path:
         FileNotFoundError: for neither, or a folder without a config.json.
         ValueError: for a config.json that is damaged.
     """
-    folder = checkpoint_dir() if model is None else Path(model).expanduser()
-    if folder.is_file():
-        raise FileNotFoundError(f"{model} is a file; give the folder that holds config.json")
-    if not folder.is_dir():
-        folder = _from_hub(str(model))
+    folder = checkpoint_folder(checkpoint_dir() if model is None else model, SMALL_FILES)
     config = folder / "config.json"
+    if (folder / "adapter_config.json").is_file() and not config.is_file():
+        return folder  # `read_config_json` says what to do with an adapter
     if not config.is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so it is no checkpoint")
-    try:
-        json.loads(config.read_bytes())  # a BOM is accepted here
-    except ValueError as error:
-        raise ValueError(f"{config} is not valid JSON: {error}") from error
+    with suppress(RecursionError):  # `read_json` says that it is nested too deeply
+        try:
+            json.loads(config.read_bytes())  # a BOM is accepted here
+        except ValueError as error:
+            raise ValueError(f"{config} is not valid JSON: {error}") from error
     return folder
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=SMALL_FILES))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise FileNotFoundError(
-            f"{name!r} is neither a folder nor a checkpoint that the hub could give: {error}"
-        ) from error

@@ -175,6 +175,11 @@ def shown_name(model: str | None) -> str:
     return path.resolve().name if path.exists() else model
 
 
+def model_option(model: str | None) -> str:
+    """The option of a command that names the model; nothing for the embedded checkpoint."""
+    return "" if model is None else f" --model {shlex.quote(shown_name(model))}"
+
+
 def shown_command(request: Request) -> str:
     """The command that makes this page again, with names of files and folders but no paths."""
     words = ["lens-audio", "listen"]

@@ -28,7 +28,9 @@ class AnswerBy(StrEnum):
 def mmau(
     data: Annotated[
         Path | None,
-        typer.Argument(help="MMAU's JSON file, or a parquet file or a folder of them."),
+        typer.Argument(
+            help="MMAU's JSON file (or JSON lines), or a parquet file or a folder of them."
+        ),
     ] = None,
     audio: Annotated[
         Path | None,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lens_audio.cli.checks import (
+    check_kept,
     check_named,
     check_outputs,
     check_recording,
@@ -45,7 +46,7 @@ class Fit(StrEnum):
 def patch(
     clean: Annotated[
         str | None,
-        typer.Argument(help="A wav, flac, mp3 or ogg file. Default: two bundled recordings."),
+        typer.Argument(help="An audio file. Default: two bundled recordings."),
     ] = None,
     corrupted: Annotated[
         str | None,
@@ -76,7 +77,7 @@ def patch(
     answer: Annotated[
         str | None,
         typer.Option(
-            help="The metric is logit(this) - logit(--instead). Default: the model's "
+            help="The metric is logit(this) - logit(--instead), of the first tokens. Default: the model's "
             "answer to CLEAN."
         ),
     ] = None,
@@ -116,6 +117,7 @@ def patch(
         check_outputs(out, table)
         check_recording(clean)
         check_recording(corrupted)
+        check_kept((clean, corrupted), out, table)
         check_named(options, answer, instead)
         checkpoint_files(model)
         from lens_audio.cli.run_patch import Request, run

@@ -11,7 +11,7 @@ from lens_audio import testbed
 from lens_audio.analysis.dataset import LabelledItem, labelled
 from lens_audio.analysis.listening import Specialists, find_specialists
 from lens_audio.cli.checkpoint import Checkpoint, load
-from lens_audio.cli.listen import shown_name, versions
+from lens_audio.cli.listen import model_option, shown_name, versions
 from lens_audio.plots import head_map, score_distributions
 from lens_audio.plots.report import escape as html
 from lens_audio.plots.report import figure_html, page, table_html, write_page
@@ -43,7 +43,8 @@ def run(
         found.to_json(table)
     else:
         write_table(found.to_dataframe(), table)
-    write_page(out, heads_page(found, shown_name(model_name), k, n, seed))
+    command = f"lens-audio heads --k {k} -n {n} --seed {seed}{model_option(model_name)}"
+    write_page(out, heads_page(found, shown_name(model_name), command))
     show(found, Console(highlight=False))
     Console().print(f"\nTable: {escape(str(table))}\nPage: {escape(str(out))}", soft_wrap=True)
 
@@ -95,7 +96,7 @@ def show(found: Specialists, console: Console) -> None:
     )
 
 
-def heads_page(found: Specialists, model_name: str, k: int, n: int, seed: int) -> str:
+def heads_page(found: Specialists, model_name: str, command: str) -> str:
     """The page: both maps, the specialists, the scores of the test items."""
     r = found.calibration.r.nan_to_num(0.0).float()
     limit = max(0.05, float(r.abs().max()))
@@ -121,7 +122,7 @@ def heads_page(found: Specialists, model_name: str, k: int, n: int, seed: int) -
         "</section>",
         f"<section><h2>Listening score of the test items</h2><p>{said}</p>"
         f"{figure_html(groups, 'scores')}</section>",
-        f"<footer><code>lens-audio heads --k {k} -n {n} --seed {seed}</code> · "
+        f"<footer><code>{html(command)}</code> · "
         f"{html(versions())}, torch threads {torch.get_num_threads()}</footer>",
     ]
     return page("Which heads listen?", "\n".join(body))

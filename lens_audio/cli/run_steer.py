@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lens_audio.analysis.listening import Interval, best_heads
 from lens_audio.cli.checkpoint import Checkpoint, load
-from lens_audio.cli.listen import shown_name
+from lens_audio.cli.listen import model_option, shown_name
 from lens_audio.cli.run_heads import held_out
 from lens_audio.cli.steer_page import steer_page
 from lens_audio.files import write_text
@@ -227,4 +227,5 @@ def shown_command(request: Request) -> str:
         f"lens-audio steer {what} --n-calibration {request.n_calibration} "
         f"--n-test {request.n_test} --seed {request.seed} --adaptive {request.adaptive} "
         f"--draws {request.draws} --specialists-from {request.specialists_from or 'all'}"
+        f"{model_option(request.model)}"
     )

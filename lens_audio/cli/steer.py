@@ -9,7 +9,6 @@ import typer
 from lens_audio.cli.checks import check_outputs, checkpoint_files
 from lens_audio.cli.errors import clear_errors
 from lens_audio.cli.options import Adaptive, BatchSize, Debug, Device, Model
-from lens_audio.files import check_writable
 
 
 class SpecialistsFrom(StrEnum):
@@ -61,9 +60,7 @@ def steer(
     if calibrate and report:
         raise typer.BadParameter("--report calibrates too; give one of the two")
     with clear_errors(debug):
-        check_outputs(out, table)
-        if save is not None:
-            check_writable(save)
+        check_outputs(out, table, save)
         checkpoint_files(model)
         from lens_audio.cli.run_steer import Request, run
 

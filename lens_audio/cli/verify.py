@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from lens_audio.cli.checks import checkpoint_files
 from lens_audio.cli.errors import clear_errors
 from lens_audio.cli.options import Debug, Device, DtypeOption
+from lens_audio.files import check_writable
 
 
 def verify(
@@ -37,6 +39,9 @@ def verify(
     finite numbers and tokens were checked; 1 one of both cannot load it.
     """
     with clear_errors(debug):
+        check_writable(output)
+        checkpoint_files(model)
+        checkpoint_files(against)
         from lens_audio.cli.run_verify import run
 
         status = run(

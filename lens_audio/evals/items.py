@@ -120,7 +120,8 @@ def select(items: Sequence[AudioQAItem], **wanted: str | None) -> list[AudioQAIt
             continue
         there = sorted({item.facts.get(name, "") for item in items})
         if value not in there:
-            raise ValueError(f"no item has {name} {value!r}; there are {', '.join(there)}")
+            known = f"there are {', '.join(there)}" if any(there) else f"they have no {name}"
+            raise ValueError(f"no item has {name} {value!r}; {known}")
         chosen = [item for item in chosen if item.facts.get(name) == value]
     if not chosen:
         raise ValueError(f"no item has all of {wanted}")

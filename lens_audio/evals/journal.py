@@ -33,10 +33,11 @@ class Journal:
             ValueError: for a journal of another run, saying what differs, of an earlier version of
                 the package, or a damaged one.
             BlockingIOError: while another run writes it.
+            OSError: for a path that cannot be written.
         """
         self.done: dict[Key, dict[str, Any]] = {}
         self._check = check
-        self._lock = files.Lock(path)
+        self._lock = files.Lock(files.check_writable(path))
         try:
             self._file = open(path, "a+b")  # noqa: SIM115 (it stays open)
         except BaseException:
@@ -105,7 +106,7 @@ class Journal:
 def _parsed(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(number, path) from error
     if not isinstance(record, dict):
         raise _damaged(number, path)

@@ -67,8 +67,17 @@ def check_recorded(phase: str, outcome: dict[str, Any]) -> None:
 
 def _has(record: Any, form: Mapping[str, type]) -> bool:
     return isinstance(record, dict) and all(
-        isinstance(record.get(name), kind) for name, kind in form.items()
+        isinstance(record.get(name), kind) and (kind is not list or _is_array(record[name]))
+        for name, kind in form.items()
     )
+
+
+def _is_array(value: list[Any]) -> bool:
+    """Whether a list, of lists, … is of numbers or truth values alone, and rectangular."""
+    try:
+        return np.asarray(value).dtype.kind in "bif"
+    except ValueError:  # not rectangular
+        return False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from lens_audio.evals.batches import Records
 from lens_audio.evals.page import results_page
 from lens_audio.evals.results import Answers
+from lens_audio.files import write_text
 from lens_audio.plots.report import write_page
 from lens_audio.tables import write_table
 
@@ -26,11 +27,11 @@ class Results(Answers):
             command: what made them, for the report.
         """
         place = Path(folder)
-        write_page(place / "answers.jsonl", "".join(_line(r) for r in self._with_answers()))
-        write_page(place / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
+        write_text(place / "answers.jsonl", "".join(_line(r) for r in self._with_answers()))
+        write_text(place / "results.json", json.dumps(self.to_dict(), indent=1) + "\n")
         for run in self.runs:
             predictions = json.dumps(self.predictions(run), indent=1)
-            write_page(place / f"predictions-{run.replace(' ', '-')}.json", predictions + "\n")
+            write_text(place / f"predictions-{run.replace(' ', '-')}.json", predictions + "\n")
         for name, table in (("accuracy", self.accuracy), ("comparison", self.comparison)):
             if table is not None:
                 write_table(table, place / f"{name}.csv")

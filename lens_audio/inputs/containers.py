@@ -1,7 +1,7 @@
 """What audio files say about themselves: where recordings start in them, and what is missing.
 
 Only lengths and end marks are read here, never samples. Sources: RFC 3533 (Ogg), ISO/IEC 14496-12
-(mp4), RFC 8794 and 9559 (EBML, Matroska), Microsoft's ASF specification, Apple's CAF one.
+(mp4), RFC 8794 and 9559 (EBML, Matroska), Microsoft's ASF specification, Apple's CAF one, APEv2.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 UNKNOWN_SIZE = 0x7FFF0000  # a streaming writer leaves a size this large, or 0, in a RIFF header
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # and STREAMINFO's length, which always comes first
 _PAGE = re.compile(b"OggS\0")
+_APE = b"APETAGEX"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _W64 = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -72,12 +73,14 @@ class Recording:
     file: Section
     missing: str | None = None  # what its container announces and the file does not hold
     is_finished: bool = True  # whether its header was filled in when the writer knew the length
-    last_sample: int | None = None  # where its only stream ends by its own marks, in Ogg
+    # Where its only stream ends by its own marks, and the first page of it, in Ogg.
+    last_sample: int | None = None
+    first_end: int = 0
 
 
 def recordings(file: SeekableFile) -> list[Recording]:
     """The recordings that a file holds; one unless it is of a kind whose decoders stop at an end."""
-    whole = _after_id3(Section(file, 0, file_size(file)))
+    whole = _after_tags(Section(file, 0, file_size(file)))
     head = whole.read_at(0, 16)
     if head[:4] == b"OggS":
         return _ogg(whole)
@@ -98,7 +101,7 @@ def recordings(file: SeekableFile) -> list[Recording]:
         return [_asf(whole)]
     if head[:4] == _EBML:
         return [_matroska(whole)]
-    return [Recording(whole)]
+    return [Recording(_before_tags(whole))]
 
 
 def file_size(file: SeekableFile) -> int:
@@ -121,13 +124,51 @@ def mp3_length(file: Section) -> tuple[int, int]:
     return frames, size if head[place + 7] & 2 else 0
 
 
-def _after_id3(file: Section) -> Section:
-    """The file without the ID3v2 tags in front, which taggers put before any format."""
+def wav_sizes(file: Section) -> tuple[int, int]:
+    """Bytes of samples that a wav announces, and those behind them, within its size, that are no chunk."""
+    head = file.read_at(0, 12)
+    end = 8 + int.from_bytes(head[4:8], "little")
+    end = file.size if end <= 44 else end  # of a header alone: it was never filled in
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE" or end > file.size:
+        return 0, 0
+    start, announced = 12, None
+    while start + 8 <= end:
+        kind, size = struct.unpack("<4sI", file.read_at(start, 8))
+        after = start + 8 + size + size % 2
+        is_chunk = kind.isascii() and kind.decode().isprintable() and after <= end + 1
+        if announced is not None and not is_chunk:
+            return announced, end - start
+        announced = size if kind == b"data" else announced
+        start = after
+    return announced or 0, 0
+
+
+def _after_tags(file: Section) -> Section:
+    """The file without the ID3v2 and APE tags in front, which taggers put before any format."""
     start = 0
-    while (head := file.read_at(start, 10))[:3] == b"ID3" and len(head) == 10:
-        size = sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(head[6:10]))
-        start += size + (20 if head[5] & 16 else 10)
-    return Section(file.file, file.start + start, file.start + max(start, file.size))
+    while True:
+        head = file.read_at(start, 16)
+        if head[:3] == b"ID3" and len(head) >= 10:
+            size = sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(head[6:10]))
+            start += size + (20 if head[5] & 16 else 10)
+        elif head[:8] == _APE:
+            start += int.from_bytes(head[12:16], "little") + 32
+        else:
+            return Section(file.file, file.start + start, file.start + max(start, file.size))
+
+
+def _before_tags(file: Section) -> Section:
+    """The file without the ID3v1 and APE tags behind, pictures in which would pass for damage."""
+    end = file.size
+    while True:
+        foot = file.read_at(max(0, end - 128), 128)
+        if foot[:3] == b"TAG" and len(foot) == 128:
+            end -= 128
+        elif foot[-32:-24] == _APE:
+            size = max(32, int.from_bytes(foot[-20:-16], "little"))
+            end -= size + (32 if foot[-9] & 128 else 0)  # which says that it has a header, too
+        else:
+            return Section(file.file, file.start, file.start + max(0, end))
 
 
 def _split(file: Section, starts: list[int]) -> list[Section]:
@@ -159,6 +200,8 @@ def _ogg(file: Section) -> list[Recording]:
     while offset is not None and not cut:
         page = file.read_at(offset, 27 + 255)
         if len(page) < 27 or not _PAGE.match(page):
+            # If this was the first page with samples, it ended somewhere above 0.
+            links[-1].first_end = links[-1].first_end or 1
             offset = next(_find(file, _PAGE, offset + 1), None)
             continue
         is_first, n_segments = bool(page[5] & 2), page[26]
@@ -170,7 +213,7 @@ def _ogg(file: Section) -> list[Recording]:
         cut = f"{offset - file.size} bytes of its last page" if offset > file.size else None
     missing = ["its end-of-stream mark" if link.unfinished else None for link in links]
     return [
-        Recording(part, lacks, last_sample=link.last_sample)
+        Recording(part, lacks, last_sample=link.last_sample, first_end=link.first_end)
         for part, lacks, link in zip(
             _split(file, starts), [*missing[:-1], cut or missing[-1]], links, strict=True
         )
@@ -182,6 +225,7 @@ class _Link:
 
     def __init__(self) -> None:
         self.ends: dict[bytes, int] = {}  # the last granule position of each stream
+        self.first_end = 0  # the first granule position above 0, which headers have
         self.unfinished: set[bytes] = set()
         self.has_data = False
 
@@ -189,6 +233,7 @@ class _Link:
         flags, serial = page[5], page[14:18]
         granule = int.from_bytes(page[6:14], "little", signed=True)  # -1 where no packet ends
         self.ends[serial] = max(granule, self.ends.get(serial, 0))
+        self.first_end = self.first_end or max(granule, 0)
         self.has_data = self.has_data or not flags & 2
         (self.unfinished.discard if flags & 4 else self.unfinished.add)(serial)
 

@@ -1,4 +1,4 @@
-"""Audio files decoded: wav and flac by libsndfile, everything else by FFmpeg, to their ends."""
+"""Audio files decoded: plain wav by libsndfile, everything else by FFmpeg, to their ends."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from lens_audio.inputs.containers import (
     file_size,
     mp3_length,
     recordings,
+    wav_sizes,
 )
 
 MAX_LOST = 0.01  # of a file: what cannot be decoded is left out with a warning up to here
@@ -129,6 +130,13 @@ def _recording_seconds(file: Section) -> float:
 
 def _blocks(parts: Iterable[Recording], name: str, enough: Callable[[int], int]) -> Iterator[Block]:
     for recording in parts:
+        announced, more = wav_sizes(recording.file)
+        if more > MAX_LOST * announced:
+            raise ValueError(
+                f"{name} is damaged: its header says {announced} bytes of samples, and {more} bytes "
+                f"follow that are nothing else. If they are samples, ffmpeg -ignore_length 1 -i "
+                f"OLD.wav NEW.wav repairs the header."
+            )
         sound = _open_sound(recording.file)
         if sound is None:
             yield from _ffmpeg_blocks(recording, name)
@@ -137,20 +145,19 @@ def _blocks(parts: Iterable[Recording], name: str, enough: Callable[[int], int])
                 yield _sound_block(sound, name, enough)
 
 
-# wav and flac, by libsndfile
+# Plain wav, by libsndfile
 
 
 def _open_sound(file: Section) -> soundfile.SoundFile | None:
-    """A wav or flac, if it is one that libsndfile decodes exactly."""
-    if file.read_at(0, 4) not in (b"RIFF", b"RIFX", b"fLaC"):
+    """A wav, if it is one that libsndfile decodes exactly."""
+    if file.read_at(0, 4) not in (b"RIFF", b"RIFX"):
         return None
     file.seek(0)
     try:
         sound = soundfile.SoundFile(file)
     except (soundfile.LibsndfileError, TypeError):
         return None
-    is_plain = sound.subtype.startswith(("PCM", "FLOAT", "DOUBLE"))
-    if not is_plain or sound.frames > 2**48:  # a flac of unknown length
+    if not sound.subtype.startswith(("PCM", "FLOAT", "DOUBLE")):
         sound.close()
         return None
     return sound
@@ -194,12 +201,12 @@ def _ffmpeg_blocks(recording: Recording, name: str) -> Iterator[Block]:
         container = _open_container(recording.file)
     except (av.error.FFmpegError, ValueError) as error:
         if recording.missing:
-            raise _truncated(name, f"{recording.missing} are not there") from error
+            raise _truncated(name, f"it lacks {recording.missing}") from error
         raise _unreadable(name, _reason(error)) from error
     with container:
         stream = cast(av.AudioStream | None, container.streams.best("audio"))
         if stream is None and recording.missing:
-            raise _truncated(name, f"{recording.missing} are not there")
+            raise _truncated(name, f"it lacks {recording.missing}")
         if stream is None or stream.codec_context is None:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
             what = "sound in a codec that FFmpeg lacks" if stream else f"only {kinds}"
@@ -272,7 +279,7 @@ class _Decoding:
     def check_end(self, recording: Recording, name: str) -> None:
         """Refuses or warns, by what was decoded."""
         if recording.missing:
-            raise _truncated(name, f"{recording.missing} are not there")
+            raise _truncated(name, f"it lacks {recording.missing}")
         if self.error:
             raise _truncated(name, f"after {self.seconds:.3f} s: {self.error}")
         if self.ends_within_packet:
@@ -310,8 +317,10 @@ class _Decoding:
             alone = len(self.container.streams) == 1 and recording.is_finished
             return own or (alone and (self.container.duration or 0) / av.time_base) or 0.0
         if recording.last_sample and self.stream.time_base is not None:
-            first = max(self.stream.start_time or 0, 0)
-            return float((recording.last_sample - first) * self.stream.time_base)
+            start = max(self.stream.start_time or 0, 0)
+            if start >= recording.first_end:  # the first page is lost, and so where it began
+                start = 0
+            return float((recording.last_sample - start) * self.stream.time_base)
         if self.kind in _STORES_LENGTH or (self.kind in _LOSES_SILENTLY and recording.is_finished):
             if self.stream.duration is not None and self.stream.time_base is not None:
                 return float(self.stream.duration * self.stream.time_base)

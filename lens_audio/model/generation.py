@@ -283,7 +283,10 @@ class Rows:
 
 def _token_ids(given: Any) -> list[int]:
     """Token ids from an integer of any kind, or several."""
-    ids = torch.as_tensor(given).reshape(-1)
+    try:
+        ids = torch.as_tensor(given).reshape(-1)
+    except (TypeError, ValueError, RuntimeError):  # a text, None in a list, …
+        ids = torch.tensor([torch.nan])
     if ids.numel() and (ids.is_floating_point() or ids.dtype == torch.bool):
         raise ValueError(f"eos_token_id must be an integer, or several, not {given!r}")
     return ids.tolist()

@@ -32,7 +32,7 @@ from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.steering import hf
 from lens_audio.steering.settings import AudioSilenceSettings, added, steps
 from lens_audio.steering.sides import Silences, both_sides, last_positions
-from lens_audio.steering.storage import load, model_facts, save
+from lens_audio.steering.storage import damage_named, load, model_facts, save
 
 KIND = "AudioSilenceSteering"
 
@@ -148,8 +148,9 @@ class AudioSilenceSteering(AudioSilenceSettings):
             ValueError: for another file, or a model that the steering does not fit.
         """
         tensors, facts = load(path, KIND)
-        facts["heads"] = tuple(tuple(head) for head in facts["heads"])
-        steering = cls(**facts, direction=tensors.get("direction"))
+        with damage_named(path):
+            facts["heads"] = tuple(tuple(head) for head in facts["heads"])
+            steering = cls(**facts, direction=tensors.get("direction"))
         if model is not None:
             steering.check(model)
         return steering

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: for another file.
+        ValueError: for another file, or one that is damaged.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -54,7 +56,17 @@ def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
     if found != kind:
         raise ValueError(f"{path.name} holds {found or 'something else'}, not {kind}")
     tensors.pop("none", None)
-    return tensors, json.loads(metadata["facts"])
+    with damage_named(path):
+        return tensors, dict(json.loads(metadata["facts"]))
+
+
+@contextmanager
+def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """A ValueError that names the file for whatever goes wrong while its facts are taken."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{Path(path).name} is damaged: {error!r}") from error
 
 
 def model_facts(model: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lens_audio.hooks.positions import Positions
 from lens_audio.hooks.selection import Hook
 from lens_audio.inputs import AudioPrompt
 from lens_audio.steering.sides import last_positions
-from lens_audio.steering.storage import check_fits, load, model_facts, save
+from lens_audio.steering.storage import check_fits, damage_named, load, model_facts, save
 
 KIND = "SteeringVector"
 
@@ -123,8 +123,10 @@ class SteeringVector:
         """
         tensors, facts = load(path, KIND)
         device = "cpu" if model is None else model.device
-        directions = {int(layer): tensors[layer].to(device) for layer in sorted(tensors, key=int)}
-        vector = cls(directions, facts["site"], facts["provenance"])
+        with damage_named(path):
+            layers = sorted(tensors, key=int)
+            directions = {int(layer): tensors[layer].to(device) for layer in layers}
+            vector = cls(directions, facts["site"], facts["provenance"])
         if model is not None:
             vector.check(model)
         return vector

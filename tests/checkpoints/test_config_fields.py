@@ -111,6 +111,9 @@ def test_a_million_layers_are_refused_with_the_most_there_may_be(folder, field):
         ("architectures", 5),
         ("text_config.use_sliding_window", 1),
         ("torch_dtype", 16),
+        ("dtype", "float17"),
+        ("text_config.dtype", "Tensor"),
+        ("quantization_config", [4]),
     ],
 )
 def test_another_field_of_the_wrong_kind_is_named(folder, field, value):
@@ -159,7 +162,7 @@ def test_a_field_of_the_generation_config_is_named(folder, field, value):
     [
         ("text_config.num_attention_heads", 64, "num_attention_heads 64.*hidden_size 32"),
         ("audio_config.encoder_attention_heads", 5, "encoder_attention_heads 5.*d_model 24"),
-        ("text_config.num_key_value_heads", 3, "n_key_value_heads 3"),
+        ("text_config.num_key_value_heads", 3, "num_key_value_heads 3.*num_attention_heads 4"),
     ],
 )
 def test_heads_that_do_not_fit_their_width(folder, field, value, match):

@@ -77,6 +77,7 @@ def test_nothing_differs_between_equals():
 
 ANSWER = {"text": "a dog", "prediction": "dog", "correct": True}
 ANSWERS = {"items": [{"id": "a", "prompt": "?", "runs": {"base": ANSWER}}], "sums": {}}
+HEARD = {"id": "a", **ANSWER, "mass": [[0.5, 0.25]]}
 OTHER_FORMS = [
     [],
     "text",
@@ -86,6 +87,10 @@ OTHER_FORMS = [
     {"phase": ["answers"], "batch": 0, **ANSWERS},
     {"phase": "unknown", "batch": 0, **ANSWERS},
     {"phase": "listening", "batch": 0, **ANSWERS},
+    {"phase": "listening", "batch": 0, "items": [{**HEARD, "mass": [[0.5, None]]}], "sums": {}},
+    {"phase": "listening", "batch": 0, "items": [{**HEARD, "mass": [[0.5], [0.5, 0.5]]}], "sums": {}},
+    {"phase": "listening", "batch": 0, "items": [{**HEARD, "mass": [["0.5"]]}], "sums": {}},
+    {"phase": "strength", "batch": 0, "items": [{"id": "a", "correct": [{}]}], "sums": {}},
     {"phase": "answers", "batch": 0, "items": 3, "sums": {}},
     {"phase": "answers", "batch": 0, "items": [3], "sums": {}},
     {"phase": "answers", "batch": 0, "items": [{"id": "a", "runs": [1]}], "sums": {}},
@@ -102,6 +107,24 @@ def test_a_line_of_valid_json_that_is_no_batch_is_damaged(path, form):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(ValueError, match="line 2 is damaged"):
         Journal(path, MANIFEST, check_recorded)
+
+
+def test_a_record_of_the_right_form_is_taken(path):
+    begin(path, n=0)
+    line = {"phase": "listening", "batch": 0, "items": [HEARD], "sums": {}}
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    journal = Journal(path, MANIFEST, check_recorded)
+    journal.close()
+    assert journal.done["listening", 0]["items"] == [HEARD]
+
+
+def test_a_line_nested_too_deeply_is_damaged(path):
+    begin(path, n=0)
+    with path.open("a") as file:
+        file.write("[" * 100_000 + "]" * 100_000 + "\n")
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        begin(path)
 
 
 def test_a_first_line_that_is_no_dictionary_is_damaged(path):

@@ -77,6 +77,7 @@ def test_what_data_sets_hold_is_taken(write, noise):
     for row, expected in [
         ({"array": stereo, "sampling_rate": 8000, "path": "gone.wav"}, from_array),
         ({"array": torch.from_numpy(stereo), "sampling_rate": np.int64(8000)}, from_array),
+        ({"array": stereo.tolist(), "sampling_rate": torch.tensor(8000)}, from_array),
         ({"bytes": path.read_bytes(), "path": "gone.wav"}, from_file),
         ({"bytes": None, "path": str(path)}, from_file),
         (Decoder(stereo, 8000), from_array),

@@ -199,9 +199,10 @@ def test_an_eos_token_may_be_an_integer_of_any_kind_or_several(hf, model, form):
     )
 
 
-def test_an_eos_token_that_is_no_integer_is_refused(model):
+@pytest.mark.parametrize("eos", [1.5, True, "</s>", [None]])
+def test_an_eos_token_that_is_no_integer_is_refused(model, eos):
     with pytest.raises(ValueError, match="eos_token_id must be an integer"):
-        generate(model, make_prompt(SIZES, SINGLE), eos_token_id=1.5)
+        generate(model, make_prompt(SIZES, SINGLE), eos_token_id=eos)
 
 
 def test_stream_gives_its_first_piece_before_the_last_step(talker):

@@ -202,7 +202,7 @@ def test_bins_are_downloaded_only_where_there_are_no_safetensors(
         asked.append(allow_patterns)
         return str(folder)
 
-    monkeypatch.setattr("lens_audio.checkpoints.pretrained.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert resolve_folder("Qwen/Qwen-Audio") == folder
     assert len(asked) == n_downloads
     assert "*.tiktoken" in asked[0]

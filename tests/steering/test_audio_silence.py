@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lens_audio import AudioPrompt, HookedAudioTransformer, KeyValueCache
@@ -323,6 +324,18 @@ def test_saved_steering_loads_with_its_provenance(model, prompt, tmp_path) -> No
         assert loaded.provenance == facts
         expected = steering.directions(model, prompt)
         assert torch.equal(loaded.directions(model, prompt), expected)
+
+
+@pytest.mark.parametrize(
+    "facts", [None, "{", "[" * 100_000, "[]", "3", '{"beta": 1}', '{"heads": 3}', '{"heads": [[0]]}',
+              '{"heads": [[0, 1]], "beta": []}', '{"heads": [[0, 1]], "more": 1}'],
+)  # fmt: skip
+def test_a_damaged_file_is_named(tmp_path, facts) -> None:
+    path = tmp_path / "x.safetensors"
+    metadata = {"lens_audio": "AudioSilenceSteering"} | ({} if facts is None else {"facts": facts})
+    save_file({"none": torch.zeros(0)}, path, metadata)
+    with pytest.raises(ValueError, match="is damaged"):
+        AudioSilenceSteering.load(path)
 
 
 def test_refuses_files_that_hold_something_else(model, tmp_path) -> None:

@@ -89,10 +89,12 @@ def test_the_first_generation(tmp_path):
     assert written()["verdict"] == "no reference"
 
 
-def test_what_cannot_load_is_one_line_and_no_file(folders):
-    result = run("../no such folder")
+def test_what_cannot_load_is_one_line_and_no_file(folders, tmp_path_factory):
+    bare = tmp_path_factory.mktemp("bare")
+    (bare / "config.json").write_bytes((folders[0] / "config.json").read_bytes())
+    result = run(bare)
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: lens_audio cannot load ../no such folder")
+    assert result.stderr.startswith(f"error: lens_audio cannot load {bare}: {bare} has no weights")
     assert result.stderr.count("\n") == 1
     assert not list(Path.cwd().iterdir())
 
