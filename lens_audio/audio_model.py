@@ -150,6 +150,15 @@ class HookedAudioTransformer(HookedTransformer):
                 self.processor, question, audio, device=self.device, cfg=self.cfg, **kwargs
             )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HookedAudioTransformer":
+        """A copy outside every `with` block, `listening_to` included."""
+        with self.lock:
+            listening, self._listening = self._listening, None
+            try:
+                return super().__deepcopy__(memo)  # type: ignore[return-value]
+            finally:
+                self._listening = listening
+
     @contextmanager
     def listening_to(self, prompt: AudioInput) -> Iterator["HookedAudioTransformer"]:
         """Inside, `model(tokens)` means "these tokens, that audio".

@@ -236,21 +236,24 @@ def logits_needed(metrics: Iterable[Callable[..., Any]], *prompts: AudioPrompt) 
     """How many last positions' logits a run must keep for all of these metrics.
 
     Raises:
-        ValueError: for a metric of more positions than the prompts have, or of an answer that they
-            do not all end in.
+        ValueError: for a metric of more positions than some row has, or of an answer that a row
+            does not end in.
     """
     needed = 1
     for metric in metrics:
-        needed = max(needed, positions_said(metric) or 1)
+        said, answer = positions_said(metric) or 1, getattr(metric, "answer", ())
+        needed = max(needed, said)
         for prompt in prompts:
-            if needed > prompt.tokens.shape[1]:
-                raise ValueError(
-                    f"metric {metric_name(metric)!r} reads {needed} positions of prompts of "
-                    f"{prompt.tokens.shape[1]}"
-                )
-            answers = zip(getattr(metric, "answer", ()), prompt.tokens, strict=False)
-            for row, (ids, tokens) in enumerate(answers):
-                if tokens[-len(ids) :].tolist() != list(ids):
+            for row, tokens in enumerate(prompt.tokens):
+                ids = list(answer[row]) if row < len(answer) else []
+                n_real = int(prompt.attention_mask[row].sum())
+                n_read = len(ids) + 1 if ids else said
+                if n_read > n_real or said > len(tokens):
+                    raise ValueError(
+                        f"metric {metric_name(metric)!r} reads {max(n_read, said)} positions, and "
+                        f"row {row} of the clean or the corrupted prompt has {n_real}"
+                    )
+                if ids and tokens[-len(ids) :].tolist() != ids:
                     raise ValueError(
                         f"metric {metric_name(metric)!r} is of an answer that row {row} of the clean "
                         "or the corrupted prompt does not end in; give both the same prefix="

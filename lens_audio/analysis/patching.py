@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio import hooks
+from lens_audio import fingerprint, hooks
 from lens_audio.analysis.alignment import Alignment, Runs, not_given
 from lens_audio.analysis.cells import Cell, Positions, Site, make_grid
 from lens_audio.analysis.fast_patching import FastPatcher
@@ -172,9 +172,10 @@ def sweep_steps(
         about=about,
     )
     if progress.path is not None:
-        request = request_of(
-            model, grid.cells, about | {"axes": result.axes}, base=base, source=source
-        )
+        facts = about | {"axes": result.axes}
+        if align is not None:
+            facts["groups"] = fingerprint.of_request([align.index, align.weights])
+        request = request_of(model, grid.cells, facts, base=base, source=source)
         # Some logits more, because a normalised metric is 0 and 1 on the two runs whatever it is of.
         probe = evaluate(patcher.base_logits.flip(-1))
         progress.begin(result, request, probe, model.embed.W_E.dtype)

@@ -299,7 +299,8 @@ class Decoder(HookedModule):
 
     def _apply(self, *args: Any, **kwargs: Any) -> "Decoder":
         """What `.to`, `.half`, `.cuda` and their kin do, with the config told of it."""
-        super()._apply(*args, **kwargs)
+        with self.lock:  # not amid the run of another thread
+            super()._apply(*args, **kwargs)
         weight = self.embed.W_E
         for cfg in (self.cfg, getattr(self.cfg, "audio", None)):
             if cfg is not None:

@@ -222,7 +222,11 @@ class Generation(Decoder):
             rows = Rows(*self.tokenize(input, padding_side="left"))
         else:
             tokens = self.check_tokens(input if prompt is None else prompt.tokens)
-            own = self.padding_mask(tokens) if prompt is None else prompt.attention_mask
+            own = (  # the last position is continued, so padding opens a row
+                self.padding_mask(tokens, padding_side="left")
+                if prompt is None
+                else prompt.attention_mask
+            )
             mask = own if attention_mask is None else attention_mask
             mask = torch.ones_like(tokens) if mask is None else torch.atleast_2d(mask)
             if mask.shape != tokens.shape:

@@ -10,7 +10,13 @@ import lens_audio as la
 from lens_audio import HookedAudioTransformer
 from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.circuit import CircuitTest
-from lens_audio.analysis.metrics import answer_log_prob, log_prob, logit_diff, normalised
+from lens_audio.analysis.metrics import (
+    answer_log_prob,
+    log_prob,
+    logit_diff,
+    normalised,
+    on_positions,
+)
 from lens_audio.analysis.patching import sweep
 from lens_audio.analysis.path_patching import path_patch
 
@@ -173,3 +179,10 @@ def test_a_run_of_another_answer_is_refused(changed):
     for one in (metric, normalised(metric, 1.0, 0.0)):
         with pytest.raises(ValueError, match=r"row 1 .*give both the same prefix="):
             sweep(MODEL, *prompts.values(), "z", one, verbose=False)
+
+
+def test_a_metric_of_more_positions_than_a_row_has():
+    prompt = make_prompt(SIZES, Layout([20, 4], [[], []], "left"))
+    metric = on_positions(lambda logits: logits[:, -8, 5], 8)
+    with pytest.raises(ValueError, match=r"reads 8 positions, and row 1 .* has"):
+        sweep(MODEL, prompt, prompt, "z", metric, verbose=False)

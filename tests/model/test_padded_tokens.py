@@ -117,3 +117,14 @@ def test_the_mask_is_false_in_the_run_of_pads_at_the_padding_side_only(model, is
 def test_generate_refuses_a_mask_of_another_shape(model, padded):
     with pytest.raises(ValueError, match="attention_mask of shape"):
         model.generate(padded, attention_mask=torch.ones(1, 3))
+
+
+def test_generation_takes_padding_to_be_on_the_left_whatever_the_tokenizer_says(model, padded):
+    options = {"max_new_tokens": 3, "stop_at_eos": False, "verbose": False}
+    expected = model.generate(padded, **options)
+    side = model.tokenizer.padding_side
+    model.tokenizer.padding_side = "right"
+    try:
+        assert torch.equal(model.generate(padded, **options), expected)
+    finally:
+        model.tokenizer.padding_side = side

@@ -1,5 +1,6 @@
 """Every sweep of transformer_lens.patching, inside `listening_to`, equals patching by hand."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -205,6 +206,14 @@ def test_listening_to_can_be_nested():
 
 
 @torch.no_grad()
+def test_a_copy_made_inside_listening_to_does_not_listen():
+    model, prompt = hooked_model(), make_prompt()
+    tokens = torch.tensor([[5, 6, 7]])
+    with model.listening_to(prompt):
+        copied = deepcopy(model)
+    assert torch.equal(copied(tokens), model(tokens))
+
+
 def test_after_listening_to_tokens_are_text_again():
     with pytest.raises(RuntimeError), MODEL.listening_to(CLEAN):
         raise RuntimeError("no")
