@@ -210,8 +210,10 @@ class HookedAudioTransformer(HookedTransformer):
     ) -> Embedded:
         tokens = self.check_tokens(prompt.tokens)
         audio_mask = prompt.audio_mask.to(tokens.device)
-        given = prompt.attention_mask if attention_mask is None else attention_mask
-        mask = self.mask_of_new(given, tokens, None)
+        mask = self.mask_of_new(prompt.attention_mask, tokens, None)
+        if attention_mask is not None:
+            mask = self.mask_of_new(attention_mask, tokens, None)
+            prompt = _with(prompt, attention_mask=mask)  # as which hooks must know it
         resid = self.embed_text(tokens, audio_mask)
         if prompt.mel is not None and prompt.mel_lengths is not None:
             if audio_embed is None:
@@ -291,6 +293,12 @@ def _with_tokens(prompt: AudioInput, tokens: Tensor, audio_token_id: int) -> Aud
     elsewhere = (tokens == audio_token_id) & ~audio_mask
     if bool(elsewhere.any()) or not torch.equal(tokens[audio_mask], told[audio_mask]):
         raise ValueError("the tokens' audio tokens are not where the prompt listened to has them")
-    spoken = copy(prompt)
-    object.__setattr__(spoken, "tokens", tokens)  # the prompt may be frozen
-    return spoken
+    return _with(prompt, tokens=tokens)
+
+
+def _with(prompt: AudioInput, **fields: Tensor | None) -> AudioInput:
+    """A copy of the prompt with other fields."""
+    changed = copy(prompt)
+    for name, value in fields.items():
+        object.__setattr__(changed, name, value)  # the prompt may be frozen
+    return changed

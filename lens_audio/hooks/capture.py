@@ -27,15 +27,18 @@ def capture(
     step, earlier patterns are filled up with zeros, scores with -inf.
 
     Args:
-        store: filled as the model runs; a new sequence replaces the one before.
+        store: filled as the model runs; a new sequence replaces the one before. Of a sequence that
+            is continued again from an earlier position, what came after that is replaced.
         site, layer, layers, positions: as in `patch`.
 
     Raises:
-        ValueError: as in `patch`; when the hook runs, for rows that select different counts.
+        ValueError: as in `patch`; when the hook runs, for rows that select different counts, and
+            for a sequence that is continued after another has replaced it in the store.
     """
     where = Site.of(site)
     positions = check_positions(positions, where)
     axis = where.position_axis
+    sequences: dict[str, Any] = {}  # that the store holds
 
     @only_reads
     def function(activation: Tensor, hook: Any) -> None:
@@ -47,12 +50,21 @@ def capture(
             kept = _take(kept, selected, axis)
         name, info = where.name_at(hook), getattr(hook, "forward_info", None)
         if info is not None and info.n_past and name in store:
-            before = store[name]
+            if sequences.get(name, info.sequence) is not info.sequence:
+                raise ValueError(
+                    f"the store holds {name} of another sequence than this run continues; capture "
+                    "each sequence into a store of its own"
+                )
+            selected = select_positions(positions, info.n_total, hook, kept.device)
+            n_before = int(selected[0, : info.n_past].sum())
+            before = store[name].narrow(axis, 0, min(n_before, store[name].shape[axis]))
             if where.is_pattern:
                 fill = 0.0 if where.last_name == "hook_pattern" else -torch.inf
                 before = F.pad(before, (0, kept.shape[-1] - before.shape[-1]), value=fill)
             kept = torch.cat([before, kept], dim=axis)
         store[name] = kept
+        if info is not None:
+            sequences[name] = info.sequence
 
     carrying(function, what="capture", site=where.template, positions=positions)
     return [(name, function) for name in where.names(one_of(layer, layers))]

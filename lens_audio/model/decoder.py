@@ -1,5 +1,7 @@
 """The decoder: its parts, and the forward from text, tokens or a residual stream."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -105,33 +107,45 @@ class Decoder(HookedModule):
         """
         if return_type not in RETURN_TYPES:
             raise ValueError(f"return_type must be one of {RETURN_TYPES}, not {return_type!r}")
-        if start_at_layer is None:
-            start = self.embed_input(
-                input, attention_mask, past_kv_cache, prepend_bos, padding_side
-            )
-        else:
-            start = self._start_from(input, tokens, attention_mask, past_kv_cache)
-        resid = self._run_blocks(start, start_at_layer, stop_at_layer, past_kv_cache)
-        n_new = start.resid.shape[1]  # a sequence that was read again gives its past, too
-        if stop_at_layer is not None:
-            return resid[:, -n_new:]
-        resid = self.ln_final(resid)
-        if return_type is None:
-            return None
-        wants_loss = return_type in ("loss", "both")
-        if logits_to_keep and not wants_loss:
-            if not 0 < logits_to_keep <= n_new:
-                raise ValueError(
-                    f"logits_to_keep={logits_to_keep} of {n_new} positions; 0 keeps all"
+        with self._told_to_hooks():
+            if start_at_layer is None:
+                start = self.embed_input(
+                    input, attention_mask, past_kv_cache, prepend_bos, padding_side
                 )
-            resid = resid[:, -logits_to_keep:]
-        logits = self.unembed(resid)[:, -n_new:]
-        if not wants_loss:
-            return logits
-        loss = self.loss_fn(
-            logits, start.tokens, start.attention_mask, loss_per_token, start.audio_mask
-        )
-        return loss if return_type == "loss" else Output(logits, loss)
+            else:
+                start = self._start_from(input, tokens, attention_mask, past_kv_cache)
+            resid = self._run_blocks(start, start_at_layer, stop_at_layer, past_kv_cache)
+            n_new = start.resid.shape[1]  # a sequence that was read again gives its past, too
+            if stop_at_layer is not None:
+                return resid[:, -n_new:]
+            resid = self.ln_final(resid)
+            if return_type is None:
+                return None
+            wants_loss = return_type in ("loss", "both")
+            if logits_to_keep and not wants_loss:
+                if not 0 < logits_to_keep <= n_new:
+                    raise ValueError(
+                        f"logits_to_keep={logits_to_keep} of {n_new} positions; 0 keeps all"
+                    )
+                resid = resid[:, -logits_to_keep:]
+            logits = self.unembed(resid)[:, -n_new:]
+            if not wants_loss:
+                return logits
+            loss = self.loss_fn(
+                logits, start.tokens, start.attention_mask, loss_per_token, start.audio_mask
+            )
+            return loss if return_type == "loss" else Output(logits, loss)
+
+    @contextmanager
+    def _told_to_hooks(self) -> Iterator[None]:
+        """What hooks are told of this forward; of the outer one again after one that a hook ran."""
+        info = self.forward_info
+        outer = vars(info).copy() if info.in_progress else {"in_progress": False}
+        info.in_progress = True
+        try:
+            yield
+        finally:
+            vars(info).update(outer)
 
     def logits_of(
         self, resid: Float[Tensor, "batch pos d_model"]
@@ -243,6 +257,7 @@ class Decoder(HookedModule):
         info.n_first, info.audio_mask, info.prompt = first
         info.prompt = info.prompt if info.generated_from is None else info.generated_from
         info.start_at_layer, info.clips_by_row = start_at_layer, start.clips_by_row
+        info.sequence = first
         if past_kv_cache is not None and self.cfg.use_dynamic_ntk:
             past_kv_cache.append_inputs(resid)
         context = AttentionContext.of(self.cfg, resid, mask, n_past)

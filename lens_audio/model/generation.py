@@ -234,7 +234,10 @@ class Generation(Decoder):
                     f"attention_mask of shape {tuple(mask.shape)} for tokens of shape "
                     f"{tuple(tokens.shape)}"
                 )
-            rows = Rows(tokens, mask.to(self.device).bool(), prompt)
+            mask = mask.to(self.device).bool()
+            if prompt is not None and attention_mask is not None:  # as which hooks must know it
+                prompt = replace(prompt, attention_mask=mask)
+            rows = Rows(tokens, mask, prompt)
         if not bool(rows.attention_mask[:, -1].all()):
             raise ValueError("generation continues the last position, so pad on the left")
         return rows

@@ -30,6 +30,8 @@ class ForwardInfo:
     audio_mask: Bool[Tensor, "batch prompt"] | None = None
     clips_by_row: list[range] | None = None  # of the prompt that this forward read
     prompt: Any = None  # the AudioPrompt that began the sequence, if one did
+    sequence: Any = None  # the same object in all forwards over one key-value cache
+    in_progress: bool = False
 
     @property
     def begins(self) -> bool:

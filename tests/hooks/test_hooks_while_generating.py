@@ -127,3 +127,61 @@ def test_a_source_shorter_than_the_prompt_is_refused():
     source = {name: SOURCE[name][:, 1:] for name in ("blocks.1.hook_resid_pre",)}
     with pytest.raises(ValueError, match="same length"):
         generate(hooks.patch("resid_pre", layer=1, source=source))
+
+
+def continued(fwd_hooks, prompt, past, tokens=((7,), (8,))):
+    with MODEL.hooks(fwd_hooks=fwd_hooks), torch.no_grad():
+        return MODEL(torch.tensor(tokens) if past.length else prompt, past_kv_cache=past)
+
+
+def test_capture_refuses_to_join_two_sequences():
+    store, caches = {}, [KeyValueCache(SIZES.n_layers) for _ in range(2)]
+    keep = hooks.capture(store, "resid_post", layer=0)
+    continued(keep, PROMPT, caches[0])
+    continued(keep, OTHER, caches[1])
+    with pytest.raises(ValueError, match="of another sequence"):
+        continued(keep, PROMPT, caches[0])
+
+
+def test_capture_of_a_sequence_that_is_continued_again_keeps_the_last_continuation():
+    store, past = {}, KeyValueCache(SIZES.n_layers)
+    keep = hooks.capture(store, "resid_post", layer=0)
+    continued(keep, PROMPT, past)
+    continued(keep, PROMPT, past)
+    past.cut(LENGTH)
+    continued(keep, PROMPT, past, ((9,), (10,)))
+    kept = store["blocks.0.hook_resid_post"]
+    again, past = {}, KeyValueCache(SIZES.n_layers)
+    keep = hooks.capture(again, "resid_post", layer=0)
+    continued(keep, PROMPT, past)
+    continued(keep, PROMPT, past, ((9,), (10,)))
+    torch.testing.assert_close(kept, again["blocks.0.hook_resid_post"])
+
+
+def test_hooks_know_the_mask_that_was_given_beside_a_prompt():
+    mask, told = PROMPT.attention_mask.clone(), []
+    mask[0, 0] = False
+
+    def look(activation, hook):
+        told.append((hook.forward_info.prompt.attention_mask, hook.forward_info.attention_mask))
+
+    with MODEL.hooks(fwd_hooks=[("blocks.0.hook_resid_post", look)]), torch.no_grad():
+        MODEL(PROMPT, attention_mask=mask)
+    assert all(torch.equal(found, mask) for found in told[0])
+
+
+def test_hooks_know_their_own_forward_after_one_that_a_hook_ran():
+    told = []
+
+    def run(activation, hook):
+        if not told:
+            told.append(None)
+            MODEL(torch.tensor([[5, 6, 7]]))
+
+    def look(activation, hook):
+        told.append((hook.forward_info.prompt, hook.forward_info.n_total))
+
+    pairs = [("blocks.0.hook_resid_post", run), ("blocks.1.hook_resid_post", look)]
+    with MODEL.hooks(fwd_hooks=pairs), torch.no_grad():
+        MODEL(PROMPT)
+    assert told == [None, (None, 3), (PROMPT, LENGTH)]
