@@ -16,13 +16,13 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
+from lens_audio.evals.prompts import wording
 from shapes import SHAPES, build
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
 import lens_audio as la
 from lens_audio.evals.items import AudioQAItem
-from lens_audio.evals.prompts import wording
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.run import evaluate
 from lens_audio.evals.testbed import SyntheticQA

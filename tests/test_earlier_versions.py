@@ -12,7 +12,7 @@ import lens_audio as la
 from lens_audio.analysis import metrics
 from lens_audio.analysis.patching import sweep
 from lens_audio.analysis.result import PatchingResult
-from lens_audio.evals.prompts import wording
+from lens_audio.data.wording import wording
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.run import evaluate
 from lens_audio.evals.testbed import SyntheticQA

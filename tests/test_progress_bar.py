@@ -9,9 +9,10 @@ import pytest
 from models import hooked_model, make_prompt, with_sound_of
 
 import lens_audio as la
-from lens_audio.analysis import dataset, metrics, patching, path_patching
+from lens_audio.analysis import metrics, patching, path_patching
 from lens_audio.analysis.listening import measure
-from lens_audio.evals import batches, evaluate
+from lens_audio.data import batches
+from lens_audio.evals import evaluate, runner
 from lens_audio.evals.testbed import SyntheticQA
 from lens_audio.model import generation
 from lens_audio.progress_bar import ProgressBar
@@ -65,10 +66,10 @@ LOOPS: dict[str, tuple[Any, Callable[[Any], object]]] = {
         lambda _: path_patching.path_patch(MODEL, CLEAN, with_sound_of(CLEAN, OTHER), METRIC),
     ),
     "reading items": (
-        dataset,
+        batches,
         lambda _: measure(embedded(), la.testbed.make_items(5, 0), batch_size=2),
     ),
-    "answering": (batches, answer),
+    "answering": (runner, answer),
 }
 
 

@@ -12,8 +12,8 @@ from torch.utils.data import get_worker_info
 
 import lens_audio as la
 from lens_audio import workers
-from lens_audio.evals.items import AudioQAItem
-from lens_audio.evals.prompts import wording
+from lens_audio.data.items import AudioQAItem
+from lens_audio.data.wording import wording
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.run import evaluate
 from lens_audio.evals.testbed import SyntheticQA

@@ -1,7 +1,6 @@
 """What is asked of a model: where it listens, what carries its answer, and what it would answer."""
 
 from lens_audio.analysis import attribution, circuit, corruptions, metrics, patching, path_patching
-from lens_audio.analysis.answers import choice_log_probs, choice_probs, next_token_probs
 from lens_audio.analysis.attention import (
     audio_attention,
     audio_mass,
@@ -15,6 +14,7 @@ from lens_audio.analysis.direct_attribution import head_attribution_by_source
 from lens_audio.analysis.listening import find_specialists, listening_score
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.data.answers import choice_log_probs, choice_probs, next_token_probs
 
 __all__ = [
     "Circuit",

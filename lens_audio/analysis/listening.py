@@ -15,44 +15,24 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from lens_audio import files
 from lens_audio.analysis.attention import audio_attention, audio_mass
-from lens_audio.analysis.dataset import (
-    LabelledItem,
-    batches,
-    check_items,
-    chosen_answers,
-    labelled,
-    split_items,
-)
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.answers import chosen_answers
+from lens_audio.data.batches import batches
+from lens_audio.data.items import AudioQAItem, check_items, split_items
+from lens_audio.stats import Interval, auroc, correlation_test
 
 MIN_ITEMS = 4  # of a split: a correlation over fewer says nothing
 Match = Callable[[str, str, Sequence[str]], bool]  # (generated text, answer, choices) -> right?
 Head = tuple[int, int]
-
-
-class Interval(NamedTuple):
-    """A number with its 95 % interval; NaN with a reason where it is undefined."""
-
-    value: float
-    low: float
-    high: float
-    undefined: str | None = None
-
-    def __str__(self) -> str:
-        if self.undefined is not None:
-            return f"undefined ({self.undefined})"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 class Measured(NamedTuple):
@@ -78,7 +58,7 @@ class Correlation(NamedTuple):
 
 def measure(
     model: HookedAudioTransformer,
-    items: Sequence[Any],
+    items: Sequence[AudioQAItem],
     *,
     match: Match | None = None,
     batch_size: int = 16,
@@ -88,7 +68,7 @@ def measure(
     """Mass and correctness of every item, streamed in batches.
 
     Args:
-        items: labelled or testbed items.
+        items: `data.AudioQAItem`s whose question names the choices, such as the testbed's.
         match: judges generated text, as `evals.mmau.matches` does; without it the answer is the
             choice of highest probability.
 
@@ -96,8 +76,7 @@ def measure(
         ValueError: for no items, two with the same id, or hooks set on the model.
     """
     model.check_no_hooks()
-    items = labelled(items)
-    check_items(items)
+    check_items(items, needs=("answer",))
     masses, correct = [], []
     for batch, prompt in batches(model, items, batch_size, verbose, "listening"):
         masses.append(audio_mass(audio_attention(model, prompt)).cpu())
@@ -108,6 +87,7 @@ def measure(
             texts = model.generate(prompt, max_new_tokens, return_type="str", verbose=False)
             texts = [texts] if isinstance(texts, str) else texts
             for item, text in zip(batch, texts, strict=True):
+                assert item.answer is not None
                 correct.append(match(text, item.answer, item.choices))
     return Measured(torch.cat(masses), torch.tensor(correct, dtype=torch.bool))
 
@@ -118,10 +98,7 @@ def correlate(
     n_permutations: int = 2000,
     seed: int = 0,
 ) -> Correlation:
-    """Pearson correlation of every head's mass with correctness, all heads at once.
-
-    p = (1 + permutations with r at least as high) / (1 + permutations): correctness is shuffled
-    over the items, the same shuffles for all heads.
+    """Pearson correlation of every head's mass with correctness: `stats.correlation_test`.
 
     Raises:
         ValueError: for fewer than 4 items, or no permutations.
@@ -129,36 +106,15 @@ def correlate(
     n_items, *heads = mass.shape
     if n_items < MIN_ITEMS:
         raise ValueError(f"{n_items} items are too few for a correlation; give {MIN_ITEMS} or more")
-    if n_permutations < 1:
-        raise ValueError(f"n_permutations must be at least 1, not {n_permutations}")
-    x, y = _standardised(mass.double().flatten(1)), correct.double()
-    if y.min() == y.max():
-        said = "right" if y[0] else "wrong"
+    said = "right" if bool(correct.any()) else "wrong"
+    if bool((correct == correct[0]).all()):
         reason = f"all {n_items} answers are {said}, so no correlation with correctness exists"
         warnings.warn(f"specialist heads are undefined: {reason}", stacklevel=2)
         nan = torch.full(heads, torch.nan, dtype=torch.double)
         return Correlation(nan, nan.clone(), nan.clone(), reason)
-    y = _standardised(y[:, None])[:, 0]
-    r = y @ x  # [head]
-    rng = np.random.default_rng(seed)
-    at_least = torch.zeros(2, len(r))
-    for start in range(0, n_permutations, 500):  # 500 x items numbers at a time
-        n = min(500, n_permutations - start)
-        shuffles = rng.permuted(np.tile(np.arange(n_items), (n, 1)), axis=1)
-        shuffled = y[torch.from_numpy(shuffles)] @ x  # [permutation, head]
-        largest = shuffled.nan_to_num(-torch.inf).amax(1, keepdim=True)
-        close = r - 1e-12  # equal but for rounding counts as equal
-        at_least += torch.stack([(shuffled >= close).sum(0), (largest >= close).sum(0)])
-    p = ((1 + at_least) / (1 + n_permutations)).double()
-    p[:, r.isnan()] = torch.nan
-    return Correlation(r.view(heads), p[0].view(heads), p[1].view(heads))
-
-
-def _standardised(x: Float[Tensor, "item column"]) -> Float[Tensor, "item column"]:
-    """Columns of mean 0 and length 1, NaN where a column is constant."""
-    centred = x - x.mean(0)
-    centred[:, (x == x[:1]).all(0)] = torch.nan
-    return centred / centred.norm(dim=0)
+    found = correlation_test(mass.flatten(1), correct, n_permutations, seed)
+    r, p, corrected = (values.view(heads) for values in found)
+    return Correlation(r, p, corrected)
 
 
 def best_heads(r: Float[Tensor, "layer head"], k: int) -> list[Head]:
@@ -199,41 +155,6 @@ def check_heads(heads: Sequence[Head], n_layers: int, n_heads: int) -> None:
             )
     if len(set(heads)) < len(heads):
         raise ValueError("a head is given twice")
-
-
-def auroc(
-    scores: Float[Tensor, " item"],
-    labels: Bool[Tensor, " item"],
-    n_resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Probability that an item labelled true scores higher than one labelled false; ties are half.
-
-    The interval is a percentile bootstrap over items, resampled within each label. With one label
-    only it is undefined.
-    """
-    positive, negative = scores[labels].double().numpy(), scores[~labels].double().numpy()
-    reason = None
-    if bool(scores.isnan().any()):
-        reason = "some scores are undefined"
-    elif not len(positive) or not len(negative):
-        reason = f"all {len(labels)} items have the same label"
-    if reason is not None:
-        return Interval(float("nan"), float("nan"), float("nan"), reason)
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(n_resamples):
-        some = (rng.choice(positive, len(positive)), rng.choice(negative, len(negative)))
-        drawn.append(_auroc(*some))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(_auroc(positive, negative), float(low), float(high))
-
-
-def _auroc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """The Mann-Whitney statistic over the number of pairs."""
-    n, m = len(positive), len(negative)
-    ranks = rankdata(np.concatenate([positive, negative]))[:n]
-    return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +220,7 @@ class Specialists:
 
 def find_specialists(
     model: HookedAudioTransformer,
-    items: Sequence[Any],
+    items: Sequence[AudioQAItem],
     k: int = 8,
     *,
     split: float = 0.5,
@@ -312,7 +233,7 @@ def find_specialists(
     """The k heads whose audio mass correlates most with right answers, on a held-out split.
 
     Args:
-        items: labelled or testbed items; some must be answered wrong.
+        items: as in `measure`; some must be answered wrong.
         split: the share of each condition that calibrates; the heads never see the rest.
         seed: of the split and the permutations.
         match: as in `measure`.
@@ -320,8 +241,7 @@ def find_specialists(
     Raises:
         ValueError: for too few items, a share outside (0, 1), or more heads than there are.
     """
-    items = labelled(items)
-    check_items(items, 2 * MIN_ITEMS)
+    check_items(items, least=2 * MIN_ITEMS, needs=("answer",))
     n_all = model.cfg.n_layers * model.cfg.n_heads
     if not 1 <= k <= n_all:
         raise ValueError(f"cannot take {k} heads: this model has {n_all}")
@@ -343,7 +263,7 @@ def find_specialists(
 def specialists_of(
     calibration: Measured,
     test: Measured,
-    items: tuple[Sequence[LabelledItem], Sequence[LabelledItem]],
+    items: tuple[Sequence[AudioQAItem], Sequence[AudioQAItem]],
     *,
     k: int,
     seed: int = 0,

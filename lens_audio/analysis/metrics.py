@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from lens_audio.analysis.answers import check_last_position
+from lens_audio.data.answers import check_last_position
 from lens_audio.inputs import AudioPrompt
 
 Tokens = int | Sequence[int] | Sequence[Sequence[int]] | Tensor

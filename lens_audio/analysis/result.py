@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save as serialize
-from scipy import stats
 from torch import Tensor
 
 from lens_audio import files
+from lens_audio.stats import N_RESAMPLES, mean_intervals
 
 
 @dataclass
@@ -54,7 +53,7 @@ class PatchingResult:
         self,
         metric: str | None = None,
         confidence: float = 0.95,
-        n_resamples: int = 2000,
+        n_resamples: int = N_RESAMPLES,
         seed: int = 0,
     ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
         """Bootstrap percentile interval of the mean over examples, for every cell.
@@ -63,20 +62,7 @@ class PatchingResult:
             ValueError: with fewer than two examples.
         """
         values = self._one(self.values, metric)
-        if values.shape[-1] < 2:
-            raise ValueError(
-                "an interval over examples needs at least two of them; this sweep has one"
-            )
-        interval = stats.bootstrap(
-            (values.numpy(),),
-            np.mean,
-            axis=-1,
-            confidence_level=confidence,
-            n_resamples=n_resamples,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-        return torch.as_tensor(interval.low), torch.as_tensor(interval.high)
+        return mean_intervals(values, confidence, n_resamples, seed)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a cell, metric and example; `recovery` is that example's own."""

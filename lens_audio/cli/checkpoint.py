@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lens_audio import AudioPrompt, HookedAudioTransformer, testbed
-from lens_audio.analysis.dataset import LabelledItem
 from lens_audio.checkpoints.families import family_of
 from lens_audio.checkpoints.pretrained import read_config, read_config_json, resolve_device
 from lens_audio.cli.checks import checkpoint_files
 from lens_audio.config import AudioModelConfig
+from lens_audio.data.items import AudioQAItem
 from lens_audio.inputs import build_prompt
 
 
@@ -83,7 +83,7 @@ class Checkpoint:
                 f"{self.cfg.n_heads} heads = {self.n_heads}"
             )
 
-    def check_items(self, items: Sequence[LabelledItem]) -> None:
+    def check_items(self, items: Sequence[AudioQAItem]) -> None:
         """Refuse items that cannot be asked, or whose choices begin with the same token.
 
         The first item stands for all in whether it can be asked.
@@ -92,7 +92,7 @@ class Checkpoint:
             ValueError: saying why.
         """
         self.prompt(items[0].question, items[0].audio)
-        for choices in {item.choices for item in items}:
+        for choices in {tuple(item.choices) for item in items}:
             begun: dict[int, str] = {}
             for choice in choices:
                 other = begun.setdefault(first_token(self.tokenizer, choice), choice)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from lens_audio.cli.checks import check_readable, checkpoint_files
-from lens_audio.evals.items import AudioQADataset, AudioQAItem, missing_audio, select
+from lens_audio.data.items import AudioQAItem
+from lens_audio.data.wording import wording
+from lens_audio.evals.items import AudioQADataset, missing_audio, select
 from lens_audio.evals.mmau import FIRST, MMAU, REVISED
 from lens_audio.evals.mmau_parquet import read_parquet
-from lens_audio.evals.prompts import wording
 from lens_audio.files import check_folder
 
 Number = TypeVar("Number", int, float)

@@ -8,10 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from lens_audio import testbed
-from lens_audio.analysis.dataset import LabelledItem, labelled
 from lens_audio.analysis.listening import Specialists, find_specialists
 from lens_audio.cli.checkpoint import Checkpoint, load
 from lens_audio.cli.listen import model_option, shown_name, versions
+from lens_audio.data.items import AudioQAItem
 from lens_audio.plots import head_map, score_distributions
 from lens_audio.plots.report import escape as html
 from lens_audio.plots.report import figure_html, page, table_html, write_page
@@ -49,7 +49,7 @@ def run(
     Console().print(f"\nTable: {escape(str(table))}\nPage: {escape(str(out))}", soft_wrap=True)
 
 
-def held_out(n: int, seed: int) -> list[LabelledItem]:
+def held_out(n: int, seed: int) -> list[AudioQAItem]:
     """n items of the testbed without, with a true, and with a false caption: other recordings each.
 
     The seeds differ, so that no recording is on both sides of a split.
@@ -58,7 +58,7 @@ def held_out(n: int, seed: int) -> list[LabelledItem]:
     return [
         item
         for caption, own in seeds.items()
-        for item in labelled(testbed.make_items(n, own, caption=caption))
+        for item in testbed.make_items(n, own, caption=caption)
     ]
 
 

@@ -13,14 +13,15 @@ from lens_audio.checkpoints.dispatch import dispatch
 from lens_audio.cli.checkpoint import Checkpoint, load
 from lens_audio.cli.listen import shown_name
 from lens_audio.cli.mmau_task import Request, numbers, selected
-from lens_audio.evals.batches import Spent
-from lens_audio.evals.items import AudioQADataset, AudioQAItem
+from lens_audio.data.items import AudioQAItem
+from lens_audio.data.wording import wording
+from lens_audio.evals.items import AudioQADataset
 from lens_audio.evals.page import points, share
 from lens_audio.evals.processes import Processes
-from lens_audio.evals.prompts import wording
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.report import Results
 from lens_audio.evals.run import evaluate, refuse_missing, split
+from lens_audio.evals.runner import Spent
 from lens_audio.evals.scores import ALL
 from lens_audio.evals.testbed import SyntheticQA
 from lens_audio.steering import AudioSilenceSteering

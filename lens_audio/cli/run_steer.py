@@ -10,20 +10,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lens_audio.analysis.listening import Interval, best_heads
+from lens_audio.analysis.listening import best_heads
 from lens_audio.cli.checkpoint import Checkpoint, load
 from lens_audio.cli.listen import model_option, shown_name
 from lens_audio.cli.run_heads import held_out
 from lens_audio.cli.steer_page import steer_page
 from lens_audio.files import write_text
 from lens_audio.plots.report import write_page
+from lens_audio.stats import Interval
 from lens_audio.steering.calibration import (
     CONFLICT,
     KS,
     Calibration,
     SteeringReport,
     calibrate,
-    interval_facts,
     report,
 )
 from lens_audio.steering.knockout import KnockOut, knock_out
@@ -195,8 +195,8 @@ def write_table(
         facts["report"] = tested.to_dict()
     if knocked is not None:
         facts["knock_out"] = {
-            **{name: interval_facts(i) for name, i in knocked.accuracies.items()},
-            "drop_difference": interval_facts(knocked.drop_difference),
+            **{name: i.to_dict() for name, i in knocked.accuracies.items()},
+            "drop_difference": knocked.drop_difference.to_dict(),
             "draws": knocked.draws,
         }
     write_text(path, json.dumps(facts, indent=1) + "\n")

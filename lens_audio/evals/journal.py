@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_audio import files
-from lens_audio.evals.items import refuse
+from lens_audio.data.items import refuse
 from lens_audio.fingerprint import differences
 
 Key = tuple[str, int]  # phase and batch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lens_audio.evals.items import AudioQAItem, check_items, refuse
+from lens_audio.data.items import AudioQAItem, check_items, refuse
 
 FIRST, REVISED = "first", "v05.15.25"  # about a quarter of the questions were revised in May 2025
 VERSIONS = (FIRST, REVISED)
@@ -109,7 +109,7 @@ class MMAU:
             except ValueError as error:
                 problems.append(f"{name}: {error}")
         refuse(problems, where)
-        check_items(items, where)
+        check_items(items, where, needs=("audio",))
         splits = {str(item.record.get("split", "test")) for item in items}
         return cls(items, version, " and ".join(sorted(splits)))
 

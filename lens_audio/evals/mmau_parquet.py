@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lens_audio.evals.items import refuse
+from lens_audio.data.items import refuse
 from lens_audio.evals.mmau import GROUPS, MMAU, REVISED
 
 AUDIO = ("context", "audio")

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from lens_audio.analysis.listening import Correlation, best_heads, correlate, listening_score
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.items import AudioQAItem
+from lens_audio.data.wording import Wording
 from lens_audio.evals.answering import generate, option_log_probs
-from lens_audio.evals.batches import Outcome, Records, Runner
 from lens_audio.evals.extraction import extract, is_closed
-from lens_audio.evals.items import AudioQADataset, AudioQAItem
-from lens_audio.evals.prompts import Wording
+from lens_audio.evals.items import AudioQADataset
 from lens_audio.evals.reading import Heard, hear
+from lens_audio.evals.runner import Outcome, Records, Runner
 from lens_audio.evals.silence import Read, SilentBeginnings
 from lens_audio.fingerprint import versions
 from lens_audio.inputs import AudioPrompt

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lens_audio.evals.batches import Records
 from lens_audio.evals.page import results_page
 from lens_audio.evals.results import Answers
+from lens_audio.evals.runner import Records
 from lens_audio.files import write_text
 from lens_audio.plots.report import write_page
 from lens_audio.tables import write_table

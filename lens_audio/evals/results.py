@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from lens_audio.analysis.listening import Interval, auroc
-from lens_audio.evals.batches import Records
-from lens_audio.evals.items import AudioQADataset, AudioQAItem
+from lens_audio.data.items import AudioQAItem
+from lens_audio.evals.items import AudioQADataset
 from lens_audio.evals.protocol import BASE, Chosen
+from lens_audio.evals.runner import Records
 from lens_audio.evals.scores import accuracies, comparisons
-from lens_audio.steering.calibration import interval_facts
+from lens_audio.stats import Interval, auroc
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ class Answers:
             "heads": None if chosen is None else chosen.steering.heads,
             "beta": None if chosen is None else chosen.steering.beta,
             "calibration": None if chosen is None else _rows(chosen.table),
-            "auroc": None if found is None else interval_facts(found),
+            "auroc": None if found is None else found.to_dict(),
             "accuracy": _rows(self.accuracy),
             "comparison": _rows(self.comparison),
         }

@@ -8,19 +8,14 @@ from typing import Any
 
 from lens_audio import fingerprint
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.evals.batches import Runner, Spent
-from lens_audio.evals.items import (
-    AudioQADataset,
-    AudioQAItem,
-    check_items,
-    is_calibration,
-    missing_audio,
-)
+from lens_audio.data.batches import BatchDataset
+from lens_audio.data.items import AudioQAItem, check_items
+from lens_audio.evals.items import AudioQADataset, is_calibration, missing_audio
 from lens_audio.evals.journal import Journal
-from lens_audio.evals.loading import Batches
 from lens_audio.evals.processes import Processes
 from lens_audio.evals.protocol import Chosen, Evaluation, Settings, check_recorded
 from lens_audio.evals.report import Results
+from lens_audio.evals.runner import Runner, Spent
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.storage import model_facts
 
@@ -59,7 +54,7 @@ def evaluate(
     """
     model.check_no_hooks()
     items = dataset.items if items is None else items
-    check_items(items, dataset.name)
+    check_items(items, dataset.name, needs=("audio",))
     refuse_missing(items)
     settings = settings.fitting(steering, model.cfg.n_layers * model.cfg.n_heads)
     processes = processes or Processes()
@@ -79,7 +74,7 @@ def evaluate(
         extractor = model.processor.feature_extractor
         heard = extractor.n_samples / extractor.sampling_rate
         to_load = partial(
-            Batches,
+            BatchDataset,
             processor=model.processor,
             wording=settings.wording,
             max_seconds=min(settings.max_seconds or heard, heard),

@@ -1,32 +1,16 @@
 """Accuracies with their intervals, by whatever an item is; and two runs compared."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Bool
-from scipy.stats import binomtest
 from torch import Tensor
 
-from lens_audio.steering.statistics import paired_difference, wilson
+from lens_audio.stats import mcnemar, paired_difference, wilson
 
 ALL = "all"
-
-
-class Comparison(NamedTuple):
-    """Two runs over the same items. `p_value` is McNemar's, exact and two-sided."""
-
-    gained: int  # right in the second only
-    lost: int  # right in the first only
-    p_value: float
-
-
-def mcnemar(first: Bool[Tensor, " item"], second: Bool[Tensor, " item"]) -> Comparison:
-    """Whether two runs are right equally often: a binomial test of the items they differ on."""
-    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
-    p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    return Comparison(gained, lost, float(p))
 
 
 def accuracies(

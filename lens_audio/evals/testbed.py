@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from lens_audio.analysis.dataset import CAPTION_CONDITIONS
-from lens_audio.evals.items import AudioQAItem, check_items
+from lens_audio.data.items import AudioQAItem
 from lens_audio.testbed.items import Caption, Item, make_items, options
 
 
@@ -30,7 +27,6 @@ class SyntheticQA:
             for number, caption in enumerate(captions)
             for item in make_items(n, 10 * seed + number, caption)
         ]
-        check_items(items, "testbed")
         return cls(items, f"{n} items a caption, seed {seed}")
 
     def matches(self, prediction: str, answer: str, choices: Sequence[str]) -> bool:
@@ -44,9 +40,10 @@ class SyntheticQA:
 
 def _item(item: Item) -> AudioQAItem:
     question = item.question.removesuffix(options(item.choices)).rstrip()
-    facts = {"condition": CAPTION_CONDITIONS[item.caption], "category": item.category}
     record = {
-        "id": item.id, "question": question, "choices": item.choices, "answer": item.answer, **facts
+        "id": item.id, "question": question, "choices": item.choices, "answer": item.answer,
+        **item.facts,
     }  # fmt: skip
-    audio = (np.asarray(item.waveform), item.sampling_rate)
-    return AudioQAItem(item.id, question, tuple(item.choices), item.answer, audio, facts, record)
+    return AudioQAItem(
+        item.id, question, tuple(item.choices), item.answer, item.audio, item.facts, record
+    )

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lens_audio.analysis import metrics
 from lens_audio.analysis.alignment import NOT_BY_GROUP, Runs
-from lens_audio.analysis.answers import choice_log_probs, choice_probs, next_token_probs
 from lens_audio.analysis.attention import audio_attention, audio_mass, head_pattern
 from lens_audio.analysis.cells import Site
 from lens_audio.analysis.circuit import Circuit, CircuitTest, Head, Outcome
@@ -19,6 +18,7 @@ from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.data import pair as paired
+from lens_audio.data.answers import choice_log_probs, choice_probs, next_token_probs
 from lens_audio.inputs import AudioPrompt
 
 ROLES = ("clean", "corrupted")

@@ -12,22 +12,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio import files
-from lens_audio.analysis.dataset import LabelledItem, labelled
 from lens_audio.analysis.listening import (
     Correlation,
     Head,
-    Interval,
-    auroc,
     best_heads,
     correlate,
     listening_score,
 )
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.batches import batches
+from lens_audio.data.items import AudioQAItem, check_items
 from lens_audio.fingerprint import versions
+from lens_audio.stats import Interval, auroc, over_draws, paired_difference, wilson
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.knockout import random_heads
 from lens_audio.steering.readings import Readings, read
-from lens_audio.steering.statistics import over_draws, paired_difference, wilson
 from lens_audio.steering.storage import model_facts
 from lens_audio.tables import write_table
 
@@ -52,7 +51,7 @@ class Calibration:
 @torch.no_grad()
 def calibrate(
     model: HookedAudioTransformer,
-    items: Sequence[Any],
+    items: Sequence[AudioQAItem],
     *,
     ks: Sequence[int] = KS,
     betas: Sequence[float | int] = BETAS,
@@ -74,7 +73,7 @@ def calibrate(
     the smallest. 0 is always among them, so that doing nothing can win.
 
     Args:
-        items: labelled or testbed items of the calibration split.
+        items: items (see `analysis.listening.measure`) of the calibration split.
         specialists_from: find the specialists on the items of this condition; by default on all,
             as in the paper. Where conditions differ in accuracy and in length of text, correctness
             over all of them says first of all which condition an item is of, and so do the heads
@@ -228,9 +227,9 @@ class SteeringReport:
             "adaptive": self.steering.adaptive,
             "provenance": self.steering.provenance,
             "table": json.loads(self.table.to_json(orient="records")),
-            "auroc_conflict": interval_facts(self.auroc_conflict),
-            "auroc_of_all": interval_facts(self.auroc_of_all),
-            "auroc_all": interval_facts(self.auroc_all),
+            "auroc_conflict": self.auroc_conflict.to_dict(),
+            "auroc_of_all": self.auroc_of_all.to_dict(),
+            "auroc_all": self.auroc_all.to_dict(),
             "text_only": {"changed": self.text_only_changed, "n": self.n_text_only},
             "random_draws": self.random_draws,
             "test_ids": self.test_ids,
@@ -242,17 +241,11 @@ class SteeringReport:
         files.write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
 
-def interval_facts(interval: Interval) -> dict[str, Any]:
-    """An interval as JSON holds it; NaN is null."""
-    facts = interval._asdict()
-    return {key: None if value != value else value for key, value in facts.items()}
-
-
 @torch.no_grad()
 def report(
     model: HookedAudioTransformer,
     calibration: Calibration,
-    items: Sequence[Any],
+    items: Sequence[AudioQAItem],
     *,
     n_draws: int = 20,
     n_text_only: int = 32,
@@ -263,14 +256,14 @@ def report(
     """Measure the calibrated steering on items it was not calibrated on, with all controls.
 
     Args:
-        items: labelled or testbed items of the test split.
+        items: items (see `analysis.listening.measure`) of the test split.
         n_draws: how many sets of random heads, as many heads as there are specialists.
         n_text_only: how many questions are asked without their audio, steered and not.
 
     Raises:
         ValueError: for items of the calibration split, no items, or too few heads to draw from.
     """
-    items = labelled(items)
+    check_items(items, needs=("answer",))
     seen = sorted(set(calibration.ids).intersection(item.id for item in items))
     if seen:
         raise ValueError(f"{len(seen)} test items were calibrated on, such as {seen[0]!r}")
@@ -374,22 +367,19 @@ def _auroc_conflict(
 ) -> Interval:
     """Of the listening score, for conflict items answered as the audio says."""
     if not bool(conflict.any()):
-        nan = float("nan")
-        return Interval(nan, nan, nan, "the data set has no conflict items")
+        return Interval.undefined_because("the data set has no conflict items")
     return auroc(scores[conflict], by_audio[conflict], seed=seed)
 
 
 def count_changed(
     model: HookedAudioTransformer,
-    items: Sequence[LabelledItem],
+    items: Sequence[AudioQAItem],
     steerings: Sequence[AudioSilenceSteering],
     batch_size: int = 16,
 ) -> int:
     """How many items have logits that any of these steerings changes by even one bit."""
     changed = 0
-    for start in range(0, len(items), batch_size):
-        batch = items[start : start + batch_size]
-        prompt = model.prompt([i.question for i in batch], audio=[i.audio for i in batch])
+    for batch, prompt in batches(model, items, batch_size, verbose=False):
         plain = model(prompt, logits_to_keep=1)
         differs = torch.zeros(len(batch), dtype=torch.bool, device=plain.device)
         for steering in steerings:

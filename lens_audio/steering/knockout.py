@@ -9,13 +9,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_audio.analysis.dataset import batches, check_items, choice_logits, first_tokens, labelled
-from lens_audio.analysis.listening import Head, Interval, check_heads
+from lens_audio.analysis.listening import Head, check_heads
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.answers import choice_logits, first_tokens
+from lens_audio.data.batches import batches
+from lens_audio.data.items import AudioQAItem, check_items
 from lens_audio.hooks.selection import Hook
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import KeyValueCache
-from lens_audio.steering.statistics import over_draws, paired_difference, wilson
+from lens_audio.stats import Interval, over_draws, paired_difference, wilson
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ def random_heads(
 @torch.no_grad()
 def knock_out(
     model: HookedAudioTransformer,
-    items: Sequence[Any],
+    items: Sequence[AudioQAItem],
     heads: Sequence[Head],
     *,
     n_draws: int = 10,
@@ -102,15 +104,14 @@ def knock_out(
     model.check_no_hooks()
     if queries not in ("text", "last"):
         raise ValueError(f"queries must be 'text' or 'last', not {queries!r}")
-    items = labelled(items)
-    check_items(items, 2)
+    check_items(items, least=2, needs=("answer",))
     cfg = model.cfg
     check_heads(heads, cfg.n_layers, cfg.n_heads)
     but = () if draw_from_all else heads
     draws = random_heads(cfg.n_layers, cfg.n_heads, len(heads), n_draws, seed, but)
     correct, probs = [], []
     for batch, prompt in batches(model, items, batch_size, verbose, "knocking out"):
-        answers = torch.tensor([item.choices.index(item.answer) for item in batch])
+        answers = torch.tensor([item.answer_index for item in batch])
         tokens = first_tokens(model, batch)
         found = _without(model, prompt, [[], list(heads), *draws], tokens, queries).cpu()
         correct.append(found.argmax(-1) == answers)

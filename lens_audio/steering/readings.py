@@ -14,16 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_audio.analysis.attention import audio_attention, audio_mass
-from lens_audio.analysis.dataset import (
-    LabelledItem,
-    batches,
-    check_items,
-    choice_logits,
-    first_tokens,
-    labelled,
-)
 from lens_audio.analysis.listening import Head, listening_score
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.answers import choice_logits, first_tokens
+from lens_audio.data.batches import batches
+from lens_audio.data.items import AudioQAItem, by_condition, check_items
 from lens_audio.inputs import AudioPrompt
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.settings import confidence, steps
@@ -34,7 +29,7 @@ from lens_audio.steering.sides import Silences, last_residuals, silent_side
 class Readings:
     """A data set as steering sees it, on the model's device."""
 
-    items: list[LabelledItem]
+    items: list[AudioQAItem]
     mass: Float[Tensor, "item layer head"]  # audio mass at T
     shift: Float[Tensor, "item layer d_model"]  # resid_post at T: with the audio minus silence
     final: Float[Tensor, "item d_model"]  # h_T, the last layer's resid_post with the audio
@@ -51,10 +46,7 @@ class Readings:
     @property
     def conditions(self) -> dict[str, Bool[Tensor, " item"]]:
         """Which items each condition has, in order of first appearance."""
-        names = dict.fromkeys(item.condition for item in self.items)
-        return {
-            name: torch.tensor([item.condition == name for item in self.items]) for name in names
-        }
+        return {name: torch.tensor(some) for name, some in by_condition(self.items).items()}
 
     def own_directions(self, heads: Sequence[Head]) -> Float[Tensor, "item d_model"]:
         """s of each item for these specialists; exactly 0 without audio."""
@@ -99,7 +91,7 @@ def _never() -> Tensor:
 @torch.no_grad()
 def read(
     model: HookedAudioTransformer,
-    items: Sequence[Any],
+    items: Sequence[AudioQAItem],
     *,
     batch_size: int = 16,
     verbose: bool = True,
@@ -112,8 +104,7 @@ def read(
             set on the model.
     """
     model.check_no_hooks()
-    items = labelled(items)
-    check_items(items)
+    check_items(items, needs=("answer",))
     silences = Silences()
     parts = [
         _read_batch(model, batch, prompt, silences)
@@ -122,13 +113,13 @@ def read(
     tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} | {
         "choices": first_tokens(model, items)
     }
-    answers = [item.choices.index(item.answer) for item in items]
-    return Readings(items, **tensors, answers=torch.tensor(answers, device=model.device))
+    answers = [item.answer_index for item in items]
+    return Readings(list(items), **tensors, answers=torch.tensor(answers, device=model.device))
 
 
 def _read_batch(
     model: HookedAudioTransformer,
-    batch: Sequence[LabelledItem],
+    batch: Sequence[AudioQAItem],
     prompt: AudioPrompt,
     silences: Silences,
 ) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ def demo_item() -> Item:
     """The bundled clip with its question and choices, without a caption."""
     facts = json.loads((CLIPS / "demo.json").read_text(encoding="utf-8"))
     waveform, rate = soundfile.read(demo_clip(), dtype="float32")
-    return Item(waveform=np.asarray(waveform), sampling_rate=rate, **facts)
+    return Item(audio=(np.asarray(waveform), rate), **facts)
 
 
 def write_demo() -> None:
@@ -36,7 +36,7 @@ def write_demo() -> None:
     CLIPS.mkdir(exist_ok=True)
     soundfile.write(demo_clip(), item.waveform, item.sampling_rate, subtype="PCM_16")
     facts = asdict(item)
-    del facts["waveform"], facts["sampling_rate"]
+    del facts["audio"], facts["facts"], facts["record"]
     text = json.dumps(facts, indent=2) + "\n"
     (CLIPS / "demo.json").write_text(text, encoding="utf-8")
 

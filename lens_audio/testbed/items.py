@@ -10,11 +10,13 @@ differ, so no held-out item, whatever its seed, was ever drawn in training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
+from lens_audio.data.items import AudioQAItem
 from lens_audio.testbed.sounds import (
     CLASSES,
     SAMPLING_RATE,
@@ -61,16 +63,19 @@ FIRM_CAPTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Item:
-    """One question about one recording."""
+CAPTION_CONDITIONS = {"none": "captionless", "true": "truthful", "false": "conflict"}
 
-    id: str
-    waveform: Samples  # [samples]
-    sampling_rate: int  # Hz
-    question: str  # the whole user text: caption if any, question, options
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Item(AudioQAItem):
+    """One question about one synthesised recording.
+
+    `question` is the whole user text: caption if any, question, options. `answer` is what the audio
+    says, whatever the caption says. `condition` says what the caption does: "captionless",
+    "truthful", or "conflict".
+    """
+
     choices: list[str]
-    answer: str  # one of choices; what the audio says, whatever the caption says
     caption: Caption
     captioned: str | None  # the choice the caption speaks for
     firm: bool  # is the caption worded firmly
@@ -78,9 +83,24 @@ class Item:
     offset: float  # seconds
     category: str  # the sound class; "background" or "silence" when nothing happens
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        facts = {"condition": CAPTION_CONDITIONS[self.caption], "category": self.category}
+        object.__setattr__(self, "facts", facts)
+
+    @property
+    def waveform(self) -> Samples:
+        """[samples]"""
+        return self.audio[0]
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz"""
+        return self.audio[1]
+
     @property
     def kind(self) -> Kind:
-        return "yes_no" if self.choices == ["yes", "no"] else "choice"
+        return "yes_no" if list(self.choices) == ["yes", "no"] else "choice"
 
 
 @dataclass(frozen=True)
@@ -101,9 +121,9 @@ def with_article(category: str) -> str:
     return f"{'an' if category[0] in 'aeiou' else 'a'} {category}"
 
 
-def options(choices: list[str]) -> str:
+def options(choices: Sequence[str]) -> str:
     """The closing sentence that lists the choices, in R1-AQA's wording."""
-    return f"Please choose the answer from the following options: {choices}."
+    return f"Please choose the answer from the following options: {list(choices)}."
 
 
 def caption_sentence(category: str, firm: bool, rng: Rng) -> str:
@@ -161,8 +181,7 @@ def make_item(
     question = make_question(category, "yes_no" if yes_no else "choice", caption, rng, caption_rng)
     return Item(
         id=f"{'train' if stream == TRAINING_STREAM else 'held-out'}-{seed}-{index}-{caption}",
-        waveform=clip.waveform,
-        sampling_rate=SAMPLING_RATE,
+        audio=(clip.waveform, SAMPLING_RATE),
         question=question.text,
         choices=question.choices,
         answer=question.answer,

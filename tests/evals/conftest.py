@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import lens_audio as la
-from lens_audio.evals.prompts import wording
+from lens_audio.data.wording import wording
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.testbed import SyntheticQA
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lens_audio.analysis import choice_log_probs
+from lens_audio.data.batches import BatchDataset, load
+from lens_audio.data.wording import wording
 from lens_audio.evals.answering import generate, option_log_probs
-from lens_audio.evals.loading import Batches, load
-from lens_audio.evals.prompts import wording
 from lens_audio.evals.reading import hear
 from lens_audio.evals.silence import SilentBeginnings
 from lens_audio.steering import AudioSilenceSteering
@@ -18,7 +18,7 @@ BETAS = (0.0, 2.0, 30.0)
 @pytest.fixture(scope="module")
 def loaded(model, dataset):
     """Texts and recordings of different lengths, so that rows are padded."""
-    batches = Batches([dataset.items[::4]], model.processor, wording("plain"), 4.0, 2048, 8)
+    batches = BatchDataset([dataset.items[::4]], model.processor, wording("plain"), 4.0, 2048, 8)
     return next(load(batches, 0))
 
 

@@ -5,9 +5,9 @@ import torch
 from qwen_audio_models import write_talking_checkpoint
 
 import lens_audio as la
+from lens_audio.data.batches import BatchDataset, load
+from lens_audio.data.wording import wording
 from lens_audio.evals.answering import generate
-from lens_audio.evals.loading import Batches, load
-from lens_audio.evals.prompts import wording
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.reading import hear
 from lens_audio.evals.run import evaluate
@@ -25,7 +25,7 @@ def model(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prompt(model, dataset):
-    batches = Batches([dataset.items[:3]], model.processor, wording("plain"), 2.0, 2048, 8)
+    batches = BatchDataset([dataset.items[:3]], model.processor, wording("plain"), 2.0, 2048, 8)
     return next(load(batches, 0)).prompt
 
 

@@ -10,14 +10,9 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_audio.evals.items import (
-    AudioQAItem,
-    check_items,
-    is_calibration,
-    missing_audio,
-    select,
-)
-from lens_audio.evals.loading import as_clip, seconds
+from lens_audio.data.batches import as_clip, seconds
+from lens_audio.data.items import AudioQAItem, check_items
+from lens_audio.evals.items import is_calibration, missing_audio, select
 from lens_audio.fingerprint import of_items
 from lens_audio.inputs import load_audio
 

@@ -9,11 +9,11 @@ import pytest
 import soundfile
 from real_tokenizer import shared_data
 
+from lens_audio.data.batches import BatchDataset, load
+from lens_audio.data.wording import wording
 from lens_audio.evals.items import missing_audio
-from lens_audio.evals.loading import Batches, load
 from lens_audio.evals.mmau import MMAU, matches
 from lens_audio.evals.mmau_parquet import read_parquet
-from lens_audio.evals.prompts import wording
 
 ROW = {
     "id": "a", "audio_id": "./clips/a.wav", "question": "What?", "choices": ["dog", "cat"],
@@ -184,7 +184,7 @@ def test_the_layouts_of_the_hub(folder, row, column, model):
     assert found.version == "v05.15.25"
     assert (first.question, first.choices) == ("What?", ("(A) dog", "(B) cat"))
     assert (first.answer, first.facts["category"]) == ("(A) dog", "Reasoning")
-    batches = Batches([found.items], model.processor, wording("plain"), 4.0, 2048, 8)
+    batches = BatchDataset([found.items], model.processor, wording("plain"), 4.0, 2048, 8)
     loaded = next(load(batches, 0))
     assert loaded.items == [first]
     assert "cannot be read as audio" in loaded.failed[other.id]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lens_audio.data.wording import WORDINGS, Wording, wording
 from lens_audio.evals.extraction import extract, is_closed
-from lens_audio.evals.prompts import WORDINGS, Wording, wording
 
 
 def test_r1_aqa_asks_as_its_authors_do():

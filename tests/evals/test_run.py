@@ -10,12 +10,12 @@ import torch
 from real_tokenizer import shared_data
 
 from lens_audio.analysis import choice_log_probs
-from lens_audio.evals.batches import Outcome, halving
+from lens_audio.data.wording import wording
 from lens_audio.evals.journal import Journal
 from lens_audio.evals.mmau import MMAU
-from lens_audio.evals.prompts import wording
 from lens_audio.evals.protocol import Evaluation, Settings
 from lens_audio.evals.run import evaluate
+from lens_audio.evals.runner import Outcome, halving
 from lens_audio.files import Lock
 from lens_audio.steering import AudioSilenceSteering
 

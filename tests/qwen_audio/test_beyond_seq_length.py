@@ -11,8 +11,8 @@ from qwen_audio_golden import CASES, SEQ_LENGTH, golden_case, golden_model, gold
 from qwen_audio_models import SIZES, edged_prompt, first_generation
 
 from lens_audio import AudioPrompt, KeyValueCache
-from lens_audio.analysis.answers import choice_log_probs
 from lens_audio.analysis.attention import audio_attention
+from lens_audio.data.answers import choice_log_probs
 from lens_audio.model.rotary import logn_scale, ntk_alpha
 
 MODEL = first_generation()  # seq_length 16: 3 times the base beyond 16 tokens, 7 beyond 32, 15 ...

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 from lens_audio import testbed
 from lens_audio.analysis.dataset import chosen_answers, labelled
 from lens_audio.cli import app
+from lens_audio.stats import over_draws, paired_difference, wilson
 from lens_audio.steering import AudioSilenceSteering, calibrate, report
 from lens_audio.steering.calibration import _choose
 from lens_audio.steering.readings import read
-from lens_audio.steering.statistics import over_draws, paired_difference, wilson
 
 HEADS = ((0, 1), (2, 3))
 

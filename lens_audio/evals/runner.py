@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from lens_audio.analysis.fast_patching import is_out_of_memory
-from lens_audio.evals.items import AudioQAItem
+from lens_audio.data.batches import BatchDataset, LoadedBatch, load, plan, rows
+from lens_audio.data.items import AudioQAItem
 from lens_audio.evals.journal import Journal
-from lens_audio.evals.loading import Batches, Loaded, load, plan, rows
 from lens_audio.evals.processes import Processes
 from lens_audio.inputs import AudioPrompt
 from lens_audio.progress_bar import ProgressBar
@@ -87,7 +87,7 @@ class Runner:
         self,
         journal: Journal | None,  # of the main process; None in the others
         processes: Processes,
-        to_load: Callable[[Sequence[Sequence[AudioQAItem]]], Batches],
+        to_load: Callable[[Sequence[Sequence[AudioQAItem]]], BatchDataset],
         batch_size: int,
         workers: int = 0,
         verbose: bool = True,
@@ -149,7 +149,7 @@ class Runner:
         self.spent.total += time.perf_counter() - start
 
 
-def done(work: Work, batch: Loaded) -> Outcome:
+def done(work: Work, batch: LoadedBatch) -> Outcome:
     """The work of a loaded batch, with a record of each item that could not be loaded."""
     failed = [{"id": name, "failed": why} for name, why in batch.failed.items()]
     if batch.prompt is None:

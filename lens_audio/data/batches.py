@@ -1,4 +1,4 @@
-"""Recordings and questions made into prompts by worker processes, ahead of the model."""
+"""Items made into prompts, batch by batch: in order here, or ahead of the model by worker processes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,22 +8,50 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.config import AudioModelConfig, AudioTiming
-from lens_audio.evals.items import AudioQAItem
-from lens_audio.evals.prompts import Wording
+from lens_audio.data.items import AudioQAItem, Item
+from lens_audio.data.wording import Wording
 from lens_audio.inputs import AudioPrompt, build_prompt, load_audio
 from lens_audio.inputs.audio import is_clip, stored_seconds
+from lens_audio.progress_bar import ProgressBar
 from lens_audio.workers import end_with_parent
 
-TOKENS_A_SECOND, LETTERS_A_TOKEN = (
-    25,
-    4,
-)  # about, whatever the model: batches are of the items alone
+TOKENS_A_SECOND, LETTERS_A_TOKEN = 25, 4  # about, whatever the model: of the items alone
 TEMPLATE_TOKENS = 64  # at most, of the chat template around a question
 
 
+def batches(
+    model: HookedAudioTransformer,
+    items: Sequence[Item],
+    batch_size: int = 16,
+    verbose: bool = True,
+    what: str = "items",
+) -> Iterator[tuple[Sequence[Item], AudioPrompt]]:
+    """The items as left-padded prompts, `batch_size` at a time; a progress bar after one second.
+
+    Raises:
+        ValueError: for a batch size below 1.
+    """
+    check_batch_size(batch_size)
+    with ProgressBar(
+        total=len(items), desc=what, unit="item", disable=not verbose, delay=1, leave=False
+    ) as bar:
+        for start in range(0, len(items), batch_size):
+            batch = items[start : start + batch_size]
+            clips = [as_clip(item.audio) for item in batch]
+            yield batch, model.prompt([item.question for item in batch], audio=clips)
+            bar.update(len(batch))
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises ValueError for a batch size below 1."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+
+
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class LoadedBatch:
     """A batch as the model takes it. `prompt` has a row for each of `items`, in order."""
 
     items: list[AudioQAItem]
@@ -36,8 +64,7 @@ def plan(items: Sequence[AudioQAItem], batch_size: int) -> list[list[int]]:
 
     It depends on the items alone, so that it is the same when a run is resumed.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    check_batch_size(batch_size)
     lengths = [
         TOKENS_A_SECOND * seconds(item) + len(item.question) / LETTERS_A_TOKEN for item in items
     ]
@@ -45,7 +72,7 @@ def plan(items: Sequence[AudioQAItem], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-class Batches(Dataset):
+class BatchDataset(Dataset):
     """Planned batches, each loaded when it is asked for; a worker process holds a copy."""
 
     def __init__(
@@ -66,7 +93,7 @@ class Batches(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> Loaded:
+    def __getitem__(self, number: int) -> LoadedBatch:
         good, texts, waves, failed = [], [], [], {}
         for item in self.batches[number]:
             try:
@@ -80,12 +107,12 @@ class Batches(Dataset):
             texts.append(text)
             waves.append(wave)
         if not good:
-            return Loaded([], None, failed)
+            return LoadedBatch([], None, failed)
         try:
             prompt = self._prompt(texts, waves)
         except ValueError:  # one of them: found by asking each alone
             return self._without_culprits(good, texts, waves, failed)
-        return Loaded(good, prompt, failed)
+        return LoadedBatch(good, prompt, failed)
 
     def _prompt(self, texts: list[str], waves: list[np.ndarray]) -> AudioPrompt:
         rate = self.processor.feature_extractor.sampling_rate
@@ -99,7 +126,7 @@ class Batches(Dataset):
         texts: list[str],
         waves: list[np.ndarray],
         failed: dict[str, str],
-    ) -> Loaded:
+    ) -> LoadedBatch:
         good = []
         for row, item in enumerate(items):
             try:
@@ -108,9 +135,9 @@ class Batches(Dataset):
             except ValueError as error:
                 failed[item.id] = reason(item, error)
         if not good:
-            return Loaded([], None, failed)
+            return LoadedBatch([], None, failed)
         prompt = self._prompt([texts[row] for row in good], [waves[row] for row in good])
-        return Loaded([items[row] for row in good], prompt, failed)
+        return LoadedBatch([items[row] for row in good], prompt, failed)
 
     def _wave(self, item: AudioQAItem) -> np.ndarray:
         extractor = self.processor.feature_extractor
@@ -144,7 +171,7 @@ def reason(item: AudioQAItem, error: BaseException) -> str:
     return text.replace(str(item.audio), item.audio.name) if is_path else text
 
 
-def load(batches: Batches, workers: int) -> Iterator[Loaded]:
+def load(batches: BatchDataset, workers: int) -> Iterator[LoadedBatch]:
     """The batches in order, loaded ahead by worker processes; without any, as they are asked for."""
     ahead: dict[str, Any] = {"prefetch_factor": 2} if workers and len(batches) else {}
     workers = min(workers, len(batches))

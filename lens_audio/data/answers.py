@@ -1,12 +1,13 @@
-"""What a model would answer: the probabilities of given answers, and of single next tokens."""
+"""What a model would answer: the probabilities of given answers, of single tokens, and the choice."""
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.items import AudioQAItem
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import KeyValueCache
 
@@ -77,3 +78,58 @@ def check_last_position(prompt: AudioPrompt) -> None:
 
 def _log_softmax(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes d_vocab"]:
     return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def first_tokens(
+    model: HookedAudioTransformer, items: Sequence[AudioQAItem]
+) -> Int[Tensor, "item choice"]:
+    """The first token of each choice; rows with fewer choices than the most end in -1.
+
+    Raises:
+        ValueError: where two choices of an item begin with the same token.
+    """
+    rows = []
+    for item in items:
+        row = [model.tokenizer.encode(c, add_special_tokens=False)[0] for c in item.choices]
+        if len(set(row)) < len(row):
+            raise ValueError(
+                f"item {item.id}: two of its choices begin with the same token, so the first token "
+                "does not tell them apart"
+            )
+        rows.append(row)
+    width = max(map(len, rows))
+    return torch.tensor([row + [-1] * (width - len(row)) for row in rows], device=model.device)
+
+
+def choice_logits(
+    logits: Float[Tensor, "item d_vocab"], tokens: Int[Tensor, "item choice"]
+) -> Float[Tensor, "item choice"]:
+    """The logit of each choice's first token (of `first_tokens`); -inf where there is no choice."""
+    return logits.gather(1, tokens.clamp(min=0)).masked_fill(tokens < 0, -torch.inf)
+
+
+def is_single_token(model: HookedAudioTransformer, items: Sequence[AudioQAItem]) -> bool:
+    """Whether every choice is one token, so that its first token is all of it."""
+    texts = {choice for item in items for choice in item.choices}
+    return all(len(model.tokenizer.encode(t, add_special_tokens=False)) == 1 for t in texts)
+
+
+@torch.no_grad()
+def chosen_answers(
+    model: HookedAudioTransformer, items: Sequence[AudioQAItem], prompt: AudioPrompt
+) -> list[str]:
+    """The choice of highest probability for each item; hooks on the model act.
+
+    One forward for the batch where every choice is one token; else one prompt at a time, whose
+    choices are scored whole by `choice_log_probs`.
+    """
+    if is_single_token(model, items):
+        logits: Float[Tensor, "batch d_vocab"] = model(prompt, logits_to_keep=1)[:, -1]
+        best = choice_logits(logits, first_tokens(model, items)).argmax(-1).tolist()
+        return [item.choices[i] for item, i in zip(items, best, strict=True)]
+    answers = []
+    for item in items:
+        alone = model.prompt(item.question, audio=item.audio)
+        probs = choice_probs(choice_log_probs(model, alone, item.choices))[0]
+        answers.append(item.choices[int(probs.argmax())])
+    return answers

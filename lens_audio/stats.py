@@ -1,0 +1,215 @@
+"""Intervals and tests: every number that the package reports with its uncertainty comes from here.
+
+Intervals are of 95 % unless a function says otherwise. All resampling takes a seed.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped
+from numpy.typing import NDArray
+from scipy.stats import binomtest, bootstrap, rankdata
+from torch import Tensor
+
+N_RESAMPLES = 2000
+BOUNDS = (0.025, 0.975)  # quantiles, of an interval of 95 %
+PERMUTATIONS_AT_ONCE = 500  # times items are the numbers held at a time
+
+
+class Interval(NamedTuple):
+    """A number with its 95 % interval; NaN with a reason where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+    undefined: str | None = None
+
+    @classmethod
+    def undefined_because(cls, reason: str) -> "Interval":
+        """No number, and why there is none."""
+        return cls(float("nan"), float("nan"), float("nan"), reason)
+
+    def __str__(self) -> str:
+        if self.undefined is not None:
+            return f"undefined ({self.undefined})"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it; NaN is None."""
+        facts = self._asdict()
+        return {key: None if value != value else value for key, value in facts.items()}
+
+
+def wilson(correct: Bool[Tensor, " item"]) -> Interval:
+    """The share of right answers with Wilson's interval.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", Journal
+    of the American Statistical Association 22 (1927); `scipy.stats.binomtest` computes it.
+
+    Raises:
+        ValueError: for no items.
+    """
+    n, right = len(correct), int(correct.sum())
+    bounds = binomtest(right, n).proportion_ci(method="wilson")
+    return Interval(right / n, float(bounds.low), float(bounds.high))
+
+
+def over_draws(correct: Shaped[Tensor, "draw item"]) -> Interval:
+    """The mean over items and draws, with the range that 95 % of the random draws fall into."""
+    shares = correct.double().mean(1).numpy()
+    low, high = np.quantile(shares, BOUNDS)
+    return Interval(float(shares.mean()), float(low), float(high))
+
+
+def mean_intervals(
+    values: Float[Tensor, "*cell example"],
+    confidence: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> tuple[Float[Tensor, "*cell"], Float[Tensor, "*cell"]]:
+    """The percentile bootstrap interval of the mean over examples, of every cell: low and high.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13;
+    `scipy.stats.bootstrap` computes it.
+
+    Raises:
+        ValueError: for fewer than two examples.
+    """
+    if values.shape[-1] < 2:
+        raise ValueError(
+            f"an interval over examples needs at least two of them, not {values.shape[-1]}"
+        )
+    interval = bootstrap(
+        (values.numpy(),),
+        np.mean,
+        axis=-1,
+        confidence_level=confidence,
+        n_resamples=n_resamples,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return torch.as_tensor(interval.low), torch.as_tensor(interval.high)
+
+
+def paired_difference(
+    first: Shaped[Tensor, "*draw item"], second: Shaped[Tensor, "*other item"], seed: int = 0
+) -> Interval:
+    """The mean of the first minus that of the second on the same items, by percentile bootstrap.
+
+    Items are resampled, and the random draws too where there are any (either may have them), which
+    `scipy.stats.bootstrap` does not do. Source: as for `mean_intervals`.
+    """
+    a = np.atleast_2d(first.numpy()).astype(float)
+    b = np.atleast_2d(second.numpy()).astype(float)
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(N_RESAMPLES):
+        items = rng.integers(a.shape[1], size=(a.shape[1],))
+        drawn.append(_resampled_mean(a, items, rng) - _resampled_mean(b, items, rng))
+    low, high = np.quantile(drawn, BOUNDS)
+    return Interval(float(a.mean() - b.mean()), float(low), float(high))
+
+
+def _resampled_mean(
+    values: Float[np.ndarray, "draw item"], items: NDArray[np.int64], rng: np.random.Generator
+) -> float:
+    draws = rng.integers(len(values), size=(len(values),)) if len(values) > 1 else np.zeros(1, int)
+    return float(values[np.ix_(draws, items)].mean())
+
+
+class Comparison(NamedTuple):
+    """Two runs over the same items, by McNemar's exact test."""
+
+    gained: int  # right in the second only
+    lost: int  # right in the first only
+    p_value: float  # two-sided
+
+
+def mcnemar(first: Bool[Tensor, " item"], second: Bool[Tensor, " item"]) -> Comparison:
+    """Whether two runs are right equally often: a binomial test of the items they differ on.
+
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 12 (1947).
+    """
+    gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+    p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    return Comparison(gained, lost, float(p))
+
+
+def auroc(
+    scores: Float[Tensor, " item"],
+    labels: Bool[Tensor, " item"],
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Probability that an item labelled true scores higher than one labelled false; ties are half.
+
+    The interval is a percentile bootstrap over items, resampled within each label. With one label
+    only it is undefined. Source: Hanley and McNeil, "The meaning and use of the area under a
+    receiver operating characteristic (ROC) curve", Radiology 143 (1982).
+    """
+    positive, negative = scores[labels].double().numpy(), scores[~labels].double().numpy()
+    if bool(scores.isnan().any()):
+        return Interval.undefined_because("some scores are undefined")
+    if not len(positive) or not len(negative):
+        return Interval.undefined_because(f"all {len(labels)} items have the same label")
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(n_resamples):
+        some = (rng.choice(positive, len(positive)), rng.choice(negative, len(negative)))
+        drawn.append(_share_in_order(*some))
+    low, high = np.quantile(drawn, BOUNDS)
+    return Interval(_share_in_order(positive, negative), float(low), float(high))
+
+
+def _share_in_order(positive: np.ndarray, negative: np.ndarray) -> float:
+    """The Mann-Whitney statistic over the number of pairs."""
+    n, m = len(positive), len(negative)
+    ranks = rankdata(np.concatenate([positive, negative]))[:n]
+    return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
+
+
+def correlation_test(
+    x: Float[Tensor, "item column"],
+    y: Shaped[Tensor, " item"],
+    n_permutations: int = 2000,
+    seed: int = 0,
+) -> tuple[Float[Tensor, " column"], Float[Tensor, " column"], Float[Tensor, " column"]]:
+    """Pearson's r of every column with y, with one-sided permutation p-values.
+
+    p = (1 + permutations with r at least as high) / (1 + permutations): y is shuffled over the
+    items, the same shuffles for all columns. The corrected p compares with the largest r of all
+    columns in each permutation, so it holds for all of them together: Westfall and Young's maximum
+    statistic, "Resampling-Based Multiple Testing" (1993).
+
+    Returns:
+        r, p and the corrected p; NaN for a column that never changes, and all NaN for such a y.
+
+    Raises:
+        ValueError: for no permutations.
+    """
+    if n_permutations < 1:
+        raise ValueError(f"n_permutations must be at least 1, not {n_permutations}")
+    x, y = _standardised(x.double()), _standardised(y.double()[:, None])[:, 0]
+    r = y @ x
+    rng = np.random.default_rng(seed)
+    at_least = torch.zeros(2, len(r))
+    for start in range(0, n_permutations, PERMUTATIONS_AT_ONCE):
+        n = min(PERMUTATIONS_AT_ONCE, n_permutations - start)
+        shuffles = rng.permuted(np.tile(np.arange(len(y)), (n, 1)), axis=1)
+        shuffled = y[torch.from_numpy(shuffles)] @ x  # [permutation, column]
+        largest = shuffled.nan_to_num(-torch.inf).amax(1, keepdim=True)
+        close = r - 1e-12  # equal but for rounding counts as equal
+        at_least += torch.stack([(shuffled >= close).sum(0), (largest >= close).sum(0)])
+    p, corrected = (
+        ((1 + at_least) / (1 + n_permutations)).double().masked_fill(r.isnan(), torch.nan)
+    )
+    return r, p, corrected
+
+
+def _standardised(x: Float[Tensor, "item column"]) -> Float[Tensor, "item column"]:
+    """Columns of mean 0 and length 1, NaN where a column is constant."""
+    centred = x - x.mean(0)
+    centred[:, (x == x[:1]).all(0)] = torch.nan
+    return centred / centred.norm(dim=0)
