@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.collect import collecting
 from lens_audio.inputs import AudioPrompt
 
 
@@ -91,14 +92,10 @@ def head_pattern(
             f"head ({layer}, {head}) does not exist: the model has {n_layers} layers x {n_heads} "
             "heads"
         )
-    kept: list[Tensor] = []
-
-    def keep(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
-        kept.append(pattern[:, head].clone())
-
-    with model.hooks(fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", keep)]):
+    name = f"blocks.{layer}.attn.hook_pattern"
+    with collecting(model, [name], take=lambda pattern: pattern[:, head].clone()) as kept:
         model(prompt, stop_at_layer=layer + 1)
-    return kept[0]
+    return kept[name]
 
 
 def audio_mass(

@@ -22,6 +22,7 @@ from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_nam
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
+from lens_audio.data.collect import collecting
 from lens_audio.hooks.selection import SITES, Site
 from lens_audio.inputs import AudioPrompt
 
@@ -165,7 +166,6 @@ def _run(
     n_last: int,
 ) -> Run:
     """Run with the graph beginning at some hook points, whose activations may be given."""
-    activations: dict[str, Tensor] = {}
 
     def begin_here(activation: Tensor, hook: Any) -> Tensor:
         given = begin[hook.name]
@@ -175,12 +175,9 @@ def _run(
             return torch.where(prompt.audio_mask.to(leaf.device)[..., None], activation, leaf)
         return leaf
 
-    def keep_it(activation: Tensor, hook: Any) -> None:
-        activations[hook.name] = activation
-
-    fwd_hooks: list[Any] = [(name, begin_here) for name in begin]
-    fwd_hooks += [(name, keep_it) for name in keep]
-    logits = model.run_with_hooks(prompt, fwd_hooks=fwd_hooks, logits_to_keep=n_last)
+    begins = [(name, begin_here) for name in begin]
+    with model.hooks(fwd_hooks=begins), collecting(model, keep) as activations:
+        logits = model(prompt, logits_to_keep=n_last)
     return Run(activations, logits)
 
 

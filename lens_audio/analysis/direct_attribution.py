@@ -1,13 +1,12 @@
 """Direct logit attribution by source: what each head wrote toward an answer from audio, and from text."""
 
-from typing import Any
-
 import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
 
 
@@ -45,15 +44,16 @@ def head_attribution_by_source(
     is_audio = prompt.audio_mask.to(model.device)
     direction = direction.to(model.device).float()
     toward: dict[str, list[Tensor]] = {"audio": [], "text": []}
-    kept: dict[str, Tensor] = {}
-
-    def keep_v(v: Float[Tensor, "batch pos kv_head d_head"], hook: Any) -> None:
-        kept["v"] = v
-
-    def split(pattern: Float[Tensor, "batch head query key"], hook: Any) -> None:
-        attn = model.blocks[hook.layer()].attn
-        v = kept["v"].repeat_interleave(model.cfg.n_heads // kept["v"].shape[2], dim=2).float()
-        per_key = pattern[:, :, position].float()
+    layers = range(model.cfg.n_layers)
+    v_names, pattern_names = (layer_names(f"attn.hook_{site}", layers) for site in ("v", "pattern"))
+    with (
+        collecting(model, v_names) as values,
+        collecting(model, pattern_names, take=lambda p: p[:, :, position].float()) as per_key,
+    ):
+        resid = model(prompt, stop_at_layer=model.cfg.n_layers)[:, position].float()
+    for block, v_name, pattern_name in zip(model.blocks, v_names, pattern_names, strict=True):
+        attn, v = block.attn, values[v_name]
+        v = v.repeat_interleave(model.cfg.n_heads // v.shape[2], dim=2).float()
         readout = einsum(
             attn.W_O.float(),
             torch.atleast_2d(direction),
@@ -61,13 +61,6 @@ def head_attribution_by_source(
         )
         value = einsum(v, readout.expand(len(v), -1, -1), "b key h d, b h d -> b h key")
         for source, mask in (("audio", is_audio), ("text", ~is_audio)):
-            toward[source].append((per_key * value * mask[:, None]).sum(-1))
-
-    hooks: list[tuple[str, Any]] = []
-    for layer in range(model.cfg.n_layers):
-        hooks += [(f"blocks.{layer}.attn.hook_v", keep_v)]
-        hooks += [(f"blocks.{layer}.attn.hook_pattern", split)]
-    with model.hooks(fwd_hooks=hooks):
-        resid = model(prompt, stop_at_layer=model.cfg.n_layers)[:, position].float()
+            toward[source].append((per_key[pattern_name] * value * mask[:, None]).sum(-1))
     scale = (resid.pow(2).mean(-1) + model.cfg.eps).sqrt()[:, None, None]
     return {source: torch.stack(parts, dim=1) / scale for source, parts in toward.items()}

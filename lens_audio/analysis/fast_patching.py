@@ -19,6 +19,7 @@ from torch import Tensor
 from lens_audio.analysis.alignment import Alignment
 from lens_audio.analysis.cells import Cell, Site
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.attention import AttentionContext
 from lens_audio.model.shared_prefix import SharedPrefix
@@ -108,31 +109,36 @@ class FastPatcher:
         """The activations that patches come from, at the base's positions from the first patched
         one on.
         """
-        store: dict[int, Tensor] = {}
         cut = 0 if self.site.in_encoder else self.first
-        keep_aligned = keeping(store, self.site.position_axis, cut)
 
-        def keep(activation: Tensor, hook: Any) -> None:
-            keep_aligned(activation if align is None else align(activation), hook)
+        def take(activation: Tensor) -> Tensor:
+            aligned = activation if align is None else align(activation)
+            return from_position(aligned, cut, self.site.position_axis)
 
-        hooks: list[Any] = [(self.site.hook_name(layer), keep) for layer in self.layers]
-        return store, self.model.run_with_hooks(prompt, fwd_hooks=hooks, logits_to_keep=self.n_last)
+        names = {layer: self.site.hook_name(layer) for layer in self.layers}
+        with collecting(self.model, names.values(), take) as kept:
+            logits = self.model(prompt, logits_to_keep=self.n_last)
+        return {layer: kept[name] for layer, name in names.items()}, logits
 
     def _run_base(self) -> tuple[BaseRun, Tensor]:
         start = 0 if self.site.in_encoder else self.layers[0]
-        run = BaseRun({}, {}, {}, {})
-        hooks: list[Any] = []
-        for layer in range(start, self.model.cfg.n_layers):
-            hooks.append((f"blocks.{layer}.hook_resid_pre", keeping(run.resid_pre, 1, self.first)))
-            hooks.append((f"blocks.{layer}.attn.hook_rot_k", keeping(run.keys)))
-            hooks.append((f"blocks.{layer}.attn.hook_v", keeping(run.values)))
-        if self.site.in_encoder:
-            for layer in self.layers:
-                name = f"audio_encoder.blocks.{layer}.hook_resid_pre"
-                hooks.append((name, keeping(run.encoder_resid_pre)))
-        return run, self.model.run_with_hooks(
-            self.base, fwd_hooks=hooks, logits_to_keep=self.n_last
+        layers = range(start, self.model.cfg.n_layers)
+        sites = ("hook_resid_pre", "attn.hook_rot_k", "attn.hook_v")
+        resid_pre, keys, values = (layer_names(site, layers) for site in sites)
+        of_encoder = self.layers if self.site.in_encoder else []
+        in_encoder = [f"audio_encoder.{name}" for name in layer_names("hook_resid_pre", of_encoder)]
+        with (
+            collecting(self.model, resid_pre, lambda x: from_position(x, self.first)) as resid,
+            collecting(self.model, [*keys, *values, *in_encoder]) as whole,
+        ):
+            logits = self.model(self.base, logits_to_keep=self.n_last)
+        run = BaseRun(
+            {layer: resid[name] for layer, name in zip(layers, resid_pre, strict=True)},
+            {layer: whole[name] for layer, name in zip(layers, keys, strict=True)},
+            {layer: whole[name] for layer, name in zip(layers, values, strict=True)},
+            {layer: whole[name] for layer, name in zip(of_encoder, in_encoder, strict=True)},
         )
+        return run, logits
 
     def _run_batch(self, first: int, cells: list[Cell]) -> Float[Tensor, "row new d_vocab"]:
         """Logits of the last positions from the first on that is computed.
@@ -228,14 +234,10 @@ class FastPatcher:
         return self.model.hooks(fwd_hooks=[(self.site.hook_name(cell.layer), patch)])
 
 
-def keeping(store: dict[int, Tensor], axis: int = 1, first: int = 0) -> Any:
-    """A hook that stores activations by layer, from one position on."""
-
-    def keep(activation: Tensor, hook: Any) -> None:
-        kept = activation.narrow(axis, first, activation.shape[axis] - first)
-        store[hook.layer()] = kept.clone() if first else kept  # a copy lets go of the rest
-
-    return keep
+def from_position(activation: Tensor, first: int, axis: int = 1) -> Tensor:
+    """The positions from one on; a copy, which lets go of the rest, unless that is all of them."""
+    kept = activation.narrow(axis, first, activation.shape[axis] - first)
+    return kept.clone() if first else kept
 
 
 def is_out_of_memory(error: BaseException) -> bool:

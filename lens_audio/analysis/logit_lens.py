@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
 
 Indices = Sequence[int] | Int[Tensor, " n"] | None
@@ -35,16 +36,17 @@ def logit_lens(
     """
     places = as_indices(positions, prompt.tokens.shape[1], "position")
     wanted = as_indices(tokens, model.cfg.d_vocab, "token")
-    read: list[Tensor] = []
 
-    def keep(resid: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
-        logits = model.unembed.lm_head(model.ln_final(resid[:, places]))
-        read.append(logits.float().log_softmax(-1)[..., wanted])
+    def log_probs(
+        resid: Float[Tensor, "batch pos d_model"],
+    ) -> Float[Tensor, "batch place token"]:
+        return model.logits_of(resid[:, places]).float().log_softmax(-1)[..., wanted]
 
-    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
-    hooks: list[Any] = [(name, keep) for name in (*names, "blocks.-1.hook_resid_post")]
-    model.run_with_hooks(prompt, fwd_hooks=hooks, stop_at_layer=model.cfg.n_layers)
-    return torch.stack(read, dim=1)
+    n_layers = model.cfg.n_layers
+    names = [*layer_names("hook_resid_pre", range(n_layers)), "blocks.-1.hook_resid_post"]
+    with collecting(model, names, take=log_probs) as found:
+        model(prompt, stop_at_layer=n_layers)
+    return torch.stack(list(found.values()), dim=1)
 
 
 @torch.no_grad()
@@ -64,23 +66,18 @@ def encoder_lens(
         raise ValueError("the encoder lens needs a prompt with audio")
     wanted = as_indices(tokens, model.cfg.d_vocab, "token")
     encoder, lengths = model.audio_encoder, prompt.mel_lengths.to(model.device)
-    before: list[Tensor] = []  # the residual stream before each block, and after the last
-
-    names = [
-        f"audio_encoder.blocks.{layer}.hook_resid_pre" for layer in range(encoder.cfg.n_layers)
-    ]
-    names.append("audio_encoder.blocks.-1.hook_resid_post")
-    hooks = [(name, lambda resid, hook: before.append(resid.clone())) for name in names]
-    with model.hooks(fwd_hooks=hooks):
+    blocks = layer_names("hook_resid_pre", range(encoder.cfg.n_layers))
+    names = [f"audio_encoder.{name}" for name in (*blocks, "blocks.-1.hook_resid_post")]
+    with collecting(model, names, take=torch.clone) as before:
         encoder(prompt.mel, lengths)
-    read = []
-    for resid in before:
+    log_probs = []
+    for resid in before.values():
         encoded = encoder.from_layer(encoder.cfg.n_layers, resid, lengths)
         logits = model.run_with_hooks(
             prompt, fwd_hooks=[("audio_encoder.hook_out", _replace_by(encoded))], logits_to_keep=1
         )
-        read.append(logits[:, -1].float().log_softmax(-1)[:, wanted])
-    return torch.stack(read, dim=1)
+        log_probs.append(logits[:, -1].float().log_softmax(-1)[:, wanted])
+    return torch.stack(log_probs, dim=1)
 
 
 def as_indices(chosen: Indices, n: int, what: str) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lens_audio.analysis.attention import attention_hooks, audio_mass
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.evals.silence import Read, SilentBeginnings, keep_last, read_silence
+from lens_audio.evals.silence import Read, SilentBeginnings, last_after, read_silence
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import KeyValueCache
 
@@ -57,7 +57,6 @@ def _read(
     model: HookedAudioTransformer, prompt: AudioPrompt, layers: Sequence[int]
 ) -> tuple[Read, list[Float[Tensor, "row d_model"]]]:
     past, n_layers = KeyValueCache(model.cfg.n_layers), model.cfg.n_layers
-    kept, hooks = keep_last(layers)
-    with model.hooks(fwd_hooks=hooks):
+    with last_after(model, layers) as kept:
         resid = model(prompt, past_kv_cache=past, stop_at_layer=n_layers)
-    return Read(past, resid[:, -1].clone()), kept
+    return Read(past, resid[:, -1].clone()), list(kept.values())

@@ -6,7 +6,7 @@ the text behind the audio is read for each question.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio.analysis.fast_patching import keeping
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import KeyValueCache
 from lens_audio.model.shared_prefix import Continuations
@@ -62,29 +62,19 @@ class SilentBeginnings:
         return self._kept[key]
 
     def _read(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> Beginning:
-        keys: dict[int, Tensor] = {}
-        values: dict[int, Tensor] = {}
         told = model.embed_text(prompt.tokens, prompt.audio_mask)
         quiet = silent_side(model, prompt, told, self.silences)
-        hooks: list[Any] = []
-        for layer in range(depth):
-            hooks.append((f"blocks.{layer}.attn.hook_rot_k", keeping(keys)))
-            hooks.append((f"blocks.{layer}.attn.hook_v", keeping(values)))
-        with model.hooks(fwd_hooks=hooks):
+        keys, values = (layer_names(f"attn.hook_{site}", range(depth)) for site in ("rot_k", "v"))
+        with collecting(model, [*keys, *values]) as kept:
             model(quiet, start_at_layer=0, stop_at_layer=depth)
-        return Beginning([(keys[layer], values[layer]) for layer in range(depth)], quiet)
+        return Beginning([(kept[k], kept[v]) for k, v in zip(keys, values, strict=True)], quiet)
 
 
-def keep_last(
-    layers: Sequence[int],
-) -> tuple[list[Float[Tensor, "row d_model"]], list[tuple[str, Callable]]]:
-    """What the last position is after each of these layers, and the hooks that keep it."""
-    kept: list[Tensor] = []
-
-    def keep(resid: Tensor, hook: Any) -> None:
-        kept.append(resid[:, -1].clone())  # a copy lets go of the other positions
-
-    return kept, [(f"blocks.{layer}.hook_resid_post", keep) for layer in layers]
+def last_after(model: HookedAudioTransformer, layers: Sequence[int]) -> Any:
+    """Inside, the residual stream after each of these layers at the last position, by hook name."""
+    # A copy lets go of the other positions.
+    names = layer_names("hook_resid_post", layers)
+    return collecting(model, names, take=lambda resid: resid[:, -1].clone())
 
 
 @torch.no_grad()
@@ -144,14 +134,13 @@ def _read_behind(
         past.freeze()  # nothing will be continued
     behind = prompt.audio_mask[rows].flip(1).cumsum(1).flip(1) == 0
     first = int(behind.any(0).long().argmax())
-    kept, hooks = keep_last(layers)
     told = model.embed_text(prompt.tokens[rows], prompt.audio_mask[rows])[:, first:]
-    with model.hooks(fwd_hooks=hooks):
+    with last_after(model, layers) as kept:
         resid = model(
             told, start_at_layer=0, attention_mask=behind[:, first:], past_kv_cache=past,
             stop_at_layer=depth,
         )  # fmt: skip
-    return _Group(past, resid[:, -1].clone(), kept)
+    return _Group(past, resid[:, -1].clone(), list(kept.values()))
 
 
 def _beginning(prompt: AudioPrompt, row: int) -> AudioPrompt:

@@ -26,12 +26,13 @@ from torch import Tensor
 from lens_audio.analysis.attention import audio_attention, audio_mass
 from lens_audio.analysis.listening import Specialists, listening_score
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.collect import at_positions, last_positions
 from lens_audio.fingerprint import as_json, versions
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.steering import hf
 from lens_audio.steering.settings import AudioSilenceSettings, added, steps
-from lens_audio.steering.sides import Silences, both_sides, last_positions
+from lens_audio.steering.sides import Silences, both_sides
 from lens_audio.steering.storage import damage_named, load, model_facts, save
 
 KIND = "AudioSilenceSteering"
@@ -205,7 +206,7 @@ class _Attached:
             if self.steering.adaptive == "listening":
                 mass = audio_mass(audio_attention(self.model, prompt))
                 score = listening_score(mass, self.steering.heads)
-            at_last = after[torch.arange(len(after), device=after.device), last][:, None]
+            at_last = at_positions(after, last)[:, None]
             return steps(
                 self.steering,
                 s,

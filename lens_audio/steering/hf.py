@@ -12,8 +12,8 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from lens_audio.analysis.attention import pattern_rows
 from lens_audio.config import AudioTiming
+from lens_audio.data.collect import at_positions, last_positions
 from lens_audio.steering.settings import AudioSilenceSettings, added, steps
-from lens_audio.steering.sides import last_positions
 
 # Whisper's log-mel of digital silence: log10 of its floor 1e-10, then (x + 4) / 4.
 SILENT_LOG_MEL = -1.5
@@ -99,7 +99,7 @@ class _AttachedToHf:
         after = output[0] if isinstance(output, tuple) else output
         last = last_positions(self.mask).to(after.device)
         if self.step is None:
-            at_last = after[torch.arange(len(after), device=after.device), last]
+            at_last = at_positions(after, last)
             self.step = steps(self.steering, self.s, self.score, lambda: self._logits(at_last))
         places = torch.arange(after.shape[1], device=after.device)[None]
         if self.continues:
@@ -250,7 +250,7 @@ def _watch_mass(
         q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=2)
         last = last_positions(mask)
         may_read = mask & (torch.arange(mask.shape[1], device=mask.device) <= last[:, None])
-        at_last = q[torch.arange(n, device=q.device), last][:, None]
+        at_last = at_positions(q, last)[:, None]
         pattern = pattern_rows(at_last, k, may_read[:, None])[:, :, 0]  # [batch, head, key]
         masses[number] = (pattern * is_audio[:, None]).sum(-1)
 

@@ -7,7 +7,6 @@ whole answer where every choice is one token; longer choices are told apart by t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +17,7 @@ from lens_audio.analysis.listening import Head, listening_score
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.answers import choice_logits, first_tokens
 from lens_audio.data.batches import batches
+from lens_audio.data.collect import collecting, layer_names
 from lens_audio.data.items import AudioQAItem, by_condition, check_items
 from lens_audio.inputs import AudioPrompt
 from lens_audio.steering.audio_silence import AudioSilenceSteering
@@ -125,21 +125,15 @@ def _read_batch(
 ) -> dict[str, Tensor]:
     """One batch's part of each tensor of `Readings`."""
     layers = range(model.cfg.n_layers)
-    entered: list[Tensor] = []
-    after: list[Tensor] = []  # left-padded, so the last position is each row's own
-
-    def keep_input(resid: Tensor, hook: Any) -> None:
-        entered.append(resid)
-
-    def keep_last(resid: Tensor, hook: Any) -> None:
-        after.append(resid[:, -1])
-
-    hooks = [("blocks.0.hook_resid_pre", keep_input)]
-    hooks += [(f"blocks.{layer}.hook_resid_post", keep_last) for layer in layers]
-    with model.hooks(fwd_hooks=hooks):
+    names = layer_names("hook_resid_post", layers)
+    with (
+        collecting(model, ["blocks.0.hook_resid_pre"]) as entered,
+        # Left-padded, so the last position is each row's own.
+        collecting(model, names, take=lambda resid: resid[:, -1].clone()) as after,
+    ):
         mass = audio_mass(audio_attention(model, prompt))
-    heard = torch.stack(after, dim=1)
-    quiet = silent_side(model, prompt, entered[0], silences)
+    heard = torch.stack([after[name] for name in names], dim=1)
+    quiet = silent_side(model, prompt, entered["blocks.0.hook_resid_pre"], silences)
     silent = last_residuals(model, quiet, prompt.attention_mask.to(quiet.device), layers)
     logits = model.logits_of(heard[:, -1:])[:, 0]
     return {

@@ -6,13 +6,14 @@ silence depends on its length alone, so it is computed once a length and kept.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.collect import at_positions, collecting, last_positions, layer_names
 from lens_audio.inputs import AudioPrompt
 
 KEPT_LENGTHS = 64  # silences kept; 30 s of the 7B model in bfloat16 is 6 MB
@@ -94,19 +95,7 @@ def last_residuals(
     layers: Sequence[int],
 ) -> Float[Tensor, "batch layer d_model"]:
     """Run the decoder from its input up to the last of `layers`; its output after each of them."""
-    kept: dict[int, Tensor] = {}
-    last = last_positions(attention_mask)
-
-    def keep(after: Tensor, hook: Any) -> None:
-        kept[hook.layer()] = after[torch.arange(len(after), device=after.device), last]
-
-    names = [(f"blocks.{layer}.hook_resid_post", keep) for layer in layers]
-    with model.hooks(fwd_hooks=names):
+    names, last = layer_names("hook_resid_post", layers), last_positions(attention_mask)
+    with collecting(model, names, take=lambda after: at_positions(after, last)) as kept:
         model(resid, start_at_layer=0, stop_at_layer=max(layers) + 1, attention_mask=attention_mask)
-    return torch.stack([kept[layer] for layer in layers], dim=1)
-
-
-def last_positions(attention_mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
-    """The last real position of each row, padded on either side."""
-    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    return (attention_mask * places).argmax(1)
+    return torch.stack([kept[name] for name in names], dim=1)

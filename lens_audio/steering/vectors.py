@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio import fingerprint, hooks
+from lens_audio.data.collect import at_positions, last_positions
 from lens_audio.hooks.positions import Positions
 from lens_audio.hooks.selection import Hook
 from lens_audio.inputs import AudioPrompt
-from lens_audio.steering.sides import last_positions
 from lens_audio.steering.storage import check_fits, damage_named, load, model_facts, save
 
 KIND = "SteeringVector"
@@ -210,8 +210,7 @@ def activations(
         found = [cache[name] for name in names]
         if found[0].ndim != 3:
             raise ValueError(f"{site!r} is no [batch, pos, width] site; take one without heads")
-        at_last = [x[torch.arange(len(x), device=x.device), last] for x in found]
-        rows.append(torch.stack(at_last, 1).float().cpu())
+        rows.append(torch.stack([at_positions(x, last) for x in found], 1).float().cpu())
     return torch.cat(rows)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from scipy.stats import binomtest
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import (
@@ -23,6 +22,7 @@ from transformers import (
     Qwen2AudioProcessor,
 )
 
+from lens_audio.stats import wilson
 from lens_audio.testbed import checkpoint_dir
 from lens_audio.testbed.items import Caption, Item, Kind, make_items
 from lens_audio.testbed.processor import chat_prompt
@@ -52,8 +52,8 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        bounds = binomtest(self.correct, self.n).proportion_ci(method="wilson")
-        return float(bounds.low), float(bounds.high)
+        share = wilson(torch.arange(self.n) < self.correct)
+        return share.low, share.high
 
 
 def load(
