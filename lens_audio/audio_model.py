@@ -51,7 +51,7 @@ class Listening:
 
 
 class HookedAudioTransformer(HookedTransformer):
-    """Qwen-Audio, either generation: an audio encoder's output replaces the audio tokens' embeddings.
+    """A decoder that listens: an audio encoder's output replaces the audio tokens' embeddings.
 
     `model(prompt)` reads an AudioPrompt; `model(tokens)` is text only, unless inside
     `model.listening_to(prompt)`.
@@ -112,14 +112,15 @@ class HookedAudioTransformer(HookedTransformer):
 
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedAudioTransformer":
-        """A HookedAudioTransformer over the weights of a `Qwen2AudioForConditionalGeneration`.
+        """A HookedAudioTransformer over the weights of a transformers model of one of the `FAMILIES`.
 
         Nothing is copied: a change to one model's weights is a change to the other's. A subclass is
         accepted if it computes what its parent does. Hooks that are set on the transformers model
         are not taken over.
 
         Args:
-            processor: the checkpoint's `Qwen2AudioProcessor`, for `prompt` and the text helpers.
+            processor: the checkpoint's own, such as a `Qwen2AudioProcessor`, for `prompt` and the
+                text helpers.
 
         Raises:
             ValueError: for another architecture, or a model that computes something else than its

@@ -207,6 +207,26 @@ class ProjectorConfig:
     act_fn: str = "gelu"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PromptParts:
+    """What a family's processor calls the parts of a prompt.
+
+    The tokens themselves are a checkpoint's own: here are the attributes of its processor that hold
+    them, and the argument in which a model is given the mask of mel frames. None is what it has not.
+    """
+
+    placeholder: str = "audio_token"  # stands for a clip in a text
+    opening: str | None = "audio_bos_token"  # before a clip
+    closing: str | None = "audio_eos_token"  # behind it
+    mel_mask: str | None = "feature_attention_mask"
+
+    def clip(self, processor: Any) -> tuple[str, str, str]:
+        """The texts before, for and behind a clip; empty for a part that there is not."""
+        names = (self.opening, self.placeholder, self.closing)
+        before, place, behind = ("" if name is None else getattr(processor, name) for name in names)
+        return before, place, behind
+
+
 @dataclass(kw_only=True)
 class AudioModelConfig(DecoderConfig):
     """The decoder's sizes, with the audio encoder's under `audio`, the projector's under `projector`.
@@ -219,76 +239,9 @@ class AudioModelConfig(DecoderConfig):
     projector: ProjectorConfig = ProjectorConfig()
     audio_token_id: int
     audio_edge_ids: tuple[int, int] | None = None
+    prompt_parts: PromptParts = PromptParts()
     eos_token_ids: list[int] = field(default_factory=list)
     pad_token_id: int | None = None
-
-    @classmethod
-    def from_hf(
-        cls, config: Any, *, device: str | None = None, dtype: torch.dtype = torch.float32
-    ) -> "AudioModelConfig":
-        """From a transformers `Qwen2AudioConfig`.
-
-        Raises:
-            ValueError: for a feature of Qwen2 that no Qwen2-Audio checkpoint uses.
-        """
-        text, audio = config.text_config, config.audio_config
-        rope = dict(text.rope_parameters or {})
-        if rope.get("rope_type", "default") != "default":
-            raise ValueError(
-                f"rope_type {rope['rope_type']!r} is not supported; only 'default' is (the one of "
-                "Qwen2-Audio)"
-            )
-        if getattr(text, "use_sliding_window", False):
-            raise ValueError(
-                "use_sliding_window is not supported: Qwen2-Audio attends to the whole context"
-            )
-        if text.num_attention_heads > text.hidden_size and not getattr(text, "head_dim", None):
-            raise ValueError(
-                f"text_config: num_attention_heads {text.num_attention_heads} is more than "
-                f"hidden_size {text.hidden_size}"
-            )
-        if text.num_attention_heads % text.num_key_value_heads:
-            raise ValueError(
-                f"text_config: num_key_value_heads {text.num_key_value_heads} does not divide "
-                f"num_attention_heads {text.num_attention_heads}"
-            )
-        if audio.d_model % audio.encoder_attention_heads:
-            raise ValueError(
-                f"audio_config: encoder_attention_heads {audio.encoder_attention_heads} does not "
-                f"divide d_model {audio.d_model}"
-            )
-        shared: dict[str, Any] = {"device": device, "dtype": dtype}
-        return cls(
-            model_name=getattr(config, "name_or_path", "") or "qwen2_audio",
-            d_model=text.hidden_size,
-            d_head=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-            n_heads=text.num_attention_heads,
-            n_key_value_heads=text.num_key_value_heads,
-            n_layers=text.num_hidden_layers,
-            n_ctx=text.max_position_embeddings,
-            d_mlp=text.intermediate_size,
-            d_vocab=text.vocab_size,
-            act_fn=text.hidden_act,
-            eps=text.rms_norm_eps,
-            rotary_base=rope.get("rope_theta", 10000.0),
-            tie_word_embeddings=getattr(config, "tie_word_embeddings", False)
-            or text.tie_word_embeddings,
-            audio_token_id=config.audio_token_id,
-            eos_token_ids=as_list(text.eos_token_id),
-            pad_token_id=text.pad_token_id,
-            audio=AudioEncoderConfig(
-                d_model=audio.d_model,
-                d_head=audio.d_model // audio.encoder_attention_heads,
-                n_heads=audio.encoder_attention_heads,
-                n_layers=audio.encoder_layers,
-                n_ctx=audio.max_source_positions,
-                d_mlp=audio.encoder_ffn_dim,
-                act_fn=audio.activation_function,
-                n_mels=audio.num_mel_bins,
-                **shared,
-            ),
-            **shared,
-        )
 
 
 def as_list(token_ids: int | list[int] | None) -> list[int]:

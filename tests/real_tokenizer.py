@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import Qwen2AudioProcessor, Qwen2Tokenizer, WhisperFeatureExtractor
 
-from lens_audio.checkpoints.qwen_audio_prompts import build_tokenizer, read_ranks
+from lens_audio.checkpoints.families.qwen_audio_prompts import build_tokenizer, read_ranks
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SPECIAL_TOKENS = {

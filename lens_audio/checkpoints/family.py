@@ -7,14 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lens_audio.checkpoints.fields import Check
-from lens_audio.config import AudioModelConfig
+import transformers
+
+from lens_audio.checkpoints.fields import Check, check_fields
+from lens_audio.config import AudioModelConfig, PromptParts
 
 Json = dict[str, Any]
 DEEPEST = 64  # levels of lists and objects in a JSON file; a published config.json has four
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class InTransformers:
+    """Where transformers, without remote code, has a family: its classes, and paths of modules."""
+
+    decoder: str  # what has `layers`
+    encoder_blocks: str
+    encoder_out: str
+    projector: str
+    classes: Any = transformers  # has a class by the name of every architecture
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """How to read the sizes, the weights and the prompts of one kind of checkpoint.
 
@@ -23,18 +36,52 @@ class Family:
     of a fused tensor, stacked in its first dimension; none is a tensor that is not needed.
     """
 
-    architecture: str  # config.json's, among "architectures"
-    model_type: str  # config.json's
+    name: str  # as people call it
+    architectures: tuple[str, ...]  # config.json names one of them; the first is the usual one
+    model_types: tuple[str, ...]  # likewise
     read_config: Callable[[Json, Json], AudioModelConfig]  # config.json, generation_config.json
     read_processor: Callable[[Path, AudioModelConfig], tuple[Any, Any]]  # processor, tokenizer
-    names: Mapping[str, str | tuple[str, ...]]
-    aliases: Mapping[str, str] = field(default_factory=dict)  # other layouts: pattern, replacement
+    names: Mapping[str, str | tuple[str, ...]]  # on disk
+    aliases: Mapping[str, str] = field(default_factory=dict)  # in memory: pattern, replacement
     fields: Mapping[str, Check] = field(default_factory=dict)  # of config.json, by dotted path
+    prompt_parts: PromptParts = field(default_factory=PromptParts)
+    in_transformers: InTransformers | None = None  # None: only with remote code, which is not run
 
-    def fits(self, config: Json) -> bool:
-        """Whether this config.json is of the family."""
-        architectures = config.get("architectures") or []
-        return config.get("model_type") == self.model_type or self.architecture in architectures
+    def architecture(self, config: Json) -> str:
+        """The architecture that a config.json of the family names, or else the usual one."""
+        named = [name for name in architectures_of(config) if name in self.architectures]
+        return (named or self.architectures)[0]
+
+    def model_class(self, architecture: str) -> Any:
+        """The transformers class of that name, if the family has one."""
+        if self.in_transformers is None or architecture not in self.architectures:
+            return None
+        return getattr(self.in_transformers.classes, architecture, None)
+
+    def sizes(self, config: Json, generation: Json, where: str) -> AudioModelConfig:
+        """The model's config, each field of the checkpoint's own checked.
+
+        Args:
+            config, generation: config.json and generation_config.json.
+            where: what holds them, for the message.
+
+        Raises:
+            ValueError: naming the field that is missing or cannot be what it is.
+        """
+        check_fields(config, self.fields, where)
+        try:
+            cfg = self.read_config(config, generation)
+        except KeyError as error:
+            raise ValueError(f"{where} lacks {error}, a size of its model") from error
+        except ValueError:
+            raise
+        except Exception as error:  # transformers' own configs raise whatever they like
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{where} is no config of a {self.architecture(config)}: {reason}"
+            ) from error
+        cfg.prompt_parts = self.prompt_parts
+        return cfg
 
     def our_names(self, stored: str) -> tuple[str, ...] | None:
         """The model's names for a stored tensor, one for each part of it; None if unknown."""
@@ -55,6 +102,12 @@ class Family:
                 if found is not None:
                     return found[0]
         return ours
+
+
+def architectures_of(config: Json) -> list[str]:
+    """What a config.json names as its "architectures": none, one or several."""
+    found = config.get("architectures") or []
+    return [found] if isinstance(found, str) else list(found)
 
 
 def read_json(path: Path) -> Json:

@@ -5,7 +5,6 @@ a damaged or hostile file and not a model.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
@@ -103,12 +102,12 @@ GENERATION = {
 }
 
 
-def check_fields(found: dict[str, Any], checks: Mapping[str, Check], path: Path) -> None:
+def check_fields(found: dict[str, Any], checks: Mapping[str, Check], where: str) -> None:
     """ValueError unless every field that is there is what its check wants.
 
     Args:
         checks: by the field's dotted path; an object comes before the fields inside it.
-        path: the file, for the message.
+        where: the file or the model that they are of, for the message.
     """
     for field, check in checks.items():
         *parents, name = field.split(".")
@@ -117,4 +116,4 @@ def check_fields(found: dict[str, Any], checks: Mapping[str, Check], path: Path)
             holder = holder.get(parent) or {}
         expected = check(holder[name]) if name in holder else None
         if expected:
-            raise ValueError(f"{path}: {field} must be {expected}, not {shortened(holder[name])}")
+            raise ValueError(f"{where}: {field} must be {expected}, not {shortened(holder[name])}")

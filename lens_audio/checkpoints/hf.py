@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-import transformers
 
-from lens_audio.checkpoints.qwen2_audio import QWEN2_AUDIO
+from lens_audio.checkpoints import families
+from lens_audio.checkpoints.family import Family
 from lens_audio.checkpoints.tensors import DTYPES, assign, checked, match_tensors
-from lens_audio.config import AudioModelConfig, as_list
+from lens_audio.config import AudioModelConfig
 from lens_audio.model import HookedTransformer
 
-ARCHITECTURE = QWEN2_AUDIO.architecture
 COMPUTES = {"forward", "__call__"}  # of a class, beside the methods that transformers gives it
 MERGE = "merge it first: give from_hf what peft's merge_and_unload() returns"
 DEQUANTISE = "give it what dequantize() returns, or load the model without a quantization_config"
@@ -26,19 +25,54 @@ WRAPPED_BY = {  # class of a wrapper, and the way to what is inside
 }
 
 
+def family_of_model(hf_model: nn.Module) -> tuple[Family, type[nn.Module]]:
+    """The family of a transformers model, and the class of the family that it is or descends from.
+
+    Raises:
+        ValueError: for a model of another class.
+    """
+    for cls in type(hf_model).__mro__:
+        for family in families.FAMILIES:
+            if family.model_class(cls.__name__) is cls:
+                return family, cls
+    kind = type(hf_model).__name__
+    known = [f for f in families.FAMILIES if f.in_transformers is not None]
+    names = " or ".join(f"{family.name} ({', '.join(family.architectures)})" for family in known)
+    ways = [f"; {way}" for name, way in WRAPPED_BY.items() if kind.startswith(name)]
+    raise ValueError(f"expected a transformers {names}, not a {kind}{''.join(ways[:1])}")
+
+
+def sizes_of(hf_model: Any) -> AudioModelConfig:
+    """The sizes of a transformers model, whatever its weights are.
+
+    Raises:
+        ValueError: for a model of no family, and for sizes that no model can have.
+    """
+    family, cls = family_of_model(hf_model)
+    generation = getattr(hf_model, "generation_config", None)
+    cfg = family.sizes(
+        hf_model.config.to_dict(),
+        {} if generation is None else generation.to_dict(),
+        f"the config of this {cls.__name__}",
+    )
+    cfg.model_name = hf_model.config.name_or_path or cfg.model_name
+    return cfg
+
+
 def read_config(hf_model: nn.Module) -> AudioModelConfig:
-    """The sizes of a `Qwen2AudioForConditionalGeneration` whose weights can be shared.
+    """The sizes of a transformers model whose weights can be shared.
 
     Raises:
         ValueError: for another model, an adapter in it, and for weights that are offloaded,
             quantised, of several dtypes, or on several devices. Each is named, with the way out.
     """
     model: Any = hf_model
-    check_supported(model)
+    family_of_model(model)
+    check_no_adapter(model)
     weight = check_weights(model, weights_of(model))
-    cfg = AudioModelConfig.from_hf(model.config, device=str(weight.device), dtype=weight.dtype)
-    generation = getattr(model, "generation_config", None)
-    cfg.eos_token_ids = as_list(getattr(generation, "eos_token_id", None)) or cfg.eos_token_ids
+    cfg = sizes_of(model)
+    cfg.device = cfg.audio.device = str(weight.device)
+    cfg.dtype = cfg.audio.dtype = weight.dtype
     embedding = model.get_input_embeddings().weight
     cfg.tie_word_embeddings = model.get_output_embeddings().weight is embedding
     return cfg
@@ -51,13 +85,22 @@ def share_weights(hf_model: nn.Module, model: HookedTransformer) -> None:
         ValueError: for tensors that do not fit, parts that compute something else than their weights
             alone say, and for NaN or infinite values.
     """
+    family, cls = family_of_model(hf_model)
     weights = weights_of(hf_model)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-    places = match_tensors(model, {"": shapes}, QWEN2_AUDIO, f"this {ARCHITECTURE}")[""]
-    check_parts(hf_model)
+    places = match_tensors(model, {"": shapes}, family, f"this {cls.__name__}")[""]
+    check_parts(hf_model, cls)
     for name, parameter in weights.items():
         checked(name, parameter)
-        assign(model, places[name][0], parameter)
+        ours = places[name]
+        if len(ours) == 1:
+            assign(model, ours[0], parameter)
+        else:  # none, or the parts of a fused one, which share its memory
+            sizes = [model.get_parameter(part).shape[0] for part in ours]
+            for part, rows in zip(
+                ours, parameter.detach().split(sizes) if ours else (), strict=True
+            ):
+                assign(model, part, nn.Parameter(rows))
     model.tie_weights()
 
 
@@ -103,12 +146,8 @@ def check_weights(hf_model: nn.Module, weights: dict[str, nn.Parameter]) -> nn.P
     return next(iter(weights.values()))
 
 
-def check_supported(hf_model: nn.Module) -> None:
-    """Refuse another class of model, and adapters, which no part of ours is."""
-    kind = type(hf_model).__name__
-    if not isinstance(hf_model, getattr(transformers, ARCHITECTURE)):
-        ways = [f"; {way}" for name, way in WRAPPED_BY.items() if kind.startswith(name)]
-        raise ValueError(f"from_hf reads a {ARCHITECTURE}, not a {kind}{''.join(ways[:1])}")
+def check_no_adapter(hf_model: nn.Module) -> None:
+    """Refuse adapters, which no part of ours is."""
     for name, module in hf_model.named_modules():
         if hasattr(module, "base_layer") or hasattr(module, "lora_A"):
             raise ValueError(
@@ -117,12 +156,12 @@ def check_supported(hf_model: nn.Module) -> None:
             )
 
 
-def check_parts(hf_model: Any) -> None:
-    """Every part computes what the same part of a model that transformers builds does."""
+def check_parts(hf_model: Any, cls: type[nn.Module]) -> None:
+    """Every part computes what the same part of a model that the class builds does."""
     config = copy.deepcopy(hf_model.config)
     config._attn_implementation = "eager"  # whichever it is computes the same
     with torch.device("meta"):
-        reference = getattr(transformers, ARCHITECTURE)(config)
+        reference = cls(config)
     theirs = dict(hf_model.named_modules())
     for name, module in reference.named_modules():
         problem = _differs(theirs.get(name), type(module))
@@ -131,7 +170,7 @@ def check_parts(hf_model: Any) -> None:
             raise ValueError(
                 f"{what} may compute something else than transformers' {type(module).__name__}: "
                 f"{problem}, which from_hf would not follow. If the result is the same, put the "
-                f"weights into a plain {ARCHITECTURE} (load_state_dict) and give it that"
+                f"weights into a plain {cls.__name__} (load_state_dict) and give it that"
             )
 
 

@@ -43,6 +43,11 @@ class Checkpoint:
         places = match_tensors(model, by_file, self.family, str(self.folder))
         return {Path(file): ours for file, ours in places.items()}
 
+    @property
+    def architecture(self) -> str:
+        """As transformers calls it."""
+        return self.family.architecture(self.config)
+
     def read_processor(self) -> tuple[Any, Any]:
         """The processor and the tokenizer; None where the folder lacks their files."""
         return self.family.read_processor(self.folder, self.cfg)
@@ -86,24 +91,15 @@ def fill(
 
 def read_config(folder: Path, config: Json, family: Family) -> AudioModelConfig:
     """The sizes that config.json and generation_config.json give, each field checked."""
-    path = folder / "config.json"
-    generation = read_json(folder / "generation_config.json")
-    fields.check_fields(config, family.fields, path)
-    fields.check_fields(generation, fields.GENERATION, folder / "generation_config.json")
+    path, generation_path = folder / "config.json", folder / "generation_config.json"
+    generation = read_json(generation_path)
+    fields.check_fields(generation, fields.GENERATION, str(generation_path))
     if quantised := config.get("quantization_config"):
         raise ValueError(
             f"{path} has a quantization_config ({quantised.get('quant_method')}): quantised weights "
             "are not supported. Use the checkpoint that they were made from"
         )
-    try:
-        return family.read_config(config, generation)
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {error}, a size of its model") from error
-    except ValueError:
-        raise
-    except Exception as error:  # transformers' own configs raise whatever they like
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is no config of a {family.architecture}: {reason}") from error
+    return family.sizes(config, generation, str(path))
 
 
 def resolve_dtype(dtype: torch.dtype | str | None, config: Json) -> torch.dtype | None:
@@ -146,7 +142,7 @@ def read_config_json(folder: Path) -> Json:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json, so it is no checkpoint")
     config = read_json(path)
-    fields.check_fields(config, fields.COMMON, path)
+    fields.check_fields(config, fields.COMMON, str(path))
     return config
 
 

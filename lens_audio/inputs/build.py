@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lens_audio.config import AudioModelConfig, AudioTiming
+from lens_audio.config import AudioModelConfig, AudioTiming, PromptParts
 from lens_audio.inputs.audio import Rate
 from lens_audio.inputs.conversation import Conversation, begin_answers, read_conversations, render
 from lens_audio.inputs.loading import check_placeholders, clip_rows, load_clips
@@ -74,25 +74,43 @@ def build_prompt(
             "system= is part of the chat template: write it into the raw= text, or as the first of "
             "the messages="
         )
-    texts, rows, forced = _written(processor, question, raw, messages, audio, system)
-    texts = begin_answers(processor, texts, prefix, forced)
-    check_placeholders(texts, rows, processor)
+    parts = PromptParts() if cfg is None else cfg.prompt_parts
     timing = AudioTiming() if cfg is None else cfg.audio.timing
+    if raw is not None:
+        texts, rows = _as_given(processor, raw, audio, parts)
+        forced = [""] * len(texts)
+    else:
+        conversations, rows = _conversations(question, messages, audio, system)
+        texts = render(processor, conversations, parts)
+        forced = [one.prefix for one in conversations]
+    texts = begin_answers(processor, texts, prefix, forced, parts)
+    check_placeholders(texts, rows, processor, parts)
     waveforms = load_clips(processor, rows, sampling_rate, max_seconds, timing)
     return AudioPrompt.from_texts(
-        processor, texts, waveforms, padding_side=padding_side, device=device, timing=timing
+        processor,
+        texts,
+        waveforms,
+        padding_side=padding_side,
+        device=device,
+        timing=timing,
+        parts=parts,
     )
 
 
-def _written(
-    processor: Any, question: Any, raw: Any, messages: Any, audio: Any, system: str | None
-) -> tuple[list[str], list[list[Any]], list[str]]:
-    """The texts, the clips of each, and how the answers of conversations begin."""
-    if raw is not None:
-        texts = _texts(raw)
-        rows = clip_rows(audio, None if isinstance(raw, str) else len(texts))
-        texts, named = take_out_paths(texts, processor)
-        return texts, named if audio is None else rows, [""] * len(texts)
+def _as_given(
+    processor: Any, raw: str | Sequence[str], audio: Any, parts: PromptParts
+) -> tuple[list[str], list[list[Any]]]:
+    """The texts, a placeholder for each clip, and the clips of each."""
+    texts = _texts(raw)
+    rows = clip_rows(audio, None if isinstance(raw, str) else len(texts))
+    texts, named = take_out_paths(texts, *parts.clip(processor))
+    return texts, named if audio is None else rows
+
+
+def _conversations(
+    question: Any, messages: Any, audio: Any, system: str | None
+) -> tuple[list[Conversation], list[list[Any]]]:
+    """What is said, and the clips of each conversation."""
     if messages is not None:
         conversations, is_one = read_conversations(messages)
         given = clip_rows(audio, None if is_one else len(conversations))
@@ -102,19 +120,20 @@ def _written(
         asked = zip(questions, given, strict=True)
         conversations = [Conversation.asking(text, len(clips), system) for text, clips in asked]
     pairs = enumerate(zip(conversations, given, strict=True))
-    rows = [one.with_clips(clips, number) for number, (one, clips) in pairs]
-    return render(processor, conversations), rows, [one.prefix for one in conversations]
+    return conversations, [one.with_clips(clips, number) for number, (one, clips) in pairs]
 
 
-def take_out_paths(texts: Sequence[str], processor: Any) -> tuple[list[str], list[list[str]]]:
-    """The texts with placeholders for the clips that they name by their paths, and those paths."""
-    opens, closes, audio_token = (
-        processor.audio_bos_token,
-        processor.audio_eos_token,
-        processor.audio_token,
-    )
+def take_out_paths(
+    texts: Sequence[str], opens: str, audio_token: str, closes: str
+) -> tuple[list[str], list[list[Any]]]:
+    """The texts with placeholders for the clips that they name by their paths, and those paths.
+
+    None is named where a family has no tokens to open and close a clip.
+    """
+    if not opens or not closes:
+        return list(texts), [[] for _ in texts]
     clip = re.compile(f"{re.escape(opens)}(.*?){re.escape(closes)}")
-    paths: list[list[str]] = [
+    paths: list[list[Any]] = [
         [path for path in clip.findall(text) if audio_token not in path] for text in texts
     ]
     placed = [

@@ -8,6 +8,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from lens_audio.config import PromptParts
+
 ROLES = ("system", "user", "assistant")
 CLIP_KEYS = ("audio", "audio_url", "path", "url")
 
@@ -121,7 +123,7 @@ def read_conversations(messages: Any) -> tuple[list[Conversation], bool]:
     return [Conversation.of(one, number) for number, one in enumerate(messages)], False
 
 
-def render(processor: Any, conversations: Sequence[Conversation]) -> list[str]:
+def render(processor: Any, conversations: Sequence[Conversation], parts: PromptParts) -> list[str]:
     """The texts that the processor's chat template makes, up to where the answer begins.
 
     Raises:
@@ -135,6 +137,7 @@ def render(processor: Any, conversations: Sequence[Conversation]) -> list[str]:
             for message in conversation.messages
             for text in _said(message)
         ],
+        parts,
     )
     if processor.chat_template is None:
         raise ValueError("The processor has no chat template: write the whole text as raw=.")
@@ -149,7 +152,11 @@ def render(processor: Any, conversations: Sequence[Conversation]) -> list[str]:
 
 
 def begin_answers(
-    processor: Any, texts: Sequence[str], prefix: str | Sequence[str], forced: Sequence[str]
+    processor: Any,
+    texts: Sequence[str],
+    prefix: str | Sequence[str],
+    forced: Sequence[str],
+    parts: PromptParts,
 ) -> list[str]:
     """The texts with the beginnings of their answers behind them.
 
@@ -169,18 +176,19 @@ def begin_answers(
             "and have a prefix=, too: give one of them."
         )
     begun = [a or b for a, b in zip(prefixes, forced, strict=True)]
-    check_plain(processor, [("prefix", beginning) for beginning in begun])
+    check_plain(processor, [("prefix", beginning) for beginning in begun], parts)
     return [text + beginning for text, beginning in zip(texts, begun, strict=True)]
 
 
-def check_plain(processor: Any, texts: Sequence[tuple[str, str]]) -> None:
+def check_plain(processor: Any, texts: Sequence[tuple[str, str]], parts: PromptParts) -> None:
     """ValueError for a named text in which special tokens are written, which it must not become."""
     added = processor.tokenizer.added_tokens_decoder.values()
     special = [str(token) for token in added if token.special]
+    _, placeholder, _ = parts.clip(processor)
     for name, text in texts:
-        if processor.audio_token in text:
+        if placeholder in text:
             raise ValueError(
-                f"The {name} {text!r} holds {processor.audio_token}, which stands for a clip. Take "
+                f"The {name} {text!r} holds {placeholder}, which stands for a clip. Take "
                 f"it out (the chat template adds one a clip), or write the whole text as raw=."
             )
         if written := [token for token in special if token in text]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lens_audio.config import AudioTiming
+from lens_audio.config import AudioTiming, PromptParts
 from lens_audio.inputs.audio import Rate, is_clip, load_audio
 from lens_audio.inputs.timing import Seconds
 
@@ -38,16 +38,17 @@ def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
     return rows
 
 
-def check_placeholders(texts: Sequence[str], rows: Sequence[Sequence[Any]], processor: Any) -> None:
+def check_placeholders(
+    texts: Sequence[str], rows: Sequence[Sequence[Any]], processor: Any, parts: PromptParts
+) -> None:
     """ValueError unless each text holds one audio placeholder for each of its row's clips."""
-    audio_token = processor.audio_token
+    before, audio_token, behind = parts.clip(processor)
     for row, (text, clips) in enumerate(zip(texts, rows, strict=True)):
         found = text.count(audio_token)
         if found != len(clips):
             raise ValueError(
                 f"Prompt {row} holds {found} {audio_token} placeholders and has {len(clips)} "
-                f"clips: write {processor.audio_bos_token}{audio_token}{processor.audio_eos_token} "
-                f"once for each clip."
+                f"clips: write {before}{audio_token}{behind} once for each clip."
             )
 
 

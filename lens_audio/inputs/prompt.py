@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_audio.config import AudioModelConfig, AudioTiming
+from lens_audio.config import AudioModelConfig, AudioTiming, PromptParts
 from lens_audio.inputs.audio import Rate
 from lens_audio.inputs.layout import (
     check_masks,
@@ -48,6 +48,7 @@ class AudioPrompt:
     texts: tuple[str, ...] | None = field(default=None, kw_only=True)  # one placeholder a clip
     padding_side: str = field(default="left", kw_only=True)
     timing: AudioTiming = field(default_factory=AudioTiming, kw_only=True)  # of its model
+    parts: PromptParts = field(default=PromptParts(), kw_only=True)  # of its model
 
     @classmethod
     def from_tensors(
@@ -81,13 +82,14 @@ class AudioPrompt:
         tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
         check_tokens(tokens, attention_mask, audio_mask)
         timing = AudioTiming() if cfg is None else cfg.audio.timing
+        parts = PromptParts() if cfg is None else cfg.prompt_parts
         check_mel(mel, mel_lengths, timing)
         tokens = tokens.long()
         attention = torch.ones_like(tokens) if attention_mask is None else attention_mask
         attention = attention.bool()
         if audio_mask is None:
             if audio_token_id is None:
-                audio_token_id = _audio_token_id(processor, tokenizer)
+                audio_token_id = _audio_token_id(processor, tokenizer, parts)
             audio_mask = tokens == audio_token_id
         audio = audio_mask.bool()
         check_masks(attention, audio)
@@ -100,7 +102,7 @@ class AudioPrompt:
                 )
         prompt = cls(
             tokens, attention, audio, mel, mel_lengths, None, sampling_rate, hop_length,
-            processor=processor, tokenizer=tokenizer, timing=timing,
+            processor=processor, tokenizer=tokenizer, timing=timing, parts=parts,
         )  # fmt: skip
         prompt.clips_of(0)
         return prompt
@@ -115,12 +117,13 @@ class AudioPrompt:
         padding_side: str = "left",
         device: str | torch.device = "cpu",
         timing: AudioTiming | None = None,
+        parts: PromptParts | None = None,
     ) -> AudioPrompt:
         """A prompt of finished texts that hold one placeholder a clip, and mono waveforms at the
         processor's rate. Features, token counts and padding are the processor's; `timing` is that of
-        `model.cfg.audio` (default: Qwen2-Audio's).
+        `model.cfg.audio`, and `parts` are `model.cfg.prompt_parts` (default: Qwen2-Audio's).
         """
-        timing = timing or AudioTiming()
+        timing, parts = timing or AudioTiming(), parts or PromptParts()
         extractor = processor.feature_extractor
         inputs = processor(
             text=list(texts),
@@ -131,13 +134,12 @@ class AudioPrompt:
             padding_side=padding_side,
         )
         tokens, mel = inputs["input_ids"], inputs.get("input_features")
-        frame_mask = inputs.get("feature_attention_mask")
-        mel_lengths = None if frame_mask is None else frame_mask.sum(-1)
+        mel_lengths = _mel_lengths(inputs, parts)
         check_mel(mel, mel_lengths, timing)
         prompt = cls(
             tokens=tokens,
             attention_mask=inputs["attention_mask"].bool(),
-            audio_mask=tokens == _audio_token_id(processor, processor.tokenizer),
+            audio_mask=tokens == _audio_token_id(processor, processor.tokenizer, parts),
             mel=mel,
             mel_lengths=mel_lengths,
             waveforms=list(waveforms) or None,
@@ -148,6 +150,7 @@ class AudioPrompt:
             texts=tuple(texts),
             padding_side=padding_side,
             timing=timing,
+            parts=parts,
         )
         prompt.clips_of(0)
         return prompt.to(device)
@@ -278,7 +281,7 @@ class AudioPrompt:
                 "model.prompt(question, audio), or call AudioPrompt.from_tensors again."
             )
         rows = clip_rows(audio, None if len(self) == 1 else len(self))
-        check_placeholders(self.texts, rows, self.processor)
+        check_placeholders(self.texts, rows, self.processor, self.parts)
         waveforms = load_clips(self.processor, rows, sampling_rate, max_seconds, self.timing)
         return self.remade(self.texts, waveforms)
 
@@ -293,6 +296,7 @@ class AudioPrompt:
             padding_side=self.padding_side,
             device=self.tokens.device,
             timing=self.timing,
+            parts=self.parts,
         )
 
     def silenced(self) -> AudioPrompt:
@@ -352,11 +356,21 @@ class AudioPrompt:
         return self.timing.token_spans(count, self.clip_seconds(clip), *rates)
 
 
-def _audio_token_id(processor: Any, tokenizer: Any) -> int:
+def _mel_lengths(inputs: Mapping[str, Any], parts: PromptParts) -> Int[Tensor, " audio"] | None:
+    """Valid mel frames of each clip, of what a processor made; all of them where it has no mask."""
+    mel = inputs.get("input_features")
+    if mel is None:
+        return None
+    if parts.mel_mask is None:
+        return torch.full((len(mel),), mel.shape[-1])
+    return inputs[parts.mel_mask].sum(-1)
+
+
+def _audio_token_id(processor: Any, tokenizer: Any, parts: PromptParts) -> int:
     """Id of the audio placeholder: the tokenizer's, or Qwen2-Audio's where there is none."""
     if tokenizer is None:
         return AUDIO_TOKEN_ID
-    token = getattr(processor, "audio_token", "<|AUDIO|>")
+    token = getattr(processor, parts.placeholder, "<|AUDIO|>")
     if token not in tokenizer.get_vocab():
         raise ValueError(
             f"The tokenizer has no token {token!r}: load the tokenizer of an audio model, or give "

@@ -1,4 +1,4 @@
-"""Audio-silence steering of a plain transformers Qwen2-Audio, by torch forward hooks alone."""
+"""Audio-silence steering of a plain transformers model, by torch forward hooks alone."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -6,19 +6,18 @@ from typing import Any, cast
 
 import torch
 import torch.nn as nn
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from lens_audio.analysis.attention import pattern_rows
-from lens_audio.config import AudioTiming
+from lens_audio.checkpoints.hf import family_of_model, sizes_of
 from lens_audio.data.collect import at_positions, last_positions
 from lens_audio.steering.settings import AudioSilenceSettings, added, steps
 
 # Whisper's log-mel of digital silence: log10 of its floor 1e-10, then (x + 4) / 4.
 SILENT_LOG_MEL = -1.5
 MEL_FRAME_MS = 10  # of Whisper's features
-TIMING = AudioTiming()  # of Qwen2-Audio, which alone is attached to
 
 
 @contextmanager
@@ -26,27 +25,19 @@ def attached(steering: AudioSilenceSettings, hf_model: Any) -> Iterator[Any]:
     """Inside, `hf_model(...)` and `hf_model.generate(...)` are steered, s computed by hf_model.
 
     Args:
-        hf_model: a transformers `Qwen2AudioForConditionalGeneration`.
+        hf_model: a transformers model of a family that transformers has, such as
+            `Qwen2AudioForConditionalGeneration`.
 
     Raises:
         ValueError: for another model, one that the steering does not fit, and while attached, for
             prompts that hold one audio token a clip.
     """
-    decoder = getattr(getattr(hf_model, "model", None), "language_model", None)
-    if decoder is None or not hasattr(hf_model.model, "audio_tower"):
-        raise ValueError(f"expected a transformers Qwen2-Audio, not a {type(hf_model).__name__}")
-    sizes = hf_model.config.text_config
-    steering.check_sizes(
-        {
-            "n_layers": sizes.num_hidden_layers,
-            "n_heads": sizes.num_attention_heads,
-            "d_model": sizes.hidden_size,
-        }
-    )
     state = _AttachedToHf(steering, hf_model)
+    cfg = state.cfg
+    steering.check_sizes({"n_layers": cfg.n_layers, "n_heads": cfg.n_heads, "d_model": cfg.d_model})
     handles = [
         hf_model.register_forward_pre_hook(state.see, with_kwargs=True),
-        decoder.layers[-1].register_forward_hook(state.add),
+        state.decoder.layers[-1].register_forward_hook(state.add),
     ]
     try:
         yield hf_model
@@ -64,7 +55,10 @@ class _AttachedToHf:
 
     def __init__(self, steering: AudioSilenceSettings, hf_model: Any) -> None:
         self.steering, self.hf_model = steering, hf_model
-        self.decoder = hf_model.model.language_model
+        family, _ = family_of_model(hf_model)
+        assert family.in_transformers is not None
+        self.decoder = hf_model.get_submodule(family.in_transformers.decoder)
+        self.cfg = sizes_of(hf_model)
         self.silences: dict[int, Tensor] = {}  # by length in mel frames
         self.is_computing = self.continues = False
         self.seen: tuple[Tensor, Tensor] | None = None  # the prompt whose s is in use
@@ -117,13 +111,12 @@ class _AttachedToHf:
 
     def _compute(self, inputs: dict[str, Any]) -> None:
         """s of a prompt: one run over both of its sides, as far as the last specialist layer."""
-        ids, frame_mask = inputs["input_ids"], inputs["feature_attention_mask"]
-        frames = frame_mask.sum(-1)
-        is_audio = ids == self.hf_model.config.audio_token_id
-        if int(is_audio.sum()) != int(TIMING.n_tokens(frames).sum()):
+        ids, frames = inputs["input_ids"], self._mel_lengths(inputs)
+        is_audio = ids == self.cfg.audio_token_id
+        if int(is_audio.sum()) != int(self.cfg.audio.n_tokens(frames).sum()):
             raise ValueError(
                 "steering needs one audio token for every "
-                f"{MEL_FRAME_MS * TIMING.mel_frames_per_token} ms in the prompt; make it with the "
+                f"{MEL_FRAME_MS * self.cfg.audio.mel_frames_per_token} ms in the prompt; make it with the "
                 "processor, which expands <|AUDIO|>"
             )
         mask = inputs.get("attention_mask")
@@ -141,6 +134,13 @@ class _AttachedToHf:
                 s = (after[: len(ids)] - after[len(ids) :]).mean(1)
         self.s = torch.where(has_audio.to(s.device), s, torch.zeros_like(s))
 
+    def _mel_lengths(self, inputs: dict[str, Any]) -> Int[Tensor, " audio"]:
+        """Valid mel frames of each clip."""
+        name, features = self.cfg.prompt_parts.mel_mask, inputs["input_features"]
+        if name is None:
+            return torch.full((len(features),), features.shape[-1], device=features.device)
+        return inputs[name].sum(-1)
+
     def _decoder_input(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Embeddings [batch, pos, d_model] as they enter the decoder, and position ids if given."""
         found: dict[str, Any] = {}
@@ -149,8 +149,10 @@ class _AttachedToHf:
             found.update(kwargs)
             raise _Enough
 
-        names = ("input_ids", "input_features", "attention_mask", "feature_attention_mask")
-        given = {name: inputs.get(name) for name in (*names, "position_ids")}
+        names = ["input_ids", "input_features", "attention_mask", "position_ids"]
+        if self.cfg.prompt_parts.mel_mask is not None:
+            names.append(self.cfg.prompt_parts.mel_mask)
+        given = {name: inputs.get(name) for name in names}
         with _hooked([self.decoder.register_forward_pre_hook(stop, with_kwargs=True)]):
             self.hf_model.model(**given, use_cache=False)
         return found["inputs_embeds"], found.get("position_ids")
@@ -159,20 +161,19 @@ class _AttachedToHf:
         """What silence of this length writes at its audio positions; computed once a length."""
         if n_frames not in self.silences:
             features, ids = inputs["input_features"], inputs["input_ids"]
-            n_tokens = TIMING.n_tokens(n_frames)
-            audio = self.hf_model.config.audio_token_id
+            n_tokens = self.cfg.audio.n_tokens(n_frames)
+            audio = self.cfg.audio_token_id
             mel = torch.full_like(features[:1], SILENT_LOG_MEL)
             row = ids.new_tensor([[int(ids[0, -1]), *[audio] * n_tokens]])
-            embeds, _ = self._decoder_input(
-                {
-                    "input_ids": row,
-                    "input_features": mel,
-                    "attention_mask": torch.ones_like(row),
-                    "feature_attention_mask": (
-                        torch.arange(mel.shape[2], device=mel.device)[None] < n_frames
-                    ).long(),
-                }
-            )
+            quiet = {
+                "input_ids": row,
+                "input_features": mel,
+                "attention_mask": torch.ones_like(row),
+            }
+            if self.cfg.prompt_parts.mel_mask is not None:
+                is_real = torch.arange(mel.shape[2], device=mel.device)[None] < n_frames
+                quiet[self.cfg.prompt_parts.mel_mask] = is_real.long()
+            embeds, _ = self._decoder_input(quiet)
             self.silences[n_frames] = embeds[0, 1:]
         return self.silences[n_frames]
 

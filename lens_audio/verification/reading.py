@@ -16,32 +16,13 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.checkpoints.family import InTransformers
 from lens_audio.config import AudioModelConfig
 from lens_audio.inputs import AudioPrompt
 
 LOGITS = "logits"
 ENCODER_OUT, PROJECTOR_OUT = "audio_encoder.hook_out", "audio_projector.hook_out"
 Reading = dict[str, Tensor]  # [real position, width] by place, on the CPU, in the order of the flow
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Where a transformers model of an architecture has what is compared: paths of modules."""
-
-    decoder_blocks: str
-    encoder_blocks: str
-    encoder_out: str
-    projector: str
-
-
-TRANSFORMERS = {  # the architectures that transformers has without remote code
-    "Qwen2AudioForConditionalGeneration": Parts(
-        decoder_blocks="model.language_model.layers",
-        encoder_blocks="model.audio_tower.layers",
-        encoder_out="model.audio_tower.layer_norm",
-        projector="model.multi_modal_projector",
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +50,7 @@ def read_ours(model: HookedAudioTransformer, prompt: AudioPrompt) -> Reading:
 
 
 @torch.no_grad()
-def read_transformers(hf_model: Any, parts: Parts, prompt: AudioPrompt) -> Reading:
+def read_transformers(hf_model: Any, parts: InTransformers, prompt: AudioPrompt) -> Reading:
     """One forward of a transformers model."""
     found: Reading = {}
 
@@ -77,7 +58,7 @@ def read_transformers(hf_model: Any, parts: Parts, prompt: AudioPrompt) -> Readi
         return lambda out: found.update({name: at_real_positions(name, out, prompt)})
 
     watched = {ENCODER_OUT: parts.encoder_out, PROJECTOR_OUT: parts.projector}
-    for room, path in (("audio_encoder.", parts.encoder_blocks), ("", parts.decoder_blocks)):
+    for room, path in (("audio_encoder.", parts.encoder_blocks), ("", f"{parts.decoder}.layers")):
         for l in range(len(hf_model.get_submodule(path))):
             watched[f"{room}blocks.{l}.hook_resid_post"] = f"{path}.{l}"
     with outputs_to(hf_model, {path: keep(name) for name, path in watched.items()}):
@@ -123,13 +104,15 @@ def transformers_inputs(prompt: AudioPrompt) -> dict[str, Tensor]:
     """A prompt with audio as a transformers model takes it."""
     assert prompt.mel is not None
     assert prompt.mel_lengths is not None
-    frames = torch.arange(prompt.mel.shape[2], device=prompt.mel.device)
-    return {
+    inputs = {
         "input_ids": prompt.tokens,
         "attention_mask": prompt.attention_mask.long(),
         "input_features": prompt.mel,
-        "feature_attention_mask": (frames < prompt.mel_lengths[:, None]).long(),
     }
+    if prompt.parts.mel_mask is not None:
+        frames = torch.arange(prompt.mel.shape[2], device=prompt.mel.device)
+        inputs[prompt.parts.mel_mask] = (frames < prompt.mel_lengths[:, None]).long()
+    return inputs
 
 
 def at_real_positions(

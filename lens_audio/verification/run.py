@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
-import transformers
 
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.checkpoints.pretrained import (
@@ -35,7 +34,6 @@ from lens_audio.verification.comparing import (
 )
 from lens_audio.verification.prompts import make_prompts
 from lens_audio.verification.reading import (
-    TRANSFORMERS,
     Generated,
     Reading,
     generate_ours,
@@ -110,7 +108,7 @@ def verify(
         )
     n_tokens = min(n_tokens, checkpoint.cfg.n_ctx - longest)
     facts = describe(checkpoint, other, target, wanted, processor is not None, say)
-    has_reference = checkpoint.family.architecture in TRANSFORMERS
+    has_reference = checkpoint.family.in_transformers is not None
     references: dict[str, Reference] = {}
     if has_reference:
         say("transformers: loading")
@@ -135,9 +133,10 @@ def read_references(
     say: Callable[[str], object],
 ) -> dict[str, Reference]:
     """What transformers makes of every prompt; its model is gone when this returns."""
-    architecture = checkpoint.family.architecture
+    parts = checkpoint.family.in_transformers
+    assert parts is not None
     with _named("transformers", checkpoint.folder):
-        hf_model, loading = getattr(transformers, architecture).from_pretrained(
+        hf_model, loading = checkpoint.family.model_class(checkpoint.architecture).from_pretrained(
             checkpoint.folder,
             dtype=dtype,
             attn_implementation="eager",
@@ -147,7 +146,6 @@ def read_references(
         )
         if problems := {what: sorted(map(str, names)) for what, names in loading.items() if names}:
             raise ValueError(f"it does not know what to do with all tensors: {problems}")
-    parts = TRANSFORMERS[architecture]
     references = {}
     for name, prompt in prompts.items():
         say(f"transformers: {name}")
@@ -208,7 +206,7 @@ def describe(
         "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "dtype": str(dtype).removeprefix("torch."),
-        "architecture": checkpoint.family.architecture,
+        "architecture": checkpoint.architecture,
         "sizes": sizes(checkpoint.cfg),
         "sha256": {path.name: file_hash(path) for path in checkpoint.shapes},
         "rule": RULE,

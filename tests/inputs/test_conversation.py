@@ -12,7 +12,7 @@ from qwen_audio_models import TALKING_VOCABULARY
 from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
 import lens_audio as la
-from lens_audio.checkpoints.qwen_audio_prompts import build_processor, build_tokenizer
+from lens_audio.checkpoints.families.qwen_audio_prompts import build_processor, build_tokenizer
 from lens_audio.inputs import build_prompt
 from lens_audio.testbed.processor import build_processor as build_testbed_processor
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torchaudio
 
-from lens_audio.checkpoints.qwen_audio_prompts import WholeHopFeatureExtractor
+from lens_audio.checkpoints.families.qwen_audio_prompts import WholeHopFeatureExtractor
 
 
 def reference_log_mel(wave):

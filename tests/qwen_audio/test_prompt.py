@@ -8,7 +8,7 @@ from qwen_audio_golden import golden_tokenizer
 from qwen_audio_models import load, write_talking_checkpoint
 from real_tokenizer import ranks
 
-from lens_audio.checkpoints.qwen_audio_prompts import build_processor, build_tokenizer
+from lens_audio.checkpoints.families.qwen_audio_prompts import build_processor, build_tokenizer
 from lens_audio.inputs import build_prompt
 
 RATE = 16000

@@ -10,7 +10,7 @@ from qwen_audio_golden import golden_tokenizer
 from qwen_audio_models import VOCABULARY
 from real_tokenizer import ranks
 
-from lens_audio.checkpoints.qwen_audio_prompts import (
+from lens_audio.checkpoints.families.qwen_audio_prompts import (
     AUDIO_TOKENS,
     TEXT_TOKENS,
     build_tokenizer,

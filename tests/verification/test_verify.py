@@ -13,7 +13,7 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from lens_audio import testbed
 from lens_audio.checkpoints import load_pretrained
-from lens_audio.checkpoints.qwen2_audio import QWEN2_AUDIO
+from lens_audio.checkpoints.families.qwen2_audio import QWEN2_AUDIO
 from lens_audio.verification import verify
 from lens_audio.verification.prompts import make_prompts
 from lens_audio.verification.result import AGREES, DIFFERS, NO_REFERENCE

@@ -1,13 +1,13 @@
 """The first generation, Qwen-Audio and Qwen-Audio-Chat. Its own remote code is never run."""
 
 from lens_audio.checkpoints import fields
-from lens_audio.checkpoints.family import Family, Json
-from lens_audio.checkpoints.qwen_audio_prompts import (
+from lens_audio.checkpoints.families.qwen_audio_prompts import (
     AUDIO_START,
     AUDIO_TOKENS,
     CHAT_FORMAT,
     read_processor,
 )
+from lens_audio.checkpoints.family import Family, Json
 from lens_audio.config import AudioEncoderConfig, AudioModelConfig, as_list
 
 
@@ -80,8 +80,9 @@ def _check_heads(config: Json, width: str, heads: str, prefix: str = "") -> None
 
 
 QWEN_AUDIO = Family(
-    architecture="QWenLMHeadModel",
-    model_type="qwen",
+    name="Qwen-Audio",
+    architectures=("QWenLMHeadModel",),
+    model_types=("qwen",),
     read_config=read_config,
     read_processor=read_processor,
     names={
