@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import last_positions
 
 KEPT_LENGTHS = 64  # silences kept; 30 s of the 7B model in bfloat16 is 6 MB
 
@@ -104,9 +105,3 @@ def last_residuals(
     with model.hooks(fwd_hooks=names):
         model(resid, start_at_layer=0, stop_at_layer=max(layers) + 1, attention_mask=attention_mask)
     return torch.stack([kept[layer] for layer in layers], dim=1)
-
-
-def last_positions(attention_mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
-    """The last real position of each row, padded on either side."""
-    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    return (attention_mask * places).argmax(1)
