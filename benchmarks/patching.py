@@ -23,9 +23,11 @@ import torch
 from shapes import N_TEXT, SHAPES, Shape, boot_bridge, build, hf_inputs, thirty_seconds
 
 import lens_audio as la
-from lens_audio.analysis.cells import Grid, Site, make_grid, position_masks
+from lens_audio.analysis.cells import Grid, make_grid
 from lens_audio.analysis.fast_patching import FastPatcher
 from lens_audio.analysis.patching import NaivePatcher, time_windows
+from lens_audio.analysis.positions import sweep_masks
+from lens_audio.sites import Site
 
 TEXT_POSITIONS = 28  # those behind the audio
 WINDOWS = 25
@@ -42,25 +44,26 @@ class Sweep:
 def sweeps(model: la.HookedAudioTransformer, prompt: la.AudioPrompt) -> list[Sweep]:
     """The three sweeps of the issue."""
     length = prompt.tokens.shape[1]
-    z, resid = Site.of(model, "z"), Site.of(model, "resid_pre")
-    last, _ = position_masks("last", prompt, [], length)
+    z, resid = Site.of("z"), Site.of("resid_pre")
+    layers, heads = list(range(model.cfg.n_layers)), list(range(model.cfg.n_heads))
+    last, _ = sweep_masks(z, "last", prompt, None)
     each = {str(p): [p] for p in range(length - TEXT_POSITIONS, length)}
-    text, axis = position_masks(each, prompt, [], length)
+    text, axis = sweep_masks(resid, each, prompt, None)
     windows = time_windows(prompt, 30.0 / WINDOWS)
-    audio, _ = position_masks(windows, prompt, [], length)
+    audio, _ = sweep_masks(resid, windows, prompt, None)
     return [
-        Sweep("heads at the last position", 200, z, make_grid(z, last, None, None, "each")),
+        Sweep("heads at the last position", 200, z, make_grid(last, None, layers, heads)),
         Sweep(
             f"layers x {len(text)} text positions",
             60,
             resid,
-            make_grid(resid, text, axis, None, None),
+            make_grid(text, axis, layers, None),
         ),
         Sweep(
             f"layers x {len(audio)} audio windows",
             3,
             resid,
-            make_grid(resid, audio, axis, None, None),
+            make_grid(audio, axis, layers, None),
         ),
     ]
 
@@ -97,7 +100,7 @@ def bridge_runner(
     bridge: Any, sweep: Sweep, base: la.AudioPrompt, source: la.AudioPrompt
 ) -> Callable:
     """A loop of `run_with_hooks`, one cell a forward."""
-    names = {sweep.site.hook_name(cell.layer) for cell in sweep.grid.cells}
+    names = {sweep.site.in_layer(cell.layer) for cell in sweep.grid.cells}
     inputs = hf_inputs(source)
     _, cache = bridge.run_with_cache(
         inputs.pop("input_ids"), names_filter=lambda name: name in names, **inputs
@@ -107,7 +110,7 @@ def bridge_runner(
 
     def run(cells: Any) -> None:
         for cell in cells:
-            name = sweep.site.hook_name(cell.layer)
+            name = sweep.site.in_layer(cell.layer)
 
             def patch(
                 x: torch.Tensor, hook: Any, cell: Any = cell, name: str = name

@@ -7,7 +7,7 @@ import torch
 import lens_audio as la
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.config import AudioEncoderConfig, AudioModelConfig
-from lens_audio.model.clips import is_by_clip
+from lens_audio.sites import is_by_clip
 
 PAGE = Path(__file__).parent / "hook_points.md"
 

@@ -17,6 +17,7 @@ from lens_audio.analysis.cells import check_last_positions, check_prompts
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Group, Pair
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import Site
 
 # Why a site cannot be patched group by group.
 NOT_BY_GROUP = {
@@ -172,11 +173,10 @@ class Runs:
         encoder = Alignment.of(pair.frames, pair.windows, direction) if pair.frames else None
         return cls(*prompts, pair, decoder, encoder)
 
-    def check_site(self, name: str) -> None:
+    def check_site(self, site: Site) -> None:
         """Raises ValueError for a site that cannot be patched group by group."""
-        short = name.rpartition(".")[2]
-        if self.pair.fit == "group" and short in NOT_BY_GROUP:
-            raise ValueError(f"{name!r} has no 'group' patches: {NOT_BY_GROUP[short]}")
+        if self.pair.fit == "group" and site.short in NOT_BY_GROUP:
+            raise ValueError(f"{site.name!r} has no 'group' patches: {NOT_BY_GROUP[site.short]}")
 
     def alignment(self, in_encoder: bool) -> Alignment | None:
         """Of the decoder's positions, or of the encoder's frames."""
@@ -195,7 +195,7 @@ class Runs:
         """The source run's activations, a cache or by hook name, at the base run's positions."""
         aligned = {}
         for name, activation in activations.items():
-            alignment = self.alignment(name.startswith("audio_encoder."))
+            alignment = self.alignment(Site(name).in_encoder)
             aligned[name] = activation if alignment is None else alignment(activation)
         return aligned
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import check_pairs
 
 
 @torch.no_grad()
@@ -86,12 +87,7 @@ def head_pattern(
     Raises:
         ValueError: for a layer or head that does not exist.
     """
-    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    if not (0 <= layer < n_layers and 0 <= head < n_heads):
-        raise ValueError(
-            f"head ({layer}, {head}) does not exist: the model has {n_layers} layers x {n_heads} "
-            "heads"
-        )
+    ((layer, head),) = check_pairs([(layer, head)], model.cfg.n_layers, model.cfg.n_heads)
     name = f"blocks.{layer}.attn.hook_pattern"
     with collecting(model, [name], take=lambda pattern: pattern[:, head].clone()) as kept:
         model(prompt, stop_at_layer=layer + 1)

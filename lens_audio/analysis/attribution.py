@@ -23,11 +23,14 @@ from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.data.collect import collecting
-from lens_audio.hooks.selection import SITES, Site
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import SITES, Site
 
 DEFAULT_SITES = ("resid_pre", "attn_out", "mlp_out", "z")
-NOT_DIFFERENTIABLE = ("attn_scores", "result")  # -inf at masked keys; off unless flagged
+NOT_DIFFERENTIABLE = {
+    "attn_scores": "they are -inf at masked keys",
+    "result": "it is there only under a flag; z says the same",
+}
 
 
 def attribute(
@@ -63,7 +66,8 @@ def attribute(
             group is the sum of its positions'.
         metric: a differentiable function of logits, one number a row, as in `patching.sweep`.
         sites: of a block ("resid_mid", "z", "k", "mlp_post", "pattern", …), the same with
-            "audio_encoder." in front (positions are then encoder frames), or "audio_embed".
+            "audio_encoder." in front (positions are then encoder frames), "audio_embed", "embed",
+            "audio_encoder.embed", or hook names in a block.
         direction: "denoise" patches clean activations into the corrupted run, "noise" the reverse.
         steps: 1 for the gradient at the base run.
         path: where integrated gradients integrate, "activations" or "inputs".
@@ -79,16 +83,17 @@ def attribute(
             mode.
     """
     names = [sites] if isinstance(sites, str) else list(sites)
-    wanted = {name: _hook_names(model, name) for name in names}
+    asked = [_site(name) for name in names]
+    wanted = {site: _hook_names(model, site) for site in asked}
     if metric is None:
         raise not_given(metric=metric)
-    runs = _runs(model, clean, corrupted, direction, wanted)
+    runs = _runs(model, clean, corrupted, direction, asked)
     if steps < 1 or path not in ("activations", "inputs"):
         raise ValueError(f"no steps={steps} of path={path!r}; there are 'activations' and 'inputs'")
     base, source = runs.base, runs.source
-    points = {name for found in wanted.values() for name in found}
+    points = {name for found in wanted.values() for name in found.values()}
     begin: dict[str, Tensor | None] = {"hook_embed": None}
-    if any(Site.of(name).is_audio for name in points):
+    if any(site.in_encoder for site in asked):
         begin["audio_encoder.hook_embed"] = None
     n_last = logits_needed([metric], base, source)
     with torch.no_grad():
@@ -119,15 +124,15 @@ def attribute(
         method = f"integrated gradients over {path}, {steps} steps"
     about = {"direction": direction, "model": model.cfg.model_name, "method": method}
     return {
-        site: _result(
+        name: _result(
             site,
-            [effects[name] for name in found],
+            {layer: effects[point] for layer, point in wanted[site].items()},
             runs,
             {"metric": [metric_name(metric)]},
             (base_values, source_values),
-            {"site": site, **about},
+            {"site": site.name, **about},
         )
-        for site, found in wanted.items()
+        for name, site in zip(names, asked, strict=True)
     }
 
 
@@ -219,55 +224,63 @@ def _mean_gradients(
 
 
 def _result(
-    site: str,
-    effects: list[Tensor],
+    site: Site,
+    effects: Mapping[int, Tensor],
     runs: Runs,
     axes: dict[str, list[str]],
     values: tuple[Tensor, Tensor],
     about: dict[str, Any],
 ) -> PatchingResult:
     """Effects of the layers, [batch, pos] or with heads, as layer, position or group, head, example."""
-    where = Site.of(site)
-    stacked = torch.stack(effects).float().cpu()  # [layer, batch, pos] or [layer, batch, pos, head]
+    where, audio_only = site.in_block(), site.name == "audio_embed"
+    stacked = torch.stack(list(effects.values())).float().cpu()  # [layer, batch, pos (, head)]
     if where.is_pattern:  # [layer, batch, head, query]
         stacked = stacked.transpose(2, 3)
-    prompt, in_encoder = runs.base, site.startswith("audio_encoder.")
-    alignment = runs.alignment(in_encoder)
+    prompt, alignment = runs.base, runs.alignment(where.in_encoder)
     places = range(stacked.shape[2])
     labels = [str(place) for place in places]
     axis = "position"
     masks: dict[str, Tensor] = {}
     if alignment is not None:
         axis = "group"
-        masks, _ = alignment.cells(None, audio_only=site == "audio_embed")
+        masks, _ = alignment.cells(None, audio_only)
         stacked, labels = summed(stacked, masks), list(masks)
-    elif site == "audio_embed":
+    elif audio_only:
         audio = prompt.audio_positions(0).cpu()
         stacked, labels = stacked[:, :, audio], [str(int(place)) for place in audio]
-    elif in_encoder:
+    elif where.in_encoder:
         labels = prompt.frame_labels()
-    axes = {**axes, "layer": [str(layer) for layer in range(len(stacked))], axis: labels}
+    axes = {**axes, "layer": [str(layer) for layer in effects], axis: labels}
     if stacked.ndim == 4:
         axes["head"] = [str(head) for head in range(stacked.shape[3])]
     axes["example"] = [str(row) for row in range(stacked.shape[1])]
     base, source = values
     estimated = stacked.movedim(1, -1) + base
-    about = about | runs.about(in_encoder, masks.values())
+    about = about | runs.about(where.in_encoder, masks.values())
     return PatchingResult(estimated[None], axes, base[None], source[None], about)
 
 
-def _hook_names(model: HookedAudioTransformer, site: str) -> list[str]:
-    """The hook points of a site, layer by layer."""
-    if site == "audio_embed":  # at audio positions, what enters the decoder
-        return ["blocks.0.hook_resid_pre"]
-    prefix, _, short = site.rpartition(".")
-    if short not in SITES or short in NOT_DIFFERENTIABLE or prefix not in ("", "audio_encoder"):
-        known = ", ".join(name for name in SITES if name not in NOT_DIFFERENTIABLE)
-        raise ValueError(f"cannot attribute to {site!r}; there are audio_embed, {known}")
-    cfg = model.cfg.audio if prefix else model.cfg
-    names = [str(name) for name in Site.of(site).names(range(cfg.n_layers))]
-    if names[0] not in model.hook_dict:
-        raise ValueError(f"this model has no {names[0]}")
+def _site(name: str) -> Site:
+    """The site of a name, if effects can be attributed to it."""
+    try:
+        site = Site.of(name)
+        where = site.in_block()
+        if where.short not in NOT_DIFFERENTIABLE:
+            return site
+        reason = NOT_DIFFERENTIABLE[where.short]
+    except ValueError as error:
+        reason = str(error)
+    known = ", ".join(["audio_embed", *(name for name in SITES if name not in NOT_DIFFERENTIABLE)])
+    raise ValueError(f"cannot attribute to {name!r}; there are {known}: {reason}")
+
+
+def _hook_names(model: HookedAudioTransformer, site: Site) -> dict[int, str]:
+    """The hook points of a site by layer."""
+    where = site.in_block()
+    names = {layer: where.in_layer(layer) for layer in where.layers(model.cfg)}
+    missing = [name for name in names.values() if name not in model.hook_dict]
+    if missing:
+        raise ValueError(f"this model has no {missing[0]}")
     return names
 
 
@@ -276,7 +289,7 @@ def _runs(
     clean: AudioPrompt | Pair,
     corrupted: AudioPrompt | None,
     direction: str,
-    sites: Iterable[str],
+    sites: Iterable[Site],
 ) -> Runs:
     """The runs, checked for every site."""
     if torch.is_inference_mode_enabled():
@@ -285,9 +298,11 @@ def _runs(
     base, by_group = runs.base, runs.decoder is not None
     for site in sites:
         runs.check_site(site)
-        if site.startswith("audio_encoder.") and base.n_clips != len(base):
-            raise ValueError(f"{site} has {base.n_clips} clips; it needs one in each of the rows")
+        if site.in_encoder and base.n_clips != len(base):
+            raise ValueError(
+                f"{site.name} has {base.n_clips} clips; it needs one in each of the rows"
+            )
         lines_up = by_group or bool((base.audio_mask == base.audio_mask[0]).all())
-        if site == "audio_embed" and not (lines_up and base.n_clips):
+        if site.name == "audio_embed" and not (lines_up and base.n_clips):
             raise ValueError("audio_embed needs audio, at the same positions in every row")
     return runs

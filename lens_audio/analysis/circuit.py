@@ -12,9 +12,8 @@ in the Wild", arXiv 2211.00593; Hanna, Pezzelle, Belinkov, "Have Faith in Faithf
 """
 
 import json
-import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,10 +28,11 @@ from lens_audio.analysis.alignment import Runs, as_pair, not_given
 from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
 from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed
-from lens_audio.analysis.path_patching import Head, Paths
+from lens_audio.analysis.path_patching import Paths
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import Head, head_pairs
 
 MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 
@@ -44,18 +44,15 @@ class Circuit:
     heads: tuple[Head, ...]
 
     @classmethod
-    def of(cls, heads: "Circuit | Iterable[Sequence[int]]") -> "Circuit":
-        """The circuit of some (layer, head) pairs; a pair given twice counts once."""
+    def of(cls, heads: "Circuit | Iterable[Any]") -> "Circuit":
+        """The circuit of some (layer, head) pairs, or labels ("L0H2"); a pair given twice counts once."""
         if isinstance(heads, Circuit):
             return heads
-        try:
-            pairs = [(operator.index(layer), operator.index(head)) for layer, head in heads]
-        except (TypeError, ValueError):
-            raise ValueError(f"heads are (layer, head) pairs of integers, not {heads!r}") from None
+        pairs = head_pairs(heads)
         wrong = [pair for pair in pairs if min(pair) < 0]
         if wrong:
             raise ValueError(f"layers and heads are counted from 0; there is no {wrong[0]}")
-        return cls(tuple(sorted({(layer, head) for layer, head in pairs})))
+        return cls(tuple(sorted(set(pairs))))
 
     def __len__(self) -> int:
         return len(self.heads)
@@ -171,17 +168,15 @@ class CircuitTest:
         every = torch.ones(1, *self.shape, dtype=torch.bool)
         self.whole, self.none = self._metrics(torch.cat([every, ~every]))
 
-    def only(self, circuit: Circuit | Iterable[Sequence[int]]) -> Outcome:
+    def only(self, circuit: Circuit | Iterable[Any]) -> Outcome:
         """The circuit alone: every other head is corrupted."""
         return self._outcome(self._kept(circuit))
 
-    def without(self, circuit: Circuit | Iterable[Sequence[int]]) -> Outcome:
+    def without(self, circuit: Circuit | Iterable[Any]) -> Outcome:
         """Everything but the circuit, whose heads are corrupted."""
         return self._outcome(~self._kept(circuit))
 
-    def corrupting(
-        self, circuit: Circuit | Iterable[Sequence[int]], *, keep: bool
-    ) -> list[hooks.Hook]:
+    def corrupting(self, circuit: Circuit | Iterable[Any], *, keep: bool) -> list[hooks.Hook]:
         """Hooks that corrupt every other head (`keep`), or the circuit's own, for any run of the
         clean prompt.
         """
@@ -206,7 +201,7 @@ class CircuitTest:
         return self._faithfulness((order < size).unflatten(1, self.shape))
 
     @torch.no_grad()
-    def prune(self, circuit: Circuit | Iterable[Sequence[int]], least: float = 0.9) -> Pruned:
+    def prune(self, circuit: Circuit | Iterable[Any], least: float = 0.9) -> Pruned:
         """Drop heads one by one, each time the one that leaves most, while faithfulness is enough.
 
         Greedy: the circuit is small, not the smallest. Each step runs every head that is left. What
@@ -242,7 +237,7 @@ class CircuitTest:
         columns = ["layer", "head", "size", "faithfulness"]
         return Pruned(Circuit.of(kept.nonzero().tolist()), pd.DataFrame(steps, columns=columns))
 
-    def _kept(self, circuit: Circuit | Iterable[Sequence[int]]) -> Bool[Tensor, "layer head"]:
+    def _kept(self, circuit: Circuit | Iterable[Any]) -> Bool[Tensor, "layer head"]:
         kept = torch.zeros(self.shape, dtype=torch.bool)
         for layer, head in Circuit.of(circuit).heads:
             check_heads([(layer, head)], *self.shape)
@@ -293,7 +288,7 @@ def circuit_edges(
     model: HookedAudioTransformer,
     clean: AudioPrompt | Pair,
     corrupted: AudioPrompt | None = None,
-    circuit: Circuit | Iterable[Sequence[int]] | None = None,
+    circuit: Circuit | Iterable[Any] | None = None,
     metric: MetricFunction | None = None,
     *,
     direction: str = "denoise",

@@ -17,12 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.analysis.alignment import Alignment
-from lens_audio.analysis.cells import Cell, Site
+from lens_audio.analysis.cells import Cell
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.attention import AttentionContext
 from lens_audio.model.shared_prefix import SharedPrefix
+from lens_audio.sites import Site
 
 LEAST_BATCH_TOKENS = 4096  # short prompts share a batch; fewer would leave a machine idle
 
@@ -115,7 +116,7 @@ class FastPatcher:
             aligned = activation if align is None else align(activation)
             return from_position(aligned, cut, self.site.position_axis)
 
-        names = {layer: self.site.hook_name(layer) for layer in self.layers}
+        names = {layer: self.site.in_layer(layer) for layer in self.layers}
         with collecting(self.model, names.values(), take) as kept:
             logits = self.model(prompt, logits_to_keep=self.n_last)
         return {layer: kept[name] for layer, name in names.items()}, logits
@@ -192,7 +193,7 @@ class FastPatcher:
             new = source.repeat(len(cells), *[1] * (source.ndim - 1)).to(tail)
             tail.copy_(torch.where(selected.to(tail.device), new, tail))
 
-        return self.model.hooks(fwd_hooks=[(self.site.hook_name(layer), patch)])
+        return self.model.hooks(fwd_hooks=[(self.site.in_layer(layer), patch)])
 
     def _entries(self, masks: Tensor, cells: list[Cell], source: Tensor) -> Tensor:
         """What each row patches, broadcastable to its activations."""
@@ -200,12 +201,13 @@ class FastPatcher:
         shape = [1] * n_axes
         shape[0], shape[axis] = masks.shape
         selected = masks.reshape(shape)
-        if cells[0].head is None:
+        head_axis = self.site.head_axis
+        if cells[0].head is None or head_axis is None:
             return selected
-        heads = torch.zeros(len(cells), self.site.n_heads or 0, dtype=torch.bool)
+        heads = torch.zeros(len(cells), source.shape[head_axis], dtype=torch.bool)
         heads[torch.arange(len(cells)), [cell.head for cell in cells]] = True
         shape = [1] * n_axes
-        shape[0], shape[3 - axis] = len(masks), heads.shape[1]
+        shape[0], shape[head_axis] = len(masks), heads.shape[1]
         rows_a_cell = len(masks) // len(cells)  # examples; in the encoder, clips
         return selected & heads.repeat_interleave(rows_a_cell, dim=0).reshape(shape)
 
@@ -231,7 +233,7 @@ class FastPatcher:
         def patch(activation: Tensor, hook: Any) -> Tensor:
             return torch.where(selected.to(activation.device), source, activation)
 
-        return self.model.hooks(fwd_hooks=[(self.site.hook_name(cell.layer), patch)])
+        return self.model.hooks(fwd_hooks=[(self.site.in_layer(cell.layer), patch)])
 
 
 def from_position(activation: Tensor, first: int, axis: int = 1) -> Tensor:

@@ -28,6 +28,7 @@ from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.answers import chosen_answers
 from lens_audio.data.batches import batches
 from lens_audio.data.items import AudioQAItem, check_items, split_items
+from lens_audio.sites import check_pairs
 from lens_audio.stats import Interval, auroc, correlation_test
 
 MIN_ITEMS = 4  # of a split: a correlation over fewer says nothing
@@ -145,13 +146,10 @@ def listening_score(
 
 def check_heads(heads: Sequence[Head], n_layers: int, n_heads: int) -> None:
     """Refuse an empty choice of (layer, head) pairs, and heads that the model does not have."""
-    if not heads:
-        raise ValueError("no heads; give at least one (layer, head) pair")
-    for layer, head in heads:
-        if not (0 <= layer < n_layers and 0 <= head < n_heads):
+    for head, counted in zip(heads, check_pairs(heads, n_layers, n_heads), strict=True):
+        if tuple(head) != counted:
             raise ValueError(
-                f"head ({layer}, {head}) does not exist: the model has {n_layers} layers x "
-                f"{n_heads} heads"
+                f"these are (layer, head) pairs counted from 0: not {head}, but {counted}"
             )
     if len(set(heads)) < len(heads):
         raise ValueError("a head is given twice")

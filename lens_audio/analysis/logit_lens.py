@@ -10,6 +10,7 @@ from torch import Tensor
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import Positions, Site, TokenSequence, check_positions, position_indices
 
 Indices = Sequence[int] | Int[Tensor, " n"] | None
 
@@ -19,7 +20,7 @@ def logit_lens(
     model: HookedAudioTransformer,
     prompt: AudioPrompt,
     tokens: Indices = None,
-    positions: Indices = None,
+    positions: Positions = None,
 ) -> Float[Tensor, "batch layer pos token"]:
     """Log-probabilities read from the residual stream before each layer, and after the last.
 
@@ -29,18 +30,21 @@ def logit_lens(
 
     Args:
         tokens: vocabulary entries; all by default (156,032 a position for Qwen2-Audio-7B).
-        positions: all by default; negative ones count from the end.
+        positions: as in `hooks.patch`; all by default. Numbers are read in the order given.
 
     Raises:
-        ValueError: for tokens or positions that do not exist.
+        ValueError: for tokens or positions that do not exist, or as many positions as not every row
+            has.
     """
-    places = as_indices(positions, prompt.tokens.shape[1], "position")
+    chosen = check_positions(positions, Site.of("resid_pre"))
+    places = position_indices(chosen, TokenSequence.of(prompt)).to(model.device)
+    rows = torch.arange(len(prompt), device=model.device)[:, None]
     wanted = as_indices(tokens, model.cfg.d_vocab, "token")
 
     def log_probs(
         resid: Float[Tensor, "batch pos d_model"],
     ) -> Float[Tensor, "batch place token"]:
-        return model.logits_of(resid[:, places]).float().log_softmax(-1)[..., wanted]
+        return model.logits_of(resid[rows, places]).float().log_softmax(-1)[..., wanted]
 
     n_layers = model.cfg.n_layers
     names = [*layer_names("hook_resid_pre", range(n_layers)), "blocks.-1.hook_resid_post"]

@@ -7,7 +7,7 @@ runs only what a patch can change: the layers from its own on, at its positions 
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +18,23 @@ from torch import Tensor
 
 from lens_audio import fingerprint, hooks
 from lens_audio.analysis.alignment import Alignment, Runs, not_given
-from lens_audio.analysis.cells import Cell, Positions, Site, make_grid
+from lens_audio.analysis.cells import Cell, make_grid, swept_heads
 from lens_audio.analysis.fast_patching import FastPatcher
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
-from lens_audio.analysis.positions import positions_by, sweep_masks, time_windows, token_groups
+from lens_audio.analysis.positions import (
+    SweptPositions,
+    positions_by,
+    sweep_masks,
+    time_windows,
+    token_groups,
+)
 from lens_audio.analysis.progress import Progress, request_of
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
 from lens_audio.progress_bar import ProgressBar
+from lens_audio.sites import Heads, Layers, Site
 
 MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 Metrics = MetricFunction | Mapping[str, MetricFunction]
@@ -50,9 +57,9 @@ def sweep(
     site: str | None = None,
     metric: Metrics | None = None,
     *,
-    positions: Positions | None = None,
-    layers: Iterable[int] | None = None,
-    heads: str | int | Iterable[int] | None = None,
+    positions: SweptPositions = None,
+    layers: Layers = None,
+    heads: str | Heads = None,
     direction: str = "denoise",
     engine: str = "fast",
     batch_tokens: int | None = None,
@@ -67,16 +74,17 @@ def sweep(
             `lens_audio.data.pair` makes a pair, which stands in the place of both.
         site: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v",
             "pattern", "mlp_post", …; "audio_encoder.resid_post" and its like (positions are then
-            encoder frames of 20 ms); or "audio_embed", what the projector writes.
+            encoder frames of 20 ms); "audio_embed", what is written at the audio positions, "embed"
+            or "audio_encoder.embed"; or a hook name in a block.
         metric: a function of the last position's logits, [example, d_vocab] -> [example], or of
             TransformerLens's form, [example, pos, d_vocab] -> [example]; or several by name
             (`analysis.metrics` has the usual ones, and the forms).
         positions: "each" (the default) makes every position a cell; a dictionary makes each of its
-            selections one (`time_windows`, `token_groups`); one selection ("last", "audio",
-            integers, a mask) is patched whole in every cell. Of a "group" pair every group is a
-            cell by default, or each of some names of groups; one name ("last", "audio", "all")
-            is patched whole in every cell.
-        layers: all by default.
+            selections one (`time_windows`, `token_groups`); one selection ("last", "audio", "text",
+            "all", integers, a slice, a mask) is patched whole in every cell. Of a "group" pair every
+            group is a cell by default, or each of some names of groups; one name ("last", "audio",
+            "all") is patched whole in every cell.
+        layers: all by default; negative ones count from the last.
         heads: "each" or some, each its own cell; None patches all heads together.
         direction: "denoise" patches clean activations into the corrupted run, "noise" the reverse.
         engine: "fast" or "naive".
@@ -118,9 +126,9 @@ def sweep_steps(
     site: str | None = None,
     metric: Metrics | None = None,
     *,
-    positions: Positions | None = None,
-    layers: Iterable[int] | None = None,
-    heads: str | int | Iterable[int] | None = None,
+    positions: SweptPositions = None,
+    layers: Layers = None,
+    heads: str | Heads = None,
     direction: str = "denoise",
     engine: str = "fast",
     batch_tokens: int | None = None,
@@ -140,12 +148,14 @@ def sweep_steps(
     if engine not in ("fast", "naive"):
         raise ValueError(f"engine must be 'fast' or 'naive', not {engine!r}")
     runs = Runs.of(model, clean, corrupted, direction)
-    where = Site.of(model, site)
+    asked = Site.of(site)
+    where = asked.in_block()
     progress = Progress(resume_from)
-    runs.check_site(site)
+    runs.check_site(asked)
     base, source, align = runs.base, runs.source, runs.alignment(where.in_encoder)
-    masks, axis = sweep_masks(where, site, positions, base, align)
-    grid = make_grid(where, masks, axis, [0] if site == "audio_embed" else layers, heads)
+    masks, axis = sweep_masks(asked, positions, base, align)
+    chosen = where.layers(model.cfg, layers), swept_heads(asked, heads, model.cfg)
+    grid = make_grid(masks, axis, *chosen)
     metrics = dict(metric) if isinstance(metric, Mapping) else {metric_name(metric): metric}
     if not metrics:
         raise ValueError("no metric was given")
@@ -157,7 +167,7 @@ def sweep_steps(
         patcher = NaivePatcher(model, where, base, source, grid.cells, n_last, align)
     unpatched = patcher.base_logits, patcher.source_logits
     evaluate = Evaluation([AppliedMetric.to(m, *unpatched, name=n) for n, m in metrics.items()])
-    about = {"site": site, "direction": direction, "model": model.cfg.model_name}
+    about = {"site": asked.name, "direction": direction, "model": model.cfg.model_name}
     about |= runs.about(where.in_encoder, masks.values())
     base_values, source_values = (evaluate(logits, allow_nan=False) for logits in unpatched)
     result = PatchingResult(
@@ -220,7 +230,7 @@ class NaivePatcher:
         align: Alignment | None = None,
     ) -> None:
         self.model, self.site, self.base = model, site, base
-        names = sorted({site.hook_name(cell.layer) for cell in cells})
+        names = sorted({site.in_layer(cell.layer) for cell in cells})
         self.n_last = n_last
         self.source_logits, cache = model.run_with_cache(
             source, names_filter=names, logits_to_keep=n_last
@@ -234,7 +244,7 @@ class NaivePatcher:
         self, cells: list[Cell]
     ) -> Iterator[tuple[Cell, Float[Tensor, "example last d_vocab"]]]:
         for cell in cells:
-            name = self.site.hook_name(cell.layer)
+            name = self.site.in_layer(cell.layer)
             patch = hooks.patch(
                 name, source=self.source_cache, heads=cell.head, positions=cell.positions
             )

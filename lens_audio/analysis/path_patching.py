@@ -4,7 +4,7 @@ Sources: Wang et al., "Interpretability in the Wild" (IOI), arXiv 2211.00593, se
 Goldowsky-Dill et al., "Localizing Model Behavior with Path Patching", arXiv 2304.05969.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,14 @@ from torch import Tensor
 
 from lens_audio import hooks
 from lens_audio.analysis.alignment import Runs, as_pair, not_given
-from lens_audio.analysis.cells import as_mask
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
+from lens_audio.analysis.positions import mask_of
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
 from lens_audio.progress_bar import ProgressBar
-
-Head = tuple[int, int]  # (layer, head)
+from lens_audio.sites import Head, Site, check_pairs
 
 
 @torch.no_grad()
@@ -57,7 +56,7 @@ def path_patch(
         metric: a function of logits, one number a row, as in `patching.sweep`.
         receivers: "logits", or (layer, head) pairs; of k and v the heads are key-value heads.
         receiver_input: "q", "k" or "v".
-        senders: (layer, head) pairs; all heads by default.
+        senders: (layer, head) pairs, or labels ("L0H2"); all heads by default.
         positions: where the sender is patched, and so where receivers are reached: "all", "last",
             "audio", "text", integers, a slice or a boolean mask; of a "group" pair names of groups.
         mlps: "recompute" or "freeze".
@@ -79,11 +78,11 @@ def path_patch(
     _check_options(receivers, receiver_input, mlps)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    chosen = every if senders is None else _heads(senders, n_layers, n_heads, "sender")
+    chosen = every if senders is None else check_pairs(senders, n_layers, n_heads, "sender")
     reached = None
     if not isinstance(receivers, str):
         n_input_heads = n_heads if receiver_input == "q" else model.cfg.kv_heads
-        reached = _heads(receivers, n_layers, n_input_heads, "receiver")
+        reached = check_pairs(receivers, n_layers, n_input_heads, "receiver")
     pair = as_pair(clean, corrupted)
     paths = Paths.between(
         model, clean, corrupted, positions=positions, mlps=mlps, direction=direction,
@@ -145,7 +144,7 @@ class Paths:
         runs = Runs.of(model, clean, corrupted, direction)
         base, source = runs.base, runs.source
         if runs.decoder is None:
-            where = as_mask(positions, base, base.tokens.shape[1])
+            where = mask_of(Site.of("z"), positions, base)
         else:
             where = runs.decoder.select(positions)
         freeze_mlps = mlps == "freeze"
@@ -211,19 +210,6 @@ class Paths:
             fwd_hooks=fwd_hooks,
             **options,
         )
-
-
-def _heads(heads: Iterable[Head], n_layers: int, n_heads: int, what: str) -> list[Head]:
-    pairs = [(int(layer), int(head)) for layer, head in heads]
-    if not pairs:
-        raise ValueError(f"no {what}s; give (layer, head) pairs")
-    for layer, head in pairs:
-        if not (-n_layers <= layer < n_layers and -n_heads <= head < n_heads):
-            raise ValueError(
-                f"{what} {(layer, head)} does not exist: there are layers 0 to {n_layers - 1} of "
-                f"heads 0 to {n_heads - 1}"
-            )
-    return [(layer % n_layers, head % n_heads) for layer, head in pairs]
 
 
 def _labels(n: int) -> list[str]:

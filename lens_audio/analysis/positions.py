@@ -1,11 +1,19 @@
 """Positions to sweep over: windows of time, groups of tokens, and the masks of what was asked for."""
 
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from lens_audio.analysis.alignment import Alignment
-from lens_audio.analysis.cells import Positions, Site, position_masks
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import Positions, Site, TokenSequence, check_positions, select
+
+Masks = dict[str, Bool[Tensor, "#example pos"]]
+# One selection, "each", or selections by name.
+SweptPositions = Positions | Mapping[str, Positions]
 
 
 def time_windows(prompt: AudioPrompt, seconds: float | int, row: int = 0) -> dict[str, Tensor]:
@@ -36,7 +44,7 @@ KINDS = ("window", "head", "position", "group")
 
 def positions_by(
     kind: str, site: str, prompt: AudioPrompt | Pair, window: float | int = 0.25
-) -> tuple[Positions, str]:
+) -> tuple[SweptPositions, str]:
     """The `positions` of a usual sweep, and in words what one of its cells patches.
 
     Args:
@@ -48,8 +56,9 @@ def positions_by(
     Raises:
         ValueError: for another kind, or windows or positions that this prompt or pair does not have.
     """
-    in_encoder = site.startswith("audio_encoder.")
-    layer = "" if site == "audio_embed" else "one layer and "
+    where = Site.of(site)
+    in_encoder = where.in_block().in_encoder
+    layer = "one layer and " if where.is_in_blocks else ""
     if isinstance(prompt, Pair):
         if prompt.fit == "group" and kind == "window":
             return prompt.windows, f"{layer}{prompt.window:g} s of the recording"
@@ -69,7 +78,7 @@ def positions_by(
         return token_groups(prompt), f"{layer}one group of positions"
     if kind != "head":
         raise ValueError(f"no sweep is by {kind!r}; there are {', '.join(KINDS)}")
-    if site in AT_LAST:
+    if not in_encoder and where.short in AT_LAST:
         return "last", "one head at the last position"
     return "all", "one head at all positions"
 
@@ -81,15 +90,13 @@ def token_groups(prompt: AudioPrompt) -> dict[str, str]:
 
 def sweep_masks(
     site: Site,
-    name: str,
-    positions: Positions | None,
+    positions: SweptPositions,
     prompt: AudioPrompt,
     alignment: Alignment | None,
-) -> tuple[dict[str, Tensor], str | None]:
+) -> tuple[Masks, str | None]:
     """Masks over the base prompt's positions, or the encoder's frames, and the axis they span.
 
     Args:
-        name: the site's, as it was asked for.
         positions: None for all: of a prompt "each", of a "group" pair its groups.
         alignment: of a "group" pair.
 
@@ -98,19 +105,56 @@ def sweep_masks(
     """
     if site.in_encoder and prompt.mel is None:
         raise ValueError("the encoder's sites need prompts with audio")
+    audio_only = site.name == "audio_embed"
+    if audio_only and isinstance(positions, str) and positions == "all":
+        positions = "audio"
     if alignment is not None:
-        masks, axis = alignment.cells(positions, audio_only=name == "audio_embed")
-    elif site.in_encoder and prompt.mel is not None:
-        labels = prompt.frame_labels()
-        return position_masks("each" if positions is None else positions, None, labels, len(labels))
+        masks, axis = alignment.cells(positions, audio_only)
+    elif positions is None or (isinstance(positions, str) and positions == "each"):
+        masks, axis = _each(site, prompt)
+    elif isinstance(positions, Mapping):
+        if not positions:
+            raise ValueError("no groups of positions were given")
+        masks, axis = {str(n): mask_of(site, p, prompt) for n, p in positions.items()}, "group"
     else:
-        length = prompt.tokens.shape[1]
-        if positions is None or (isinstance(positions, str) and positions == "each"):
-            positions = "each"
-            if name == "audio_embed":
-                positions = {str(int(p)): [int(p)] for p in prompt.audio_positions(0)}
-        masks, axis = position_masks(positions, prompt, [str(i) for i in range(length)], length)
+        masks, axis = {"": mask_of(site, positions, prompt)}, None
     audio = prompt.audio_mask.cpu()
-    if name == "audio_embed" and any(bool((m & ~audio).any()) for m in masks.values()):
+    if audio_only and any(bool((m & ~audio).any()) for m in masks.values()):
         raise ValueError("audio_embed is written at audio positions only; select among them")
     return masks, axis
+
+
+def mask_of(site: Site, positions: Positions, prompt: AudioPrompt) -> Bool[Tensor, "#example pos"]:
+    """One selection as a mask over a prompt's positions, or over the frames of its clips.
+
+    Raises:
+        ValueError: for a selection of nothing in some row, or positions that do not exist.
+    """
+    where = site.in_block()
+    if isinstance(positions, str) and positions == "generated":
+        raise ValueError("'generated' selects nothing here: the prompt alone is run")
+    positions = check_positions(positions, where)
+    sequence, n_rows = TokenSequence.of(prompt), len(prompt)
+    if where.in_encoder:
+        sequence, n_rows = TokenSequence.untold(len(prompt.frame_labels())), prompt.n_clips
+    mask = select(positions, sequence)
+    if len(mask) not in (1, n_rows):
+        raise ValueError(f"a selection of {len(mask)} rows in a batch of {n_rows}")
+    if not bool(mask.any(1).all()):
+        raise ValueError(
+            "a selection of positions is empty in some row; each must select one or more"
+        )
+    return mask
+
+
+def _each(site: Site, prompt: AudioPrompt) -> tuple[Masks, str]:
+    """A mask a position, by its number or, of a frame, its time."""
+    if site.name == "audio_embed":
+        return {
+            str(p): mask_of(site, p, prompt) for p in prompt.audio_positions(0).tolist()
+        }, "group"
+    in_encoder = site.in_block().in_encoder
+    labels = prompt.frame_labels() if in_encoder else map(str, range(prompt.tokens.shape[1]))
+    labels = list(labels)
+    each = torch.eye(len(labels), dtype=torch.bool)
+    return {label: each[i][None] for i, label in enumerate(labels)}, "position"

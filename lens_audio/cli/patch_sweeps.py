@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from lens_audio import AudioPrompt, HookedAudioTransformer
-from lens_audio.analysis.cells import Site
 from lens_audio.analysis.metrics import Metric
 from lens_audio.analysis.patching import positions_by, sweep
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.data import Pair
 from lens_audio.plots.patch_page import Sweep
 from lens_audio.plots.theme import head_name
+from lens_audio.sites import Site
 
 
 def kinds_of(model: Any, by: Sequence[str] | None, site: str | None) -> list[tuple[str, str]]:
@@ -24,12 +24,13 @@ def kinds_of(model: Any, by: Sequence[str] | None, site: str | None) -> list[tup
     Raises:
         ValueError: for no such site, one without heads by head, or of the audio alone by group.
     """
-    has_heads = site is not None and Site.of(model, site).n_heads is not None
+    where = None if site is None else Site.of(site)
+    has_heads = where is not None and where.in_block().head_axis is not None
     if by is None:
         return [("window", site or "resid_pre"), ("head", site if site and has_heads else "z")]
     if "head" in by and site is not None and not has_heads:
         raise ValueError(f"{site!r} has no heads; by head there are z, q, k, v and pattern")
-    if "group" in by and site is not None and site.startswith("audio_e"):
+    if "group" in by and where is not None and where.is_audio:
         raise ValueError(f"{site!r} has no groups: audio, text and last are of the decoder's sites")
     return [(kind, site or ("z" if kind == "head" else "resid_pre")) for kind in by]
 
@@ -60,7 +61,7 @@ def sweep_by(
         direction=direction,
     )
     labels = None
-    if kind == "position" and not site.startswith("audio_encoder."):
+    if kind == "position" and not Site.of(site).in_encoder:
         labels = [_label(pair.clean, int(p)) for p in position_names(result)]
     return Sweep(kind, site, where, result, labels, strongest(result, labels, top))
 
@@ -83,7 +84,7 @@ def strongest(
     for flat in sizes.argsort(descending=True, stable=True)[:top]:
         place = [int(i) for i in torch.unravel_index(flat, values.shape)]
         cell = {name: entries[i] for (name, entries), i in zip(axes, place, strict=True)}
-        if result.about["site"] == "audio_embed":  # before any layer
+        if not Site.of(result.about["site"]).is_in_blocks:  # before any layer
             del cell["layer"]
         numbers = [float(x[tuple(place)]) for x in (values, change, recovery)]
         rows.append(

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -45,12 +45,6 @@ def collecting(
 def layer_names(hook: str, layers: Iterable[int]) -> list[str]:
     """The decoder's names of a hook point, such as "hook_resid_post" or "attn.hook_v", by layer."""
     return [f"blocks.{layer}.{hook}" for layer in layers]
-
-
-def last_positions(attention_mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
-    """The last real position of each row, padded on either side."""
-    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    return (attention_mask * places).argmax(1)
 
 
 def at_positions(

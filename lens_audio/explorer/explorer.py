@@ -20,6 +20,7 @@ from lens_audio.plots.report import escape
 from lens_audio.plots.sound import attention_over_time
 from lens_audio.plots.theme import BLUE, head_name
 from lens_audio.plots.tokens import token_attention
+from lens_audio.sites import Site
 
 MASS = "attention on the audio"
 DIFFERENCE = "attention on the audio, clean - corrupted"
@@ -173,7 +174,7 @@ class Explorer(widgets.VBox):
     def _keep_recovery(self, result: PatchingResult) -> None:
         """A sweep over the model's heads becomes a quantity of the map."""
         site, recovery = str(result.about["site"]), result.recovery()
-        if site.startswith("audio_encoder.") or recovery.shape != self.session.mass("clean").shape:
+        if Site.of(site).in_encoder or recovery.shape != self.session.mass("clean").shape:
             return  # other heads than the map's
         name = f"recovery of {result.metrics[0]}, {site}, {result.about['direction']}"
         self._recovery[name] = recovery

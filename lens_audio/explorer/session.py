@@ -11,7 +11,6 @@ from torch import Tensor
 from lens_audio.analysis import metrics
 from lens_audio.analysis.alignment import NOT_BY_GROUP, Runs
 from lens_audio.analysis.attention import audio_attention, audio_mass, head_pattern
-from lens_audio.analysis.cells import Site
 from lens_audio.analysis.circuit import Circuit, CircuitTest, Head, Outcome
 from lens_audio.analysis.patching import positions_by, sweep_steps
 from lens_audio.analysis.result import PatchingResult
@@ -20,6 +19,7 @@ from lens_audio.data import Pair
 from lens_audio.data import pair as paired
 from lens_audio.data.answers import choice_log_probs, choice_probs, next_token_probs
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import Site
 
 ROLES = ("clean", "corrupted")
 N_CANDIDATES = 5  # answers that are shown where no choices are given
@@ -170,15 +170,15 @@ class Session:
 
     def kinds(self, site: str) -> list[str]:
         """The sweeps that this site can have."""
-        by_group = self.pair.fit == "group"
-        if by_group and site.rpartition(".")[2] in NOT_BY_GROUP:
+        where, by_group = Site.of(site), self.pair.fit == "group"
+        if by_group and where.short in NOT_BY_GROUP:
             return []
         kinds = ["window"] if by_group or len(self.clean.clips_of(0)) == 1 else []
-        if Site.of(self.model, site).n_heads is not None:
+        if where.head_axis is not None:
             kinds.insert(0, "head")
-        if site.startswith("audio_encoder."):
+        if where.in_encoder:
             return kinds
-        kinds += [] if site == "audio_embed" else ["group"]
+        kinds += [] if where.is_audio else ["group"]
         return kinds if by_group else [*kinds, "position"]
 
     def what_is_patched(self, kind: str, site: str, window: float) -> str:
@@ -204,7 +204,7 @@ class Session:
 
     def position_labels(self, kind: str, site: str, result: PatchingResult) -> list[str] | None:
         """Text of the swept positions, times for audio tokens; None where they speak already."""
-        if kind != "position" or site.startswith("audio_encoder."):
+        if kind != "position" or Site.of(site).in_encoder:
             return None
         places = [int(p) for p in result.axes.get("position", result.axes.get("group", []))]
         words, audio = self.clean.str_tokens(0), self.clean.audio_mask[0].tolist()

@@ -8,15 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.fingerprint import carrying
-from lens_audio.hooks.positions import (
-    Positions,
-    along,
-    check_positions,
-    select_entries,
-    select_positions,
-)
-from lens_audio.hooks.selection import Heads, Hook, Layers, Site, one_of, split_by_layer
+from lens_audio.hooks.positions import along, select_entries, select_positions
+from lens_audio.hooks.selection import Hook, one_of
 from lens_audio.model.hook_point import only_reads
+from lens_audio.sites import Heads, Layers, Positions, Site, check_positions, heads_by_layer
 
 
 def knock_out_attention(
@@ -70,7 +65,7 @@ def scale_attention(
     keys, queries = check_positions(keys, site), check_positions(queries, site)
     shift = math.log(factor) if factor > 0 else -math.inf
     pairs: list[Hook] = []
-    for some_layers, some_heads in split_by_layer(one_of(layer, layers), heads):
+    for some_layers, some_heads in heads_by_layer(one_of(layer, layers), heads):
 
         @only_reads
         def function(

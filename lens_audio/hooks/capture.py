@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lens_audio.fingerprint import carrying
-from lens_audio.hooks.positions import Positions, check_positions, select_positions
-from lens_audio.hooks.selection import Hook, Layers, Site, one_of
+from lens_audio.hooks.positions import select_positions
+from lens_audio.hooks.selection import Hook, one_of
 from lens_audio.model.hook_point import only_reads
+from lens_audio.sites import Layers, Positions, Site, check_positions, row_indices
 
 
 def capture(
@@ -72,10 +73,8 @@ def capture(
 
 def _take(x: Tensor, selected: Tensor, axis: int) -> Tensor:
     """The selected positions of each row."""
-    counts = set(selected.sum(1).tolist())
-    if len(counts) > 1:
-        raise ValueError("the rows select different numbers of positions; capture them all")
-    if len(selected) == 1:
-        return x.index_select(axis, selected[0].nonzero().flatten())
-    rows = zip(x.split(1), selected, strict=True)
-    return torch.cat([row.index_select(axis, places.nonzero().flatten()) for row, places in rows])
+    places = row_indices(selected)
+    if len(places) == 1:
+        return x.index_select(axis, places[0])
+    rows = zip(x.split(1), places, strict=True)
+    return torch.cat([row.index_select(axis, some) for row, some in rows])

@@ -9,9 +9,10 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 
 from lens_audio.fingerprint import carrying
-from lens_audio.hooks.positions import Place, Positions, along, check_positions, select_entries
-from lens_audio.hooks.selection import Heads, Hook, Layers, Site, one_of, split_by_layer
+from lens_audio.hooks.positions import along, select_entries, sequence_at
+from lens_audio.hooks.selection import Hook, one_of
 from lens_audio.model.hook_point import only_reads
+from lens_audio.sites import Heads, Layers, Positions, Site, check_positions, heads_by_layer
 
 Source = Mapping[str, Tensor] | ActivationCache | Tensor
 # (activation, hook) -> values of the same shape; `edit` puts them where the selection says.
@@ -36,7 +37,7 @@ def patch(
         source: that run's cache (an ActivationCache or a dictionary by hook name), or one tensor of
             the activation's shape; a batch of one serves every row.
         layer, layers: which; negative counts from the last; all by default.
-        heads: head numbers, or (layer, head) pairs without layers; all by default.
+        heads: head numbers, or (layer, head) pairs or labels ("L0H2") without layers; all by default.
         positions: integers, a slice or a boolean mask of positions of the prompt, or "last" (its
             last position and every generated token), "audio", "text", "generated", "all".
 
@@ -182,7 +183,7 @@ def edit(
     positions = check_positions(positions, site)
     facts = getattr(new_values, "facts", None)
     pairs: list[Hook] = []
-    for some_layers, some_heads in split_by_layer(layers, heads):
+    for some_layers, some_heads in heads_by_layer(layers, heads):
 
         @only_reads
         def function(activation: Tensor, hook: Any, heads: list[int] | None = some_heads) -> Tensor:
@@ -214,16 +215,18 @@ def _in_place(values: Tensor, activation: Tensor, site: Site, hook: Any) -> Tens
     if values.ndim == activation.ndim - 1:
         values = values[None]
     axis, length = site.position_axis, activation.shape[site.position_axis]
-    place = Place.of(hook, length)
+    sequence, info = sequence_at(hook, length), getattr(hook, "forward_info", None)
+    n_prompt, n_total = sequence.n_prompt, sequence.n_total
+    # Tokens may follow the prompt, in this forward or in later ones.
+    generating = info is not None and (info.n_prompt is not None or n_total > n_prompt)
     if values.ndim != activation.ndim or len(values) not in (1, len(activation)):
         raise _other_shape(values, activation, hook)
     n_given = values.shape[axis]
-    start = place.total - length
-    if n_given == length and (place.info is None or not place.info.n_past):
-        start = (
-            0  # given as it is: of the last positions alone, where the unembedding sees only those
-        )
-    elif n_given != place.total and not (place.generating and n_given >= place.n_prompt):
+    start = n_total - length
+    if n_given == length and (info is None or not info.n_past):
+        # Given as it is: of the last positions alone, where the unembedding sees only those.
+        start = 0
+    elif n_given != n_total and not (generating and n_given >= n_prompt):
         raise _other_shape(values, activation, hook)
     n_shared = max(0, min(length, n_given - start))
     values = values.to(activation).narrow(axis, min(start, n_given), n_shared)
@@ -231,7 +234,7 @@ def _in_place(values: Tensor, activation: Tensor, site: Site, hook: Any) -> Tens
         return values.expand_as(activation)
     new = activation.clone()
     part = new.narrow(axis, 0, n_shared)
-    if site.is_pattern and place.generating:  # keys, like queries, may be more or fewer
+    if site.is_pattern and generating:  # keys, like queries, may be more or fewer
         n_keys = min(part.shape[-1], values.shape[-1])
         part, values = part[..., :n_keys], values[..., :n_keys]
     if part.shape[1:] != values.shape[1:]:

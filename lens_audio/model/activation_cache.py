@@ -9,7 +9,7 @@ import transformer_lens
 from torch import Tensor
 from transformer_lens.utilities import Slice
 
-from lens_audio.model.clips import is_by_clip
+from lens_audio.sites import is_by_clip
 
 
 class ActivationCache(transformer_lens.ActivationCache):

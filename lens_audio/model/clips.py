@@ -1,17 +1,9 @@
-"""Which clips are of which row, and which activations are by clip."""
+"""Which clips are of which row."""
 
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lens_audio.config import AudioTiming
-
-
-def is_by_clip(name: str) -> bool:
-    """Whether a hook point (or `…_grad` of one) of an audio model is before its decoder.
-
-    The first axis is there all clips of the batch, flat in row order, and not the rows.
-    """
-    return name.startswith(("audio_", "hook_audio_"))
 
 
 def clips_by_row(

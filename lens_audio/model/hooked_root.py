@@ -1,9 +1,8 @@
 """What our root modules add to TransformerLens's HookedRootModule: checks before a hook is set."""
 
-import difflib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy, deepcopy
 from functools import partial
@@ -16,10 +15,9 @@ from transformer_lens.utilities import Slice
 
 from lens_audio.config import BlockConfig
 from lens_audio.model.activation_cache import ActivationCache
-from lens_audio.model.clips import is_by_clip
 from lens_audio.model.hook_point import ForwardInfo, HookPoint, only_reads
+from lens_audio.sites import PATTERN_SITES, HookName, count_from_end, is_by_clip, what_exists
 
-HookName = str | Callable[[str], bool]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
 # Hook points that exist always but fire only under a flag, as in TransformerLens.
@@ -33,23 +31,11 @@ FLAG_OF_HOOK = {
 }
 
 
-def count_from_end(name: str, hook_dict: Iterable[str]) -> str:
-    """`blocks.-1.hook_z` as the last block's name; a layer out of range, or any other name, as it is."""
-    match = re.match(r"(.*?)blocks\.(-\d+)\.(.*)", name)
-    if match is None:
-        return name
-    prefix, layer, rest = match[1], int(match[2]), match[3]
-    pattern = re.compile(re.escape(prefix) + r"blocks\.(\d+)\." + re.escape(rest))
-    layers = [int(found[1]) for found in map(pattern.fullmatch, hook_dict) if found]
-    definite = 1 + max(layers, default=-1) + layer
-    return name if definite < 0 else f"{prefix}blocks.{definite}.{rest}"
-
-
 def position_axis(name: str) -> int | None:
     """The axis of the decoder's positions (of queries in a pattern); None in the audio front end."""
     if is_by_clip(name):
         return None
-    return 2 if name.endswith(("hook_attn_scores", "hook_pattern")) else 1
+    return 2 if name.endswith(PATTERN_SITES) else 1
 
 
 class Lock:
@@ -158,7 +144,9 @@ class HookedModule(HookedRootModule):
             ValueError: naming the nearest hook points, or the setter that switches the hook on.
         """
         if not isinstance(self.mod_dict.get(name), HookPoint):
-            raise ValueError(f"no hook point is called {name!r}. {self._nearest_names(name)}")
+            raise ValueError(
+                f"no hook point is called {name!r}. {what_exists(name, self.hook_dict)}"
+            )
         flag = self._missing_flag(name)
         if flag is not None:
             raise ValueError(
@@ -324,16 +312,3 @@ class HookedModule(HookedRootModule):
             return None
         cfg = self.mod_dict[block[0]].cfg
         return None if getattr(cfg, flag) else flag
-
-    def _nearest_names(self, name: str) -> str:
-        layer = re.search(r"blocks\.(\d+)\.", name)
-        if layer is not None:
-            same = [
-                n for n in self.hook_dict if re.sub(r"\d+", "0", n) == re.sub(r"\d+", "0", name)
-            ]
-            if same:
-                return f"Layers run from 0 to {len(same) - 1}."
-        near = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)
-        if near:
-            return "Did you mean " + ", ".join(near) + "?"
-        return "model.hook_dict lists all of them."

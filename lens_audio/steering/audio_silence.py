@@ -26,10 +26,11 @@ from torch import Tensor
 from lens_audio.analysis.attention import audio_attention, audio_mass
 from lens_audio.analysis.listening import Specialists, listening_score
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.data.collect import at_positions, last_positions
+from lens_audio.data.collect import at_positions
 from lens_audio.fingerprint import as_json, versions
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.hook_point import ForwardInfo
+from lens_audio.sites import last_positions
 from lens_audio.steering import hf
 from lens_audio.steering.settings import AudioSilenceSettings, added, steps
 from lens_audio.steering.sides import Silences, both_sides

@@ -12,7 +12,8 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from lens_audio.analysis.attention import pattern_rows
 from lens_audio.checkpoints.hf import family_of_model, sizes_of
-from lens_audio.data.collect import at_positions, last_positions
+from lens_audio.data.collect import at_positions
+from lens_audio.sites import last_positions
 from lens_audio.steering.settings import AudioSilenceSettings, added, steps
 
 # Whisper's log-mel of digital silence: log10 of its floor 1e-10, then (x + 4) / 4.

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.data.collect import at_positions, collecting, last_positions, layer_names
+from lens_audio.data.collect import at_positions, collecting, layer_names
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import last_positions
 
 KEPT_LENGTHS = 64  # silences kept; 30 s of the 7B model in bfloat16 is 6 MB
 

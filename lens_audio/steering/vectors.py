@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio import fingerprint, hooks
-from lens_audio.data.collect import at_positions, last_positions
+from lens_audio.data.collect import at_positions
 from lens_audio.hooks.positions import Positions
 from lens_audio.hooks.selection import Hook
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import last_positions
 from lens_audio.steering.storage import check_fits, damage_named, load, model_facts, save
 
 KIND = "SteeringVector"

@@ -4,7 +4,8 @@ import pytest
 import torch
 from models import hooked_model, make_prompt
 
-from lens_audio.data.collect import at_positions, collecting, last_positions, layer_names
+from lens_audio.data.collect import at_positions, collecting, layer_names
+from lens_audio.sites import last_positions
 
 MODEL, PROMPT = hooked_model(), make_prompt()
 

@@ -1,0 +1,62 @@
+"""One grammar of places: which activation (`Site`), in which layers, at which positions, of which heads.
+
+Hook functions, sweeps, attribution, paths, circuits and lenses all read what a user writes here.
+"""
+
+from lens_audio.sites.heads import (
+    Head,
+    Heads,
+    Layers,
+    as_integers,
+    check_pairs,
+    counted,
+    head_pairs,
+    heads_by_layer,
+)
+from lens_audio.sites.positions import (
+    GROUPS,
+    Positions,
+    TokenSequence,
+    check_positions,
+    last_positions,
+    position_indices,
+    row_indices,
+    select,
+)
+from lens_audio.sites.site import (
+    PATTERN_SITES,
+    ROOT_SITES,
+    SITES,
+    HookName,
+    Site,
+    count_from_end,
+    is_by_clip,
+    what_exists,
+)
+
+__all__ = [
+    "GROUPS",
+    "PATTERN_SITES",
+    "ROOT_SITES",
+    "SITES",
+    "Head",
+    "Heads",
+    "HookName",
+    "Layers",
+    "Positions",
+    "Site",
+    "TokenSequence",
+    "as_integers",
+    "check_pairs",
+    "check_positions",
+    "count_from_end",
+    "counted",
+    "head_pairs",
+    "heads_by_layer",
+    "is_by_clip",
+    "last_positions",
+    "position_indices",
+    "row_indices",
+    "select",
+    "what_exists",
+]
