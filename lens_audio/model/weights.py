@@ -7,6 +7,7 @@ from transformer_lens import FactoredMatrix
 from transformer_lens.utilities import composition_scores
 
 from lens_audio.model.decoder import Decoder
+from lens_audio.model.shown import ShownWeight
 
 
 class WeightViews(Decoder):
@@ -17,7 +18,12 @@ class WeightViews(Decoder):
     """
 
     def _stack(self, part: str, name: str) -> Tensor:
-        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
+        stacked = torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
+        return ShownWeight.of(
+            stacked,
+            f"model.{name} is a copy, stacked from all layers. Edit "
+            f"model.blocks[layer].{part}.{name} instead",
+        )
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
