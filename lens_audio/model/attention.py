@@ -150,8 +150,8 @@ class Attention(ShowsWeights):
         """What the heads write together; inputs with a head dimension feed each head its own."""
         context = context or AttentionContext.of(self.cfg, query_input)
         q = self.hook_q(project_to_heads(self.q_proj, query_input, self.cfg.n_heads))
-        k = self.hook_k(project_to_heads(self.k_proj, key_input, self.cfg.kv_heads))
-        v = self.hook_v(project_to_heads(self.v_proj, value_input, self.cfg.kv_heads))
+        k = self.hook_k(self._keys_or_values(self.k_proj, key_input))
+        v = self.hook_v(self._keys_or_values(self.v_proj, value_input))
         if context.rotary is not None:
             q = apply_rotary(q, *context.rotary)
             q = self.hook_rot_q(q if context.query_scale is None else q * context.query_scale)
@@ -164,6 +164,19 @@ class Attention(ShowsWeights):
             k, v = past_kv_cache_entry.append(k, v)
         z = self._z_from_pattern(q, k, v, context) if hooked else self._fused_z(q, k, v, context)
         return self._output(self.hook_z(z))
+
+    @property
+    def n_shown_keys(self) -> int:
+        """Heads of `hook_k` and `hook_v`: one a group, or one a query head when ungrouped."""
+        ungroup = self.cfg.ungroup_grouped_query_attention
+        return self.cfg.n_heads if ungroup else self.cfg.kv_heads
+
+    def _keys_or_values(
+        self, linear: nn.Linear, x: Float[Tensor, "batch pos *head d_model"]
+    ) -> Float[Tensor, "batch pos shown_head d_head"]:
+        projected = project_to_heads(linear, x, self.cfg.kv_heads)
+        groups = self.n_shown_keys // projected.shape[2]
+        return projected if groups == 1 else projected.repeat_interleave(groups, dim=2)
 
     def _fused_z(
         self,
@@ -178,7 +191,7 @@ class Attention(ShowsWeights):
             v.transpose(1, 2),
             attn_mask=None if context.is_plain_causal else context.mask,
             is_causal=context.is_plain_causal,
-            enable_gqa=self.cfg.kv_heads != self.cfg.n_heads,
+            enable_gqa=k.shape[2] != q.shape[2],
         )
         if context.blind_queries is not None:
             z = z.masked_fill(context.blind_queries, 0)
@@ -344,11 +357,15 @@ def softmax_or_zeros(scores: Float[Tensor, "*batch key"]) -> Float[Tensor, "*bat
 
 def project_to_heads(
     linear: nn.Linear, x: Float[Tensor, "batch pos *head d_model"], n_heads: int
-) -> Float[Tensor, "batch pos n_heads d_head"]:
-    """A projection split into heads; an input with a head dimension goes to its own head only."""
+) -> Float[Tensor, "batch pos out_head d_head"]:
+    """A projection split into heads; an input with a head dimension goes to its own head only.
+
+    Such an input may have a multiple of `n_heads` heads, each group sharing one head's weights.
+    """
     if x.ndim == 3:
         return linear(x).unflatten(-1, (n_heads, -1))
-    weight = linear.weight.unflatten(0, (n_heads, -1))
-    return torch.einsum("bphm,hdm->bphd", x, weight) + bias_or_zeros(linear).unflatten(
-        0, (n_heads, -1)
-    )
+    weight, bias = (t.unflatten(0, (n_heads, -1)) for t in (linear.weight, bias_or_zeros(linear)))
+    if x.shape[2] != n_heads:  # ungrouped: a copy for each query head
+        groups = x.shape[2] // n_heads
+        weight, bias = (t.repeat_interleave(groups, dim=0) for t in (weight, bias))
+    return torch.einsum("bphm,hdm->bphd", x, weight) + bias

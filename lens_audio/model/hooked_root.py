@@ -184,10 +184,8 @@ class HookedModule(HookedRootModule):
         for name, _ in (*fwd_hooks, *bwd_hooks):
             if isinstance(name, str):
                 self.check_hook_name(name)
-            elif not (selected := list(filter(name, self.hook_dict))):
-                raise ValueError("a function of hook names selects none of the hook points")
-            elif all(map(self._missing_flag, selected)):
-                self.check_hook_name(selected[0])  # none of them fires: says which flag is off
+            else:
+                self._check_selection(name)
         with self.lock, super().hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             yield self
 
@@ -196,6 +194,8 @@ class HookedModule(HookedRootModule):
         if isinstance(name, str):
             name = count_from_end(name, self.hook_dict)
             self.check_hook_name(name)
+        else:
+            self._check_selection(name)
         with self.lock:
             super().add_hook(name, hook, *args, **kwargs)
 
@@ -289,6 +289,11 @@ class HookedModule(HookedRootModule):
         self._refuse_both(use_attn_in, self.cfg.use_split_qkv_input)
         self.cfg.use_attn_in = use_attn_in
 
+    def set_ungroup_grouped_query_attention(self, ungroup_grouped_query_attention: bool) -> None:
+        """Give every query head its own copy of its key and value: `hook_k`, `hook_v`, `hook_rot_k`
+        and, with split inputs, `hook_k_input` and `hook_v_input` then have `n_heads` heads."""
+        self.cfg.ungroup_grouped_query_attention = ungroup_grouped_query_attention
+
     @staticmethod
     def _refuse_both(wanted: bool, other: bool) -> None:
         if wanted and other:
@@ -315,6 +320,14 @@ class HookedModule(HookedRootModule):
             (count_from_end(name, self.hook_dict) if isinstance(name, str) else name, function)
             for name, function in hooks
         ]
+
+    def _check_selection(self, selects: Callable[[str], bool]) -> None:
+        """Refuse a function of hook names that selects none, or only ones that do not fire."""
+        selected = list(filter(selects, self.hook_dict))
+        if not selected:
+            raise ValueError("a function of hook names selects none of the hook points")
+        if all(map(self._missing_flag, selected)):
+            self.check_hook_name(selected[0])  # says which flag is off
 
     def _missing_flag(self, name: str) -> str | None:
         """The flag that keeps this hook point from firing, if one does."""

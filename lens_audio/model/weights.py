@@ -99,6 +99,11 @@ class WeightViews(Decoder):
         """W_V W_O of every head, [layer, head, d_model, d_model]."""
         return FactoredMatrix(self.W_V, self.W_O)
 
+    @property
+    def n_params_total(self) -> int:
+        """How many numbers the model's weights are, the audio encoder's included."""
+        return sum(weight.numel() for weight in self.parameters())
+
     def tl_parameters(self) -> dict[str, Tensor]:
         """The decoder's weights under TransformerLens's names and shapes (SVDInterpreter reads them)."""
         named = {"embed.W_E": self.W_E, "unembed.W_U": self.W_U, "unembed.b_U": self.b_U}
