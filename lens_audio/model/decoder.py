@@ -350,7 +350,7 @@ class Decoder(HookedModule):
     def tokenizer(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self.cfg.tokenizer_name = getattr(tokenizer, "name_or_path", None)
-        if tokenizer is not None and tokenizer.bos_token is None and tokenizer.eos_token:
+        if getattr(tokenizer, "bos_token", "") is None and tokenizer.eos_token:
             tokenizer.bos_token = tokenizer.eos_token
 
     def set_tokenizer(self, tokenizer: Any, default_padding_side: str | None = None) -> None:

@@ -6,6 +6,10 @@ import torch
 import transformer_lens
 from models import Layout, Sizes, hooked_model, make_prompt
 from transformer_lens import evals
+from transformer_lens.tools.analysis.attribution_patching import (
+    EdgeAttributionConfig,
+    attribution_patch,
+)
 from transformer_lens.utilities import test_prompt as print_ranks
 
 import lens_audio as la
@@ -201,3 +205,28 @@ def test_tokens_that_listen_are_continued_as_the_prompt_is(use_past_kv_cache):
     with MODEL.listening_to(PROMPT):
         found = run(MODEL, PROMPT.tokens, **options)
     assert torch.equal(found, torch.cat([PROMPT.tokens, expected], dim=1))
+
+
+def test_edge_attribution_of_transformer_lens_runs_and_sums_to_node_attribution():
+    model = hooked_model(Sizes(kv_heads=4))
+    clean, corrupted = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[5, 9, 7, 8]])
+
+    def metric(logits):
+        return logits[0, -1, 3] - logits[0, -1, 4]
+
+    nodes = attribution_patch(model, clean, corrupted, metric).node_scores
+    config = EdgeAttributionConfig(granularity="edge")
+    edges = attribution_patch(model, clean, corrupted, metric, config)
+    assert max(map(abs, nodes.values())) > 1e-3
+    for node, score in nodes.items():
+        assert edges.node_scores[node] == pytest.approx(score, abs=1e-5)
+
+
+def test_a_filter_that_fits_both_names_of_a_hook_point_acts_once():
+    model = hooked_model(SIZES)
+    model.set_use_split_qkv_input(True)
+    seen = []
+    hooks = [(lambda name: name.endswith("hook_q_input"), lambda x, hook: seen.append(hook.name))]
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        model(TOKENS)
+    assert seen == ["blocks.0.hook_q_input", "blocks.1.hook_q_input"]
