@@ -206,6 +206,13 @@ class HookedAudioTransformer(HookedTransformer):
             return self._embed_listened(self._listening, input, attention_mask)
         return super().embed_input(input, attention_mask, past_kv_cache, prepend_bos, padding_side)
 
+    def prompt_of(self, input: Any) -> Any:
+        """A prompt itself; for tokens inside `listening_to` the prompt listened to, with them."""
+        if self._listening is not None and isinstance(input, Tensor):
+            tokens = self.check_tokens(input)
+            return _with_tokens(self._listening.prompt, tokens, self.cfg.audio_token_id)
+        return super().prompt_of(input)
+
     def _embed_prompt(
         self, prompt: AudioInput, attention_mask: Tensor | None, audio_embed: Tensor | None
     ) -> Embedded:
@@ -267,9 +274,7 @@ class HookedAudioTransformer(HookedTransformer):
     def _embed_listened(
         self, listening: Listening, tokens: Tensor, attention_mask: Tensor | None
     ) -> Embedded:
-        prompt = listening.prompt
-        tokens = self.check_tokens(tokens)
-        spoken = _with_tokens(prompt, tokens, self.cfg.audio_token_id)
+        prompt, spoken = listening.prompt, self.prompt_of(tokens)
         if self._front_end_hooked() or torch.is_grad_enabled():
             return self._embed_prompt(spoken, attention_mask, None)
         if listening.audio_embed is None and prompt.mel is not None:

@@ -133,6 +133,7 @@ class BlockConfig(TransformerLensConfig):
     use_logn_attn: bool = False
     use_attn_in: bool = False
     use_hook_mlp_in: bool = False
+    ungroup_grouped_query_attention: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,8 +155,21 @@ class BlockConfig(TransformerLensConfig):
 
     @property
     def kv_heads(self) -> int:
-        """Heads of `hook_k` and `hook_v`."""
+        """How many key and value heads are stored: those of `hook_k` and `hook_v`, unless ungrouped."""
         return self.n_key_value_heads or self.n_heads
+
+    @property
+    def attn_scale(self) -> float:
+        """What attention scores are divided by: the root of d_head."""
+        return self.d_head**0.5
+
+    @property
+    def n_params(self) -> int:
+        """Weights of the attention and MLP matrices, as HookedTransformerConfig counts them: each
+        query head with keys and values of its own, no embeddings, biases or norms."""
+        attention = 4 * self.d_model * self.d_head * self.n_heads
+        mlp = self.d_model * (self.d_mlp or 0) * (3 if self.gated_mlp else 2)
+        return self.n_layers * (attention + mlp)
 
 
 @dataclass(kw_only=True)
@@ -172,6 +186,7 @@ class DecoderConfig(BlockConfig):
     attn_bias: str = "qkv"
     default_prepend_bos: bool = False  # the Qwen tokenizers have no BOS token
     tie_word_embeddings: bool = False
+    tokenizer_name: str | None = None
 
     @property
     def d_vocab_out(self) -> int:

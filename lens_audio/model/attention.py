@@ -14,9 +14,9 @@ from transformer_lens import FactoredMatrix
 from lens_audio.config import BlockConfig
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCacheEntry
-from lens_audio.model.mlp import bias_or_zeros
 from lens_audio.model.rotary import apply_rotary, logn_scale, rotary_base, rotary_tables
 from lens_audio.model.shared_prefix import SHORT_CONTINUATION, SharedPrefix
+from lens_audio.model.shown import ShownWeight, ShowsWeights, bias_or_zeros, shown_bias, store
 
 
 @dataclass
@@ -109,7 +109,7 @@ def position_ids(
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, n_past:]
 
 
-class Attention(nn.Module):
+class Attention(ShowsWeights):
     """softmax(q kᵀ / sqrt(d_head)) v, then `o_proj`.
 
     Where the config asks for log-n scaling it is part of `hook_rot_q`, so that scores are
@@ -150,8 +150,8 @@ class Attention(nn.Module):
         """What the heads write together; inputs with a head dimension feed each head its own."""
         context = context or AttentionContext.of(self.cfg, query_input)
         q = self.hook_q(project_to_heads(self.q_proj, query_input, self.cfg.n_heads))
-        k = self.hook_k(project_to_heads(self.k_proj, key_input, self.cfg.kv_heads))
-        v = self.hook_v(project_to_heads(self.v_proj, value_input, self.cfg.kv_heads))
+        k = self.hook_k(self._keys_or_values(self.k_proj, key_input))
+        v = self.hook_v(self._keys_or_values(self.v_proj, value_input))
         if context.rotary is not None:
             q = apply_rotary(q, *context.rotary)
             q = self.hook_rot_q(q if context.query_scale is None else q * context.query_scale)
@@ -164,6 +164,19 @@ class Attention(nn.Module):
             k, v = past_kv_cache_entry.append(k, v)
         z = self._z_from_pattern(q, k, v, context) if hooked else self._fused_z(q, k, v, context)
         return self._output(self.hook_z(z))
+
+    @property
+    def n_shown_keys(self) -> int:
+        """Heads of `hook_k` and `hook_v`: one a group, or one a query head when ungrouped."""
+        ungroup = self.cfg.ungroup_grouped_query_attention
+        return self.cfg.n_heads if ungroup else self.cfg.kv_heads
+
+    def _keys_or_values(
+        self, linear: nn.Linear, x: Float[Tensor, "batch pos *head d_model"]
+    ) -> Float[Tensor, "batch pos shown_head d_head"]:
+        projected = project_to_heads(linear, x, self.cfg.kv_heads)
+        groups = self.n_shown_keys // projected.shape[2]
+        return projected if groups == 1 else projected.repeat_interleave(groups, dim=2)
 
     def _fused_z(
         self,
@@ -178,7 +191,7 @@ class Attention(nn.Module):
             v.transpose(1, 2),
             attn_mask=None if context.is_plain_causal else context.mask,
             is_causal=context.is_plain_causal,
-            enable_gqa=self.cfg.kv_heads != self.cfg.n_heads,
+            enable_gqa=k.shape[2] != q.shape[2],
         )
         if context.blind_queries is not None:
             z = z.masked_fill(context.blind_queries, 0)
@@ -210,40 +223,72 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         if not self.cfg.use_attn_result:
             return self.o_proj(z.flatten(2))
-        result = self.hook_result(torch.einsum("bphd,hdm->bphm", z, self.W_O))
-        return result.sum(2) + self.b_O
+        result = self.hook_result(torch.einsum("bphd,hdm->bphm", z, self._output_by_head()))
+        return result.sum(2) + bias_or_zeros(self.o_proj)
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
-        return self._per_head(self.q_proj.weight, self.cfg.n_heads)
+        return self._per_head(self.q_proj.weight, "W_Q")
+
+    @W_Q.setter
+    def W_Q(self, value: Float[Tensor, "head d_model d_head"]) -> None:
+        store(self.q_proj, "weight", value.transpose(1, 2).flatten(0, 1))
 
     @property
     def W_K(self) -> Float[Tensor, "head d_model d_head"]:
-        return self._per_head(self.k_proj.weight, self.cfg.kv_heads)
+        return self._per_head(self.k_proj.weight, "W_K")
+
+    @W_K.setter
+    def W_K(self, value: Float[Tensor, "head d_model d_head"]) -> None:
+        store(self.k_proj, "weight", self._of_groups(value, "W_K").transpose(1, 2).flatten(0, 1))
 
     @property
     def W_V(self) -> Float[Tensor, "head d_model d_head"]:
-        return self._per_head(self.v_proj.weight, self.cfg.kv_heads)
+        return self._per_head(self.v_proj.weight, "W_V")
+
+    @W_V.setter
+    def W_V(self, value: Float[Tensor, "head d_model d_head"]) -> None:
+        store(self.v_proj, "weight", self._of_groups(value, "W_V").transpose(1, 2).flatten(0, 1))
 
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
-        return self.o_proj.weight.unflatten(1, (self.cfg.n_heads, -1)).permute(1, 2, 0)
+        return ShownWeight.of(self._output_by_head())
+
+    @W_O.setter
+    def W_O(self, value: Float[Tensor, "head d_head d_model"]) -> None:
+        store(self.o_proj, "weight", value.permute(2, 0, 1).flatten(1))
 
     @property
     def b_Q(self) -> Float[Tensor, "head d_head"]:
-        return bias_or_zeros(self.q_proj).unflatten(0, (self.cfg.n_heads, -1))
+        return self._bias_per_head(self.q_proj, "b_Q")
+
+    @b_Q.setter
+    def b_Q(self, value: Float[Tensor, "head d_head"]) -> None:
+        store(self.q_proj, "bias", value.flatten())
 
     @property
     def b_K(self) -> Float[Tensor, "head d_head"]:
-        return self._repeat_groups(bias_or_zeros(self.k_proj).unflatten(0, (self.cfg.kv_heads, -1)))
+        return self._bias_per_head(self.k_proj, "b_K")
+
+    @b_K.setter
+    def b_K(self, value: Float[Tensor, "head d_head"]) -> None:
+        store(self.k_proj, "bias", self._of_groups(value, "b_K").flatten())
 
     @property
     def b_V(self) -> Float[Tensor, "head d_head"]:
-        return self._repeat_groups(bias_or_zeros(self.v_proj).unflatten(0, (self.cfg.kv_heads, -1)))
+        return self._bias_per_head(self.v_proj, "b_V")
+
+    @b_V.setter
+    def b_V(self, value: Float[Tensor, "head d_head"]) -> None:
+        store(self.v_proj, "bias", self._of_groups(value, "b_V").flatten())
 
     @property
     def b_O(self) -> Float[Tensor, " d_model"]:
-        return bias_or_zeros(self.o_proj)
+        return shown_bias(self.o_proj, "b_O")
+
+    @b_O.setter
+    def b_O(self, value: Float[Tensor, " d_model"]) -> None:
+        store(self.o_proj, "bias", value)
 
     @property
     def OV(self) -> FactoredMatrix:
@@ -255,15 +300,46 @@ class Attention(nn.Module):
         """W_Q W_Kᵀ of every head (Elhage et al., A Mathematical Framework)."""
         return FactoredMatrix(self.W_Q, self.W_K.transpose(-2, -1))
 
-    def _per_head(
-        self, weight: Float[Tensor, "width d_model"], n_heads: int
-    ) -> Float[Tensor, "head d_model d_head"]:
-        return self._repeat_groups(weight.unflatten(0, (n_heads, -1)).transpose(1, 2))
+    def _output_by_head(self) -> Float[Tensor, "head d_head d_model"]:
+        return self.o_proj.weight.unflatten(1, (self.cfg.n_heads, -1)).permute(1, 2, 0)
 
-    def _repeat_groups(self, x: Float[Tensor, "kv_head ..."]) -> Float[Tensor, "head ..."]:
+    def _per_head(
+        self, weight: Float[Tensor, "width d_model"], name: str
+    ) -> Float[Tensor, "head d_model d_head"]:
+        return self._repeat_groups(weight.unflatten(0, (-1, self.cfg.d_head)).transpose(1, 2), name)
+
+    def _bias_per_head(self, linear: nn.Linear, name: str) -> Float[Tensor, "head d_head"]:
+        return self._repeat_groups(
+            shown_bias(linear, name).unflatten(0, (-1, self.cfg.d_head)), name
+        )
+
+    def _repeat_groups(
+        self, x: Float[Tensor, "kv_head ..."], name: str
+    ) -> Float[Tensor, "head ..."]:
         """As TransformerLens shows grouped weights: once for each query head."""
         groups = self.cfg.n_heads // x.shape[0]
-        return x if groups == 1 else x.repeat_interleave(groups, dim=0)
+        if groups == 1:
+            return ShownWeight.of(x)
+        return ShownWeight.of(
+            x.repeat_interleave(groups, dim=0),
+            f"{groups} query heads share one key-value head, so {name} is a copy that shows it to "
+            f"each of them. Edit {name[-1].lower()}_proj, or assign a whole {name} with equal heads "
+            "in each group",
+        )
+
+    def _of_groups(
+        self, value: Float[Tensor, "head ..."], name: str
+    ) -> Float[Tensor, "kv_head ..."]:
+        """What `_repeat_groups` shows, once for each key-value head."""
+        n_shared = self.cfg.n_heads // self.cfg.kv_heads
+        if len(value) != self.cfg.n_heads:
+            raise ValueError(f"{name} of {len(value)} heads; this model has {self.cfg.n_heads}")
+        grouped = value.unflatten(0, (-1, n_shared))
+        if not bool((grouped == grouped[:, :1]).all()):
+            raise ValueError(
+                f"{n_shared} query heads share one key-value head, so they must be equal in {name}"
+            )
+        return grouped[:, 0]
 
 
 def softmax(scores: Float[Tensor, "*batch key"]) -> Float[Tensor, "*batch key"]:
@@ -281,11 +357,15 @@ def softmax_or_zeros(scores: Float[Tensor, "*batch key"]) -> Float[Tensor, "*bat
 
 def project_to_heads(
     linear: nn.Linear, x: Float[Tensor, "batch pos *head d_model"], n_heads: int
-) -> Float[Tensor, "batch pos n_heads d_head"]:
-    """A projection split into heads; an input with a head dimension goes to its own head only."""
+) -> Float[Tensor, "batch pos out_head d_head"]:
+    """A projection split into heads; an input with a head dimension goes to its own head only.
+
+    Such an input may have a multiple of `n_heads` heads, each group sharing one head's weights.
+    """
     if x.ndim == 3:
         return linear(x).unflatten(-1, (n_heads, -1))
-    weight = linear.weight.unflatten(0, (n_heads, -1))
-    return torch.einsum("bphm,hdm->bphd", x, weight) + bias_or_zeros(linear).unflatten(
-        0, (n_heads, -1)
-    )
+    weight, bias = (t.unflatten(0, (n_heads, -1)) for t in (linear.weight, bias_or_zeros(linear)))
+    if x.shape[2] != n_heads:  # ungrouped: a copy for each query head
+        groups = x.shape[2] // n_heads
+        weight, bias = (t.repeat_interleave(groups, dim=0) for t in (weight, bias))
+    return torch.einsum("bphm,hdm->bphd", x, weight) + bias

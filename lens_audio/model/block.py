@@ -64,8 +64,8 @@ class TransformerBlock(nn.Module):
             fork = resid_pre.unsqueeze(2)
             forks = (
                 self.hook_q_input(fork.repeat(1, 1, self.cfg.n_heads, 1)),
-                self.hook_k_input(fork.repeat(1, 1, self.cfg.kv_heads, 1)),
-                self.hook_v_input(fork.repeat(1, 1, self.cfg.kv_heads, 1)),
+                self.hook_k_input(fork.repeat(1, 1, self.attn.n_shown_keys, 1)),
+                self.hook_v_input(fork.repeat(1, 1, self.attn.n_shown_keys, 1)),
             )
             return tuple(self.ln1(x) for x in forks)
         if self.cfg.use_attn_in:

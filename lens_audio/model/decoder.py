@@ -72,7 +72,7 @@ class Decoder(HookedModule):
 
     def forward(
         self,
-        input: Any,
+        input: Any = None,
         return_type: str | None = "logits",
         loss_per_token: bool = False,
         prepend_bos: bool | None = None,
@@ -81,8 +81,9 @@ class Decoder(HookedModule):
         tokens: Int[Tensor, "batch pos"] | None = None,
         attention_mask: Tensor | None = None,
         stop_at_layer: int | None = None,
-        past_kv_cache: KeyValueCache | None = None,
+        past_kv_cache: KeyValueCache | Any = None,
         logits_to_keep: int = 0,
+        input_ids: Int[Tensor, "batch pos"] | None = None,
     ) -> Any:
         """Run the model, as `HookedTransformer.forward` does.
 
@@ -101,10 +102,20 @@ class Decoder(HookedModule):
             stop_at_layer: the block before which to stop and return the residual stream.
             past_kv_cache: keys and values of the positions before these; it grows unless frozen.
             logits_to_keep: only the logits of that many last positions are computed; 0 means all.
+            input_ids: transformers' name for tokens, in the place of `input`.
 
         Raises:
             ValueError: for tokens outside the vocabulary, layers out of range, too long a context.
         """
+        if (input is None) == (input_ids is None):
+            raise ValueError("give one input: a prompt, text, tokens, or tokens as input_ids")
+        input = input_ids if input is None else input
+        if past_kv_cache is not None and not isinstance(past_kv_cache, KeyValueCache):
+            raise ValueError(
+                f"past_kv_cache is a {type(past_kv_cache).__name__}, whose keys are not those that "
+                "this model keeps (they are rotated here): use lens_audio.KeyValueCache, as in "
+                "`la.KeyValueCache.init_cache(model.cfg)`"
+            )
         if return_type not in RETURN_TYPES:
             raise ValueError(f"return_type must be one of {RETURN_TYPES}, not {return_type!r}")
         with self._told_to_hooks():
@@ -206,6 +217,10 @@ class Decoder(HookedModule):
             attention_mask = self.padding_mask(tokens, prepend_bos, padding_side)
         mask = self.mask_of_new(attention_mask, tokens, past_kv_cache)
         return Embedded(self.embed(tokens), tokens, mask)
+
+    def prompt_of(self, input: Any) -> Any:
+        """The AudioPrompt that an input is or stands for; None where it has none."""
+        return input if hasattr(input, "audio_mask") else None
 
     def _start_from(
         self,
@@ -324,7 +339,29 @@ class Decoder(HookedModule):
 
     @property
     def tokenizer(self) -> Any:
-        """The checkpoint's tokenizer.
+        """The checkpoint's tokenizer; None where it came without one.
+
+        As in HookedTransformer, a tokenizer without a BOS token gets its EOS token as one, for
+        `prepend_bos=True` and for tools that ask for `bos_token_id`. It is never prepended unasked.
+        """
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.cfg.tokenizer_name = getattr(tokenizer, "name_or_path", None)
+        if getattr(tokenizer, "bos_token", "") is None and tokenizer.eos_token:
+            tokenizer.bos_token = tokenizer.eos_token
+
+    def set_tokenizer(self, tokenizer: Any, default_padding_side: str | None = None) -> None:
+        """Use this transformers tokenizer."""
+        self.tokenizer = tokenizer
+        if default_padding_side is not None:
+            tokenizer.padding_side = default_padding_side
+
+    @property
+    def required_tokenizer(self) -> Any:
+        """The tokenizer, for what cannot do without.
 
         Raises:
             ValueError: where the checkpoint came without one.
@@ -337,16 +374,6 @@ class Decoder(HookedModule):
             )
         return self._tokenizer
 
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def set_tokenizer(self, tokenizer: Any, default_padding_side: str | None = None) -> None:
-        """Use this transformers tokenizer."""
-        self._tokenizer = tokenizer
-        if default_padding_side is not None:
-            tokenizer.padding_side = default_padding_side
-
     def special_token(self, name: str) -> int | None:
         """The tokenizer's token of a kind, such as "pad" or "eos"; None where it has none."""
         return getattr(self._tokenizer, f"{name}_token_id", None)
@@ -358,20 +385,21 @@ class Decoder(HookedModule):
         padding_side: str | None = None,
     ) -> tuple[Int[Tensor, "batch pos"], Tensor]:
         """Tokens and their attention mask, on the model's device."""
-        if self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos:
-            bos = self.tokenizer.bos_token
-            if bos is None:
-                raise ValueError("prepend_bos=True, but this tokenizer has no BOS token")
-            text = bos + text if isinstance(text, str) else [bos + t for t in text]
         texts = [text] if isinstance(text, str) else list(text)
         if not texts:
             raise ValueError("an empty list of texts; give at least one")
+        tokenizer = self.required_tokenizer
+        wants_bos = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
+        if wants_bos and tokenizer.bos_token is None:
+            raise ValueError("prepend_bos=True, but this tokenizer has no BOS or EOS token")
         with self.lock:  # a fast tokenizer serves one thread at a time
-            encoded = self.tokenizer(
-                texts,
+            adds_bos = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+            encoded = tokenizer(
+                [tokenizer.bos_token + t for t in texts] if wants_bos and not adds_bos else texts,
                 return_tensors="pt",
                 padding=True,
-                padding_side=padding_side or self.tokenizer.padding_side,
+                padding_side=padding_side or tokenizer.padding_side,
+                add_special_tokens=wants_bos or not adds_bos,
             )
         tokens = encoded["input_ids"].long().to(self.device)
         return tokens, encoded["attention_mask"].bool().to(self.device)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lens_audio.config import DecoderConfig
 from lens_audio.model.hook_point import HookPoint
-from lens_audio.model.mlp import bias_or_zeros
+from lens_audio.model.shown import ShownWeight, ShowsWeights, shown_bias, store
 
 
 class Embed(nn.Module):
@@ -21,7 +21,7 @@ class Embed(nn.Module):
         return nn.functional.embedding(tokens, self.W_E)
 
 
-class Unembed(nn.Module):
+class Unembed(ShowsWeights):
     """The residual stream, normalised, to logits."""
 
     def __init__(self, cfg: DecoderConfig) -> None:
@@ -37,8 +37,16 @@ class Unembed(nn.Module):
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        return self.lm_head.weight.T
+        return ShownWeight.of(self.lm_head.weight.T)
+
+    @W_U.setter
+    def W_U(self, value: Float[Tensor, "d_model d_vocab"]) -> None:
+        store(self.lm_head, "weight", value.T)
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
-        return bias_or_zeros(self.lm_head)
+        return shown_bias(self.lm_head, "b_U")
+
+    @b_U.setter
+    def b_U(self, value: Float[Tensor, " d_vocab"]) -> None:
+        store(self.lm_head, "bias", value)

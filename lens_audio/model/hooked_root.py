@@ -129,13 +129,17 @@ class HookedModule(HookedRootModule):
     def setup(self) -> None:
         """TransformerLens's `setup`; the heads' own inputs also answer to TransformerBridge's names.
 
-        It has `hook_q_input`, … under `attn.`, and `patching.get_act_patch_direct_path` asks there.
+        It has `hook_q_input`, … under `attn.`, where `patching.get_act_patch_direct_path` and edge
+        attribution ask for them. `hook_dict` lists those names too while the inputs are split.
         """
         super().setup()
-        for name, hook_point in self.hook_dict.items():
-            block, _, hook = name.rpartition(".")
-            if hook in ("hook_q_input", "hook_k_input", "hook_v_input"):
-                self.mod_dict[f"{block}.attn.{hook}"] = hook_point
+        self.bridge_names = {
+            f"{block}.attn.{hook}": hook_point
+            for name, hook_point in self.hook_dict.items()
+            for block, _, hook in [name.rpartition(".")]
+            if hook in ("hook_q_input", "hook_k_input", "hook_v_input")
+        }
+        self.mod_dict |= self.bridge_names
 
     def check_hook_name(self, name: str) -> None:
         """Refuse a name that no hook point has, or one whose flag is off.
@@ -168,24 +172,15 @@ class HookedModule(HookedRootModule):
         Raises:
             ValueError: for a name, or a function of names, that no hook point answers to.
         """
-        fwd_hooks, bwd_hooks = self._definite(fwd_hooks), self._definite(bwd_hooks)
-        for name, _ in (*fwd_hooks, *bwd_hooks):
-            if isinstance(name, str):
-                self.check_hook_name(name)
-            elif not (selected := list(filter(name, self.hook_dict))):
-                raise ValueError("a function of hook names selects none of the hook points")
-            elif all(map(self._missing_flag, selected)):
-                self.check_hook_name(selected[0])  # none of them fires: says which flag is off
+        fwd_hooks, bwd_hooks = self._by_name(fwd_hooks), self._by_name(bwd_hooks)
         with self.lock, super().hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
             yield self
 
     def add_hook(self, name: HookName, hook: Callable, *args: Any, **kwargs: Any) -> None:
         """TransformerLens's `add_hook`, after checking the name."""
-        if isinstance(name, str):
-            name = count_from_end(name, self.hook_dict)
-            self.check_hook_name(name)
         with self.lock:
-            super().add_hook(name, hook, *args, **kwargs)
+            for definite in self._names_of(name):
+                super().add_hook(definite, hook, *args, **kwargs)
 
     def reset_hooks(self, *args: Any, **kwargs: Any) -> None:
         """TransformerLens's `reset_hooks`; it waits for the `with` blocks of other threads."""
@@ -263,6 +258,10 @@ class HookedModule(HookedRootModule):
         """Give every head its own input to q, k and v (`hook_q_input`, …)."""
         self._refuse_both(use_split_qkv_input, self.cfg.use_attn_in)
         self.cfg.use_split_qkv_input = use_split_qkv_input
+        for name, hook_point in self.bridge_names.items():
+            self.hook_dict.pop(name, None)
+            if use_split_qkv_input:
+                self.hook_dict[name] = hook_point
 
     def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
         """Fire `hook_mlp_in`: the MLP's input, apart from the residual stream."""
@@ -276,6 +275,11 @@ class HookedModule(HookedRootModule):
             )
         self._refuse_both(use_attn_in, self.cfg.use_split_qkv_input)
         self.cfg.use_attn_in = use_attn_in
+
+    def set_ungroup_grouped_query_attention(self, ungroup_grouped_query_attention: bool) -> None:
+        """Give every query head its own copy of its key and value: `hook_k`, `hook_v`, `hook_rot_k`
+        and, with split inputs, `hook_k_input` and `hook_v_input` then have `n_heads` heads."""
+        self.cfg.ungroup_grouped_query_attention = ungroup_grouped_query_attention
 
     @staticmethod
     def _refuse_both(wanted: bool, other: bool) -> None:
@@ -295,14 +299,33 @@ class HookedModule(HookedRootModule):
         hook_points = {self.mod_dict[name] for name in names}  # some have two names
         return lambda name: self.hook_dict[name] in hook_points
 
-    def _definite(
+    def _by_name(
         self, hooks: Sequence[tuple[HookName, Callable]]
     ) -> list[tuple[HookName, Callable]]:
-        """The hooks with `blocks.-1.…` made the name of the last block."""
-        return [
-            (count_from_end(name, self.hook_dict) if isinstance(name, str) else name, function)
-            for name, function in hooks
-        ]
+        """The hooks by full names, checked."""
+        return [(name, function) for given, function in hooks for name in self._names_of(given)]
+
+    def _names_of(self, given: HookName) -> list[str]:
+        """The names of the hook points that a name or a function of names selects, each point once.
+
+        `blocks.-1.…` is the last block.
+
+        Raises:
+            ValueError: where there are none, or none that fires.
+        """
+        if isinstance(given, str):
+            name = count_from_end(given, self.hook_dict)
+            self.check_hook_name(name)
+            return [name]
+        points = {
+            id(point): name for name, point in reversed(self.hook_dict.items()) if given(name)
+        }
+        if not points:
+            raise ValueError("a function of hook names selects none of the hook points")
+        names = [name for name in self.hook_dict if name in set(points.values())]
+        if all(map(self._missing_flag, names)):
+            self.check_hook_name(names[0])  # says which flag is off
+        return names
 
     def _missing_flag(self, name: str) -> str | None:
         """The flag that keeps this hook point from firing, if one does."""

@@ -1,6 +1,5 @@
 """The MLPs: gated (decoder) and plain (audio encoder)."""
 
-import torch
 import torch.nn as nn
 from jaxtyping import Float
 from torch import Tensor
@@ -8,9 +7,10 @@ from transformers.activations import ACT2FN
 
 from lens_audio.config import BlockConfig
 from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.shown import ShownWeight, ShowsWeights, shown_bias, store
 
 
-class MLP(nn.Module):
+class MLP(ShowsWeights):
     """down_proj(act(up_proj(x))): `hook_pre` is before the activation, `hook_post` after it."""
 
     def __init__(self, cfg: BlockConfig) -> None:
@@ -27,19 +27,35 @@ class MLP(nn.Module):
 
     @property
     def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
-        return self.up_proj.weight.T
+        return ShownWeight.of(self.up_proj.weight.T)
+
+    @W_in.setter
+    def W_in(self, value: Float[Tensor, "d_model d_mlp"]) -> None:
+        store(self.up_proj, "weight", value.T)
 
     @property
     def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
-        return self.down_proj.weight.T
+        return ShownWeight.of(self.down_proj.weight.T)
+
+    @W_out.setter
+    def W_out(self, value: Float[Tensor, "d_mlp d_model"]) -> None:
+        store(self.down_proj, "weight", value.T)
 
     @property
     def b_in(self) -> Float[Tensor, " d_mlp"]:
-        return bias_or_zeros(self.up_proj)
+        return shown_bias(self.up_proj, "b_in")
+
+    @b_in.setter
+    def b_in(self, value: Float[Tensor, " d_mlp"]) -> None:
+        store(self.up_proj, "bias", value)
 
     @property
     def b_out(self) -> Float[Tensor, " d_model"]:
-        return bias_or_zeros(self.down_proj)
+        return shown_bias(self.down_proj, "b_out")
+
+    @b_out.setter
+    def b_out(self, value: Float[Tensor, " d_model"]) -> None:
+        store(self.down_proj, "bias", value)
 
 
 class GatedMLP(MLP):
@@ -61,11 +77,8 @@ class GatedMLP(MLP):
 
     @property
     def W_gate(self) -> Float[Tensor, "d_model d_mlp"]:
-        return self.gate_proj.weight.T
+        return ShownWeight.of(self.gate_proj.weight.T)
 
-
-def bias_or_zeros(linear: nn.Linear) -> Float[Tensor, " out"]:
-    """The bias, or the zeros that TransformerLens keeps where there is none."""
-    if linear.bias is not None:
-        return linear.bias
-    return torch.zeros(linear.out_features, dtype=linear.weight.dtype, device=linear.weight.device)
+    @W_gate.setter
+    def W_gate(self, value: Float[Tensor, "d_model d_mlp"]) -> None:
+        store(self.gate_proj, "weight", value.T)

@@ -1,5 +1,6 @@
 """TransformerLens's text helpers, over the checkpoint's own tokenizer."""
 
+import random
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.model.decoder import Decoder
+from lens_audio.model.kv_cache import KeyValueCache
 
 TokensLike = Tensor | np.ndarray | list[int]
 
@@ -23,7 +25,11 @@ class TextHelpers(Decoder):
         move_to_device: bool = True,
         truncate: bool = True,
     ) -> Int[Tensor, "batch pos"]:
-        """Text to tokens. The Qwen tokenizers have no BOS token, so none is prepended."""
+        """Text to tokens, [batch, pos].
+
+        The Qwen tokenizers have no BOS token, so none is prepended by default. With
+        `prepend_bos=True` it is the EOS token, as in HookedTransformer.
+        """
         tokens, _ = self.tokenize(input, prepend_bos, padding_side)
         tokens = tokens[:, : self.cfg.n_ctx] if truncate else tokens
         return tokens if move_to_device else tokens.cpu()
@@ -34,8 +40,8 @@ class TextHelpers(Decoder):
         if ids.ndim > 2:
             raise ValueError(f"tokens of rank {ids.ndim}; rank 0, 1 or 2 can be decoded")
         if ids.ndim == 2:
-            return self.tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
-        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            return self.required_tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
+        return self.required_tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     def to_str_tokens(
         self,
@@ -52,7 +58,7 @@ class TextHelpers(Decoder):
         if ids.ndim > 1:
             raise ValueError(f"tokens of shape {tuple(ids.shape)}; give one row at a time")
         singles = [[int(token)] for token in ids.reshape(-1)]
-        return self.tokenizer.batch_decode(singles, clean_up_tokenization_spaces=False)
+        return self.required_tokenizer.batch_decode(singles, clean_up_tokenization_spaces=False)
 
     def to_single_token(self, string: str) -> int:
         """The token of a string that is one token.
@@ -84,7 +90,9 @@ class TextHelpers(Decoder):
         """
         if mode not in ("first", "last"):
             raise ValueError(f"mode must be 'first' or 'last', not {mode!r}")
-        tokens = self.to_tokens(input, prepend_bos) if isinstance(input, str) else input
+        tokens = (
+            self.to_tokens(input, prepend_bos, padding_side) if isinstance(input, str) else input
+        )
         row = tokens.reshape(-1) if tokens.ndim < 2 or len(tokens) == 1 else None
         if row is None:
             raise ValueError(f"tokens of shape {tuple(tokens.shape)}; give one row")
@@ -110,3 +118,63 @@ class TextHelpers(Decoder):
             tokens = self.to_single_token(tokens)
         ids = torch.as_tensor(tokens, device=self.unembed.W_U.device)
         return self.unembed.W_U.T[ids.squeeze() if ids.numel() == 1 else ids] * self.ln_final.w
+
+    def input_to_embed(
+        self,
+        input: Any,
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+        attention_mask: Tensor | None = None,
+        past_kv_cache: KeyValueCache | None = None,
+    ) -> tuple[Tensor, Tensor | None, None, Tensor | None]:
+        """What enters the first block for a prompt, text, texts or tokens, as HookedTransformer's.
+
+        Returns:
+            The residual stream [batch, pos, d_model], for `start_at_layer=0`; the tokens; None, where
+            HookedTransformer has shortformer's positions; the attention mask, None without padding.
+        """
+        with self.lock:
+            start = self.embed_input(
+                input, attention_mask, past_kv_cache, prepend_bos, padding_side
+            )
+            resid = self.hook_embed(start.resid)
+        return resid, start.tokens, None, start.attention_mask
+
+    def get_residual(
+        self,
+        embed: Float[Tensor, "batch pos d_model"],
+        pos_offset: int = 0,
+        prepend_bos: bool | None = None,
+        attention_mask: Tensor | None = None,
+        tokens: Tensor | None = None,
+        return_shortformer_pos_embed: bool = True,
+        device: Any = None,
+    ) -> Any:
+        """The residual stream of token embeddings: themselves, as positions are rotary here.
+
+        Returns:
+            With `return_shortformer_pos_embed`, as HookedTransformer, a pair with None.
+        """
+        resid = embed if device is None else embed.to(device)
+        return (resid, None) if return_shortformer_pos_embed else resid
+
+    def sample_datapoint(
+        self,
+        tokenize: bool = False,
+        prepend_bos: bool | None = None,
+        padding_side: str | None = None,
+    ) -> str | Int[Tensor, "1 pos"]:
+        """A random text of `model.dataset`, or its tokens.
+
+        Raises:
+            ValueError: for a model without `dataset`. These checkpoints' training data is not public,
+                so none is loaded unasked.
+        """
+        dataset = getattr(self, "dataset", None)
+        if dataset is None:
+            raise ValueError(
+                "this model has no dataset to sample from; set model.dataset to one whose rows have "
+                'a "text", such as transformer_lens.utilities.get_dataset("pile")'
+            )
+        text = dataset[random.randrange(len(dataset))]["text"]
+        return self.to_tokens(text, prepend_bos, padding_side) if tokenize else text

@@ -7,6 +7,7 @@ from transformer_lens import FactoredMatrix
 from transformer_lens.utilities import composition_scores
 
 from lens_audio.model.decoder import Decoder
+from lens_audio.model.shown import ShownWeight
 
 
 class WeightViews(Decoder):
@@ -17,7 +18,12 @@ class WeightViews(Decoder):
     """
 
     def _stack(self, part: str, name: str) -> Tensor:
-        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
+        stacked = torch.stack([getattr(getattr(block, part), name) for block in self.blocks])
+        return ShownWeight.of(
+            stacked,
+            f"model.{name} is a copy, stacked from all layers. Edit "
+            f"model.blocks[layer].{part}.{name} instead",
+        )
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -92,6 +98,11 @@ class WeightViews(Decoder):
     def OV(self) -> FactoredMatrix:
         """W_V W_O of every head, [layer, head, d_model, d_model]."""
         return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def n_params_total(self) -> int:
+        """How many numbers the model's weights are, the audio encoder's included."""
+        return sum(weight.numel() for weight in self.parameters())
 
     def tl_parameters(self) -> dict[str, Tensor]:
         """The decoder's weights under TransformerLens's names and shapes (SVDInterpreter reads them)."""

@@ -238,7 +238,7 @@ def test_listening_to_with_audio_tokens_elsewhere():
 
 
 @pytest.mark.parametrize(
-    "options", [{"temperature": 0.0, "do_sample": True}, {"max_new_tokens": -1}]
+    "options", [{"temperature": -1.0, "do_sample": True}, {"max_new_tokens": -1}]
 )
 def test_generation_options_out_of_range(options):
     with pytest.raises(ValueError, match=next(iter(options))):
