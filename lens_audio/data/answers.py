@@ -67,7 +67,7 @@ def _choice_tokens(model: HookedAudioTransformer, choices: Sequence[str]) -> lis
     twice = sorted({choice for choice in choices if choices.count(choice) > 1})
     if twice:
         raise ValueError(f"choices given more than once: {twice}")
-    return [model.tokenizer.encode(choice, add_special_tokens=False) for choice in choices]
+    return [model.required_tokenizer.encode(choice, add_special_tokens=False) for choice in choices]
 
 
 def check_last_position(prompt: AudioPrompt) -> None:
@@ -90,7 +90,9 @@ def first_tokens(
     """
     rows = []
     for item in items:
-        row = [model.tokenizer.encode(c, add_special_tokens=False)[0] for c in item.choices]
+        row = [
+            model.required_tokenizer.encode(c, add_special_tokens=False)[0] for c in item.choices
+        ]
         if len(set(row)) < len(row):
             raise ValueError(
                 f"item {item.id}: two of its choices begin with the same token, so the first token "
@@ -111,7 +113,9 @@ def choice_logits(
 def is_single_token(model: HookedAudioTransformer, items: Sequence[AudioQAItem]) -> bool:
     """Whether every choice is one token, so that its first token is all of it."""
     texts = {choice for item in items for choice in item.choices}
-    return all(len(model.tokenizer.encode(t, add_special_tokens=False)) == 1 for t in texts)
+    return all(
+        len(model.required_tokenizer.encode(t, add_special_tokens=False)) == 1 for t in texts
+    )
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def generate(
     said: list[list[list[int]]] = [[[] for _ in range(n_rows)] for _ in range(n_runs)]
     branches = [_Branch(row, list(range(n_runs))) for row in range(n_rows)]
     past, final = Continuations.of(read.past), read.final[None]  # [cell, row, d_model]
-    ends = set(model.cfg.eos_token_ids or [model.tokenizer.eos_token_id])
+    ends = set(model.cfg.eos_token_ids or [model.required_tokenizer.eos_token_id])
     for step in range(max_new_tokens):
         tokens = _next_tokens(model, final, steps, branches)
         parted = list(_part(branches, tokens))
@@ -56,7 +56,7 @@ def generate(
                 continue
             for run in branch.runs:
                 said[run][branch.row].append(token)
-            text = model.tokenizer.decode(said[branch.runs[0]][branch.row])
+            text = model.required_tokenizer.decode(said[branch.runs[0]][branch.row])
             if not is_closed(text):
                 going.append((branch, parent, token))
         if not going or step + 1 == max_new_tokens:
@@ -64,7 +64,7 @@ def generate(
         branches = [branch for branch, _, _ in going]
         final = _say(model, past, going, n_rows)
     return [
-        [t.strip() for t in model.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        [t.strip() for t in model.required_tokenizer.batch_decode(rows, skip_special_tokens=True)]
         for rows in said
     ]
 

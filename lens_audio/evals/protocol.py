@@ -348,7 +348,7 @@ class Evaluation:
                 [self._judged(*of, extract(of[1])) for of in zip(items, run, strict=True)]
                 for run in texts
             ]
-        wording, encode = self.settings.wording, self.model.tokenizer.encode
+        wording, encode = self.settings.wording, self.model.required_tokenizer.encode
         choices = [list(dict.fromkeys(item.choices)) for item in items]
         options = [
             [encode(wording.answer(choice), add_special_tokens=False) for choice in row]

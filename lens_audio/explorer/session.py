@@ -94,7 +94,7 @@ class Session:
         """The first token of each candidate, which metrics compare."""
         if not self.choices:
             return self._likeliest
-        encode = self.model.tokenizer.encode
+        encode = self.model.required_tokenizer.encode
         return [encode(choice, add_special_tokens=False)[0] for choice in self.choices]
 
     @property
