@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_audio.checkpoints import hf
+from lens_audio.checkpoints.options import TransformerLensOptions
 from lens_audio.checkpoints.pretrained import fill, open_checkpoint, resolve_device
 from lens_audio.config import AudioModelConfig
 from lens_audio.inputs import AudioPrompt, build_prompt
@@ -80,6 +81,7 @@ class HookedAudioTransformer(HookedTransformer):
         *,
         revision: str | None = None,
         verbose: bool = True,
+        **options: Any,
     ) -> "HookedAudioTransformer":
         """Load a checkpoint of one of the `FAMILIES`, such as `Qwen/Qwen2-Audio-7B-Instruct`.
 
@@ -95,6 +97,9 @@ class HookedAudioTransformer(HookedTransformer):
                 names. By default, and where it names none, the one the weights are stored in.
             revision: the hub's branch, tag or commit.
             verbose: show a progress bar.
+            options: TransformerLens's: `tokenizer`, `first_n_layers`, `default_prepend_bos`,
+                `default_padding_side`, `torch_dtype`, and any processing flag that is False; see
+                `checkpoints.options.TransformerLensOptions`.
 
         Raises:
             FileNotFoundError: if there is no such folder or hub id, or no weights in it.
@@ -102,13 +107,26 @@ class HookedAudioTransformer(HookedTransformer):
                 device that does not exist, or a missing, extra, misshapen, quantised or unreadable
                 tensor, or one with NaN or infinite values, each named.
         """
+        asked = TransformerLensOptions(**options)
+        if dtype is not None and asked.torch_dtype is not None:
+            raise ValueError("give dtype= or torch_dtype=, which mean the same, not both")
         target = resolve_device(device)
-        checkpoint = open_checkpoint(path_or_hub_id, revision)
+        checkpoint = open_checkpoint(path_or_hub_id, revision, asked.first_n_layers)
         model = cls.without_weights(checkpoint.cfg)
-        fill(model, checkpoint, target, dtype, verbose)
+        fill(model, checkpoint, target, asked.torch_dtype if dtype is None else dtype, verbose)
         model.cfg.model_name = Path(path_or_hub_id).name
-        model.processor, model.tokenizer = checkpoint.read_processor()
+        model.processor, tokenizer = checkpoint.read_processor()
+        model.set_tokenizer(asked.tokenizer or tokenizer, asked.default_padding_side)
+        if asked.default_prepend_bos is not None:
+            model.cfg.default_prepend_bos = asked.default_prepend_bos
         return model.eval()
+
+    @classmethod
+    def from_pretrained_no_processing(
+        cls, path_or_hub_id: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> "HookedAudioTransformer":
+        """`from_pretrained`, which never processes weights, under TransformerLens's name for that."""
+        return cls.from_pretrained(path_or_hub_id, *args, **kwargs)
 
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedAudioTransformer":

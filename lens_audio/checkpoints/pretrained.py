@@ -54,9 +54,14 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    path_or_hub_id: str | os.PathLike[str], revision: str | None = None
+    path_or_hub_id: str | os.PathLike[str],
+    revision: str | None = None,
+    first_n_layers: int | None = None,
 ) -> Checkpoint:
-    """Check a checkpoint as far as it goes without a model; raises what loading does."""
+    """Check a checkpoint as far as it goes without a model; raises what loading does.
+
+    With `first_n_layers` it is one of so many layers of the decoder.
+    """
     folder = resolve_folder(path_or_hub_id, revision)
     config = read_config_json(folder)
     family = family_of(config)
@@ -64,6 +69,15 @@ def open_checkpoint(
     shapes = {shard: stored_shapes(shard) for shard in find_shards(folder)}
     is_head_stored = any(family.our_names(n) == (HEAD,) for names in shapes.values() for n in names)
     cfg.tie_word_embeddings = cfg.tie_word_embeddings and not is_head_stored
+    if first_n_layers is not None:
+        if not 1 <= first_n_layers <= cfg.n_layers:
+            raise ValueError(f"first_n_layers={first_n_layers}; {folder} has {cfg.n_layers}")
+        left_out = tuple(f"blocks.{layer}." for layer in range(first_n_layers, cfg.n_layers))
+        for names in shapes.values():
+            ours = {name: family.our_names(name) or () for name in names}
+            for name in [name for name, to in ours.items() if to and to[0].startswith(left_out)]:
+                del names[name]
+        cfg.n_layers = first_n_layers
     return Checkpoint(folder, config, family, cfg, shapes)
 
 
@@ -175,7 +189,7 @@ def read_tensors(
     bar = tqdm(total=n_tensors, desc="loading", unit="tensor", disable=not verbose, delay=1)
     with bar:
         for shard, ours in places.items():
-            for stored, tensor in stored_tensors(shard, device):
+            for stored, tensor in stored_tensors(shard, device, ours):
                 if names := ours[stored]:
                     weight = checked(f"{stored} in {shard}", tensor, dtype)
                     dtype = dtype or weight.dtype

@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,19 @@ def stored_shapes(shard: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def stored_tensors(shard: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in a file, one after the other, on the device."""
+def stored_tensors(
+    shard: Path, device: torch.device, wanted: Container[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """The wanted tensors of a file, one after the other, on the device."""
     if shard.suffix == ".bin":
         for name, tensor in _read_bin(shard).items():
-            yield name, tensor.to(device)
+            if name in wanted:
+                yield name, tensor.to(device)
         return
     with _open(shard, str(device)) as file:
         for name in file.keys():  # noqa: SIM118 (no dictionary)
-            yield name, file.get_tensor(name)
+            if name in wanted:
+                yield name, file.get_tensor(name)
 
 
 def file_hash(path: Path) -> str:

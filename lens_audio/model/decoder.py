@@ -354,9 +354,9 @@ class Decoder(HookedModule):
             tokenizer.bos_token = tokenizer.eos_token
 
     def set_tokenizer(self, tokenizer: Any, default_padding_side: str | None = None) -> None:
-        """Use this transformers tokenizer."""
+        """Use this transformers tokenizer, or none."""
         self.tokenizer = tokenizer
-        if default_padding_side is not None:
+        if tokenizer is not None and default_padding_side is not None:
             tokenizer.padding_side = default_padding_side
 
     @property
