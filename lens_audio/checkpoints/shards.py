@@ -51,17 +51,17 @@ def stored_shapes(shard: Path) -> dict[str, tuple[int, ...]]:
 
 
 def stored_tensors(
-    shard: Path, device: torch.device, wanted: Container[str]
+    shard: Path, device: torch.device, wanted: Container[str] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """The wanted tensors of a file, one after the other, on the device."""
+    """The wanted tensors of a file, by default all, one after the other, on the device."""
     if shard.suffix == ".bin":
         for name, tensor in _read_bin(shard).items():
-            if name in wanted:
+            if wanted is None or name in wanted:
                 yield name, tensor.to(device)
         return
     with _open(shard, str(device)) as file:
         for name in file.keys():  # noqa: SIM118 (no dictionary)
-            if name in wanted:
+            if wanted is None or name in wanted:
                 yield name, file.get_tensor(name)
 
 
