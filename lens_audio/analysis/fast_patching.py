@@ -33,7 +33,9 @@ Done = tuple[Cell, Float[Tensor, "example last d_vocab"]]
 class BaseRun:
     """What the unpatched run leaves behind, by layer, from the first layer that a cell patches on."""
 
-    resid_pre: dict[int, Float[Tensor, "example rest d_model"]]  # from the first patched position on
+    resid_pre: dict[
+        int, Float[Tensor, "example rest d_model"]
+    ]  # from the first patched position on
     keys: dict[int, Float[Tensor, "example pos kv_head d_head"]]
     values: dict[int, Float[Tensor, "example pos kv_head d_head"]]
     encoder_resid_pre: dict[int, Float[Tensor, "audio frame d_audio"]]  # for the encoder's sites
