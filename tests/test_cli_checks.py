@@ -18,7 +18,7 @@ from lens_audio.cli.checkpoint import Checkpoint
 from lens_audio.cli.options import Adaptive
 from lens_audio.cli.steer import SpecialistsFrom
 from lens_audio.steering import AudioSilenceSteering
-from lens_audio.steering.settings import ADAPTIVE
+from lens_audio.steering.audio_silence.settings import ADAPTIVE
 
 CLIP = str(testbed.demo_clip())
 QUESTION = {

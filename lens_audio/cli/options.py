@@ -7,7 +7,7 @@ import typer
 
 
 class Adaptive(StrEnum):
-    """What scales the strength of steering; `steering.settings.ADAPTIVE`."""
+    """What scales the strength of steering; `steering.audio_silence.settings.ADAPTIVE`."""
 
     constant = "constant"
     listening = "listening"

@@ -18,14 +18,8 @@ from lens_audio.cli.steer_page import steer_page
 from lens_audio.files import write_text
 from lens_audio.plots.report import write_page
 from lens_audio.stats import Interval
-from lens_audio.steering.calibration import (
-    CONFLICT,
-    KS,
-    Calibration,
-    SteeringReport,
-    calibrate,
-    report,
-)
+from lens_audio.steering.audio_silence.calibrate import KS, Calibration, calibrate
+from lens_audio.steering.audio_silence.controls import CONFLICT, SteeringReport, report
 from lens_audio.steering.knockout import KnockOut, knock_out
 from lens_audio.tables import write_table as write_csv
 

@@ -6,7 +6,8 @@ from typing import Any
 from lens_audio.cli.listen import versions
 from lens_audio.plots import head_map, score_distributions, steering_curve
 from lens_audio.plots.report import escape, figure_html, page, table_html
-from lens_audio.steering.calibration import Calibration, SteeringReport
+from lens_audio.steering.audio_silence.calibrate import Calibration
+from lens_audio.steering.audio_silence.controls import SteeringReport
 
 
 def steer_page(

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.evals.silence import Read
+from lens_audio.evals.prefill import Prefill
 from lens_audio.model.shared_prefix import Continuations
 
 CHUNK = 256  # rows of logits at a time, as each is a whole vocabulary
@@ -33,7 +33,7 @@ class _Branch:
 @torch.no_grad()
 def generate(
     model: HookedAudioTransformer,
-    read: Read,
+    prefill: Prefill,
     steps: Steps,
     max_new_tokens: int,
     is_closed: Callable[[str], bool],
@@ -42,10 +42,10 @@ def generate(
 
     An answer ends at an end-of-sequence token, or once `is_closed` says so of its text.
     """
-    n_runs, n_rows = len(steps), len(read.final)
+    n_runs, n_rows = len(steps), len(prefill.final)
     said: list[list[list[int]]] = [[[] for _ in range(n_rows)] for _ in range(n_runs)]
     branches = [_Branch(row, list(range(n_runs))) for row in range(n_rows)]
-    past, final = Continuations.of(read.past), read.final[None]  # [cell, row, d_model]
+    past, final = Continuations.of(prefill.past), prefill.final[None]  # [cell, row, d_model]
     ends = set(model.cfg.eos_token_ids or [model.required_tokenizer.eos_token_id])
     for step in range(max_new_tokens):
         tokens = _next_tokens(model, final, steps, branches)
@@ -120,7 +120,7 @@ def _say(
 @torch.no_grad()
 def option_log_probs(
     model: HookedAudioTransformer,
-    read: Read,
+    prefill: Prefill,
     steps: Steps,
     options: Sequence[Sequence[Sequence[int]]],
 ) -> list[list[list[float]]]:
@@ -128,7 +128,7 @@ def option_log_probs(
 
     log p(c) = sum over t of log p(c_t | prompt, c_<t), over all tokens of the option.
     """
-    n_rows, n_cells = len(read.final), max(map(len, options))
+    n_rows, n_cells = len(prefill.final), max(map(len, options))
     longest = max(len(tokens) for row in options for tokens in row)
     tokens = torch.zeros(n_cells, n_rows, longest, dtype=torch.long)
     is_real = torch.zeros(n_cells, n_rows, longest, dtype=torch.bool)
@@ -137,9 +137,9 @@ def option_log_probs(
             tokens[cell, row, : len(option)] = torch.tensor(option)
             is_real[cell, row, : len(option)] = True
     tokens, is_real = tokens.to(model.device), is_real.to(model.device)
-    first = read.final.expand(n_cells, -1, -1)[:, :, None]
+    first = prefill.final.expand(n_cells, -1, -1)[:, :, None]
     if longest > 1:
-        past = Continuations.of(read.past)
+        past = Continuations.of(prefill.past)
         past.select(torch.arange(n_rows, device=model.device).repeat(n_cells))
         said = tokens[:, :, :-1].flatten(0, 1)
         resid = model(said, past_kv_cache=past, stop_at_layer=model.cfg.n_layers)

@@ -17,23 +17,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio.analysis.listening import Correlation, best_heads, correlate, listening_score
+from lens_audio.analysis.listening import Correlation, correlate, listening_score
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.items import AudioQAItem
 from lens_audio.data.wording import Wording
 from lens_audio.evals.answering import generate, option_log_probs
 from lens_audio.evals.extraction import extract, is_closed
 from lens_audio.evals.items import AudioQADataset
-from lens_audio.evals.reading import Heard, hear
-from lens_audio.evals.runner import Outcome, Records, Runner
-from lens_audio.evals.silence import Read, SilentBeginnings
-from lens_audio.fingerprint import versions
+from lens_audio.evals.prefill import Prefill, Prefilled, SilentPrefixes, prefill
+from lens_audio.evals.runner import BatchRecords, Records, Runner
 from lens_audio.inputs import AudioPrompt
 from lens_audio.steering.audio_silence import AudioSilenceSteering
-from lens_audio.steering.calibration import BETAS, KS, choose_setting, separation
+from lens_audio.steering.audio_silence.calibrate import (
+    BETAS,
+    KS,
+    candidates,
+    choose_setting,
+    separations_of,
+)
+from lens_audio.steering.audio_silence.settings import ADAPTIVE, steps
 from lens_audio.steering.knockout import random_heads
-from lens_audio.steering.settings import ADAPTIVE, steps
-from lens_audio.steering.storage import model_facts
 
 BASE, STEERED, RANDOM, FIXED, SILENCED = "base", "steered", "random", "fixed", "silenced"
 RUNS = (BASE, STEERED, RANDOM, FIXED, SILENCED)
@@ -57,7 +60,7 @@ def check_recorded(phase: str, outcome: dict[str, Any]) -> None:
     Raises:
         ValueError: that.
     """
-    for record in Outcome.of_json(outcome).items:
+    for record in BatchRecords.of_json(outcome).items:
         form: Mapping[str, type] | None
         form = {"failed": str} if "failed" in record else RECORDED.get(phase)
         answers = record.get("runs", {}) if phase == "answers" else {}
@@ -175,7 +178,7 @@ class Chosen:
     table: pd.DataFrame | None = None  # k, auroc, beta, n, accuracy, change, chosen
 
 
-class Evaluation:
+class SteeringProtocol:
     """One model on one benchmark, in phases that a runner records and resumes.
 
     `calibrate` needs the answers of the items; `answer` does not.
@@ -190,7 +193,7 @@ class Evaluation:
     ) -> None:
         self.model, self.dataset = model, dataset
         self.settings, self.runner = settings, runner
-        self.beginnings = SilentBeginnings()
+        self.prefixes = SilentPrefixes()
 
     def calibrate(self, items: Sequence[AudioQAItem]) -> Chosen:
         """Find the specialists, then k and beta, on these items.
@@ -199,24 +202,24 @@ class Evaluation:
             ValueError: for too few items that could be read, or all answered right, or all wrong.
         """
         settings = self.settings
-        heard = _read_ones(self.runner.run("listening", items, self._listen).items, items)
-        mass = torch.tensor([record["mass"] for record in heard], dtype=torch.float64)
-        plain = torch.tensor([record["correct"] for record in heard], dtype=torch.bool)
+        records = _answered(self.runner.run("listening", items, self._listen).items, items)
+        mass = torch.tensor([record["mass"] for record in records], dtype=torch.float64)
+        plain = torch.tensor([record["correct"] for record in records], dtype=torch.bool)
         found = correlate(mass, plain, settings.n_permutations, settings.seed)
-        if found.undefined is not None:
-            raise ValueError(f"there are no specialist heads to steer by: {found.undefined}")
-        tried = self._tried(found, len(heard))
+        data = {"what": self.dataset.name, "n_items": len(records), "seed": settings.seed}
+        every = candidates(self.model, found, settings.ks, settings.betas, settings.adaptive, data)
+        tried = {setting: steering for setting, steering in every.items() if steering.beta}
         outcome = self.runner.run("strength", items, partial(self._try, tried))
-        tested = {record["id"]: record["correct"] for record in _read_ones(outcome.items, items)}
-        both = [row for row, record in enumerate(heard) if record["id"] in tested]
+        tested = {record["id"]: record["correct"] for record in _answered(outcome.items, items)}
+        both = [row for row, record in enumerate(records) if record["id"] in tested]
         mass, plain = mass[both], plain[both]
-        bits = torch.tensor([tested[heard[row]["id"]] for row in both], dtype=torch.bool)
+        bits = torch.tensor([tested[records[row]["id"]] for row in both], dtype=torch.bool)
         correct = {(k, 0.0): plain for k in settings.ks}
         correct |= {setting: bits[:, i] for i, setting in enumerate(tried)}
         everyone = {"all": torch.ones(len(plain), dtype=torch.bool)}
-        separations = {k: separation(mass, plain, best_heads(found.r, k)) for k in settings.ks}
+        separations = separations_of(mass, plain, found, settings.ks)
         table, k, beta = choose_setting(correct, plain, everyone, separations, max_cost=0.0)
-        steering = next(s for (some_k, _), s in tried.items() if some_k == k).with_beta(beta)
+        steering = every[k, beta]
         mean = torch.from_numpy(outcome.sums[f"k={k}"] / len(tested))
         return Chosen(steering, replace(steering, direction=mean), found, table)
 
@@ -250,28 +253,16 @@ class Evaluation:
                     found[f"{run} {number}"] = replace(chosen.steering, heads=tuple(drawn))
         return found
 
-    def _tried(
-        self, found: Correlation, n_items: int
-    ) -> dict[tuple[int, float], AudioSilenceSteering]:
-        settings = self.settings
-        data = {"what": self.dataset.name, "n_items": n_items, "seed": settings.seed}
-        provenance = {"model": model_facts(self.model), "data": data, "versions": versions()}
-        return {
-            (k, beta): AudioSilenceSteering(
-                tuple(best_heads(found.r, k)), beta, settings.adaptive, provenance=provenance
-            )
-            for k in sorted(set(settings.ks))
-            for beta in sorted(set(settings.betas))
-        }
-
-    def _listen(self, prompt: AudioPrompt, items: list[AudioQAItem]) -> Outcome:
+    def _listen(self, prompt: AudioPrompt, items: list[AudioQAItem]) -> BatchRecords:
         """Mass and correctness of a calibration batch."""
-        heard = hear(self.model, prompt, [], self.beginnings)
-        answers = self._answers(heard.read, torch.zeros_like(heard.read.final)[None], items)[0]
-        return Outcome(
+        found = prefill(self.model, prompt, [], self.prefixes)
+        answers = self._answers(found.prefill, torch.zeros_like(found.prefill.final)[None], items)[
+            0
+        ]
+        return BatchRecords(
             [
                 {"id": item.id, **answer, "mass": rounded(mass.tolist())}
-                for item, answer, mass in zip(items, answers, heard.mass, strict=True)
+                for item, answer, mass in zip(items, answers, found.mass, strict=True)
             ]
         )
 
@@ -280,70 +271,72 @@ class Evaluation:
         tried: dict[tuple[int, float], AudioSilenceSteering],
         prompt: AudioPrompt,
         items: list[AudioQAItem],
-    ) -> Outcome:
+    ) -> BatchRecords:
         """Correctness of a calibration batch under every setting, and the sum of each k's s."""
-        heard = hear(self.model, prompt, _layers(tried.values()), self.beginnings)
-        added = torch.stack([self._added(steering, heard) for steering in tried.values()])
-        answers = self._answers(heard.read, added, items)
+        found = prefill(self.model, prompt, _layers(tried.values()), self.prefixes)
+        added = torch.stack([self._added(steering, found) for steering in tried.values()])
+        answers = self._answers(found.prefill, added, items)
         of_each_k = {f"k={k}": steering for (k, _), steering in tried.items()}
         sums = {
-            name: heard.direction(steering.layers).float().sum(0).cpu().numpy()
+            name: found.direction(steering.layers).float().sum(0).cpu().numpy()
             for name, steering in of_each_k.items()
         }
         records = [
             {"id": item.id, "correct": [int(run[row]["correct"]) for run in answers]}
             for row, item in enumerate(items)
         ]
-        return Outcome(records, sums)
+        return BatchRecords(records, sums)
 
     def _answer(
         self,
         steerings: dict[str, AudioSilenceSteering],
         prompt: AudioPrompt,
         items: list[AudioQAItem],
-    ) -> Outcome:
+    ) -> BatchRecords:
         """Every run's answers to a batch."""
         silenced = SILENCED in self.settings.runs
-        heard = hear(self.model, prompt, _layers(steerings.values()), self.beginnings, silenced)
-        nothing = torch.zeros_like(heard.read.final)
-        added = [nothing, *(self._added(steering, heard) for steering in steerings.values())]
+        found = prefill(self.model, prompt, _layers(steerings.values()), self.prefixes, silenced)
+        nothing = torch.zeros_like(found.prefill.final)
+        added = [nothing, *(self._added(steering, found) for steering in steerings.values())]
         answers = dict(
             zip(
-                [BASE, *steerings], self._answers(heard.read, torch.stack(added), items),
+                [BASE, *steerings], self._answers(found.prefill, torch.stack(added), items),
                 strict=True,
             )
         )  # fmt: skip
-        if heard.silent is not None:
-            answers[SILENCED] = self._answers(heard.silent, nothing[None], items)[0]
+        if found.silent_prefill is not None:
+            answers[SILENCED] = self._answers(found.silent_prefill, nothing[None], items)[0]
         records = []
         for row, item in enumerate(items):
             record: dict[str, Any] = {"id": item.id}
             if STEERED in steerings:
                 steering = steerings[STEERED]
-                score = listening_score(heard.mass[row], steering.heads)
-                norm = heard.direction(steering.layers)[row].norm()
+                score = listening_score(found.mass[row], steering.heads)
+                norm = found.direction(steering.layers)[row].norm()
                 record |= {"listening_score": rounded(score), "direction_norm": rounded(norm)}
             assert prompt.texts is not None
             record["prompt"] = prompt.texts[row]
-            record["runs"] = {run: found[row] for run, found in answers.items()}
+            record["runs"] = {run: said[row] for run, said in answers.items()}
             records.append(record)
-        return Outcome(records)
+        return BatchRecords(records)
 
-    def _added(self, steering: AudioSilenceSteering, heard: Heard) -> Float[Tensor, "row d_model"]:
+    def _added(
+        self, steering: AudioSilenceSteering, found: Prefilled
+    ) -> Float[Tensor, "row d_model"]:
         """What this steering adds to each row's final representation."""
-        s, final = heard.direction(steering.layers), heard.read.final
+        s, final = found.direction(steering.layers), found.prefill.final
         if steering.direction is not None:
             s = steering.direction.to(final).expand(len(final), -1)
-        score = listening_score(heard.mass, steering.heads)
+        score = listening_score(found.mass, steering.heads)
         model = self.model
         return steps(steering, s, score, lambda: model.logits_of(final[:, None])[:, 0])
 
     def _answers(
-        self, read: Read, added: Float[Tensor, "run row d_model"], items: list[AudioQAItem]
+        self, state: Prefill, added: Float[Tensor, "run row d_model"], items: list[AudioQAItem]
     ) -> list[list[dict[str, Any]]]:
         """Each run's answer to each row: text, prediction, correct where the answer is known."""
         if self.settings.answer_by == "generation":
-            texts = generate(self.model, read, added, self.settings.max_new_tokens, is_closed)
+            texts = generate(self.model, state, added, self.settings.max_new_tokens, is_closed)
             return [
                 [self._judged(*of, extract(of[1])) for of in zip(items, run, strict=True)]
                 for run in texts
@@ -354,7 +347,7 @@ class Evaluation:
             [encode(wording.answer(choice), add_special_tokens=False) for choice in row]
             for row in choices
         ]
-        scores = option_log_probs(self.model, read, added, options)
+        scores = option_log_probs(self.model, state, added, options)
         return [[self._best(*of) for of in zip(items, choices, run, strict=True)] for run in scores]
 
     def _best(self, item: AudioQAItem, choices: list[str], scores: list[float]) -> dict[str, Any]:
@@ -378,8 +371,8 @@ def _in_order(records: Records, items: Sequence[AudioQAItem]) -> Records:
     return [by_id[item.id] for item in items]
 
 
-def _read_ones(records: Records, items: Sequence[AudioQAItem]) -> Records:
-    """Those that could be read, in order."""
+def _answered(records: Records, items: Sequence[AudioQAItem]) -> Records:
+    """Those of items that could be asked, in order."""
     return [record for record in _in_order(records, items) if "failed" not in record]
 
 

@@ -13,7 +13,7 @@ from lens_audio.data.items import AudioQAItem, check_items
 from lens_audio.evals.items import AudioQADataset, is_calibration, missing_audio
 from lens_audio.evals.journal import Journal
 from lens_audio.evals.processes import Processes
-from lens_audio.evals.protocol import Chosen, Evaluation, Settings, check_recorded
+from lens_audio.evals.protocol import Chosen, Settings, SteeringProtocol, check_recorded
 from lens_audio.evals.report import Results
 from lens_audio.evals.runner import Runner, Spent
 from lens_audio.steering.audio_silence import AudioSilenceSteering
@@ -72,23 +72,23 @@ def evaluate(
         if manifests != [manifest] * len(manifests):
             raise ValueError("the processes of this run have different models, data or settings")
         extractor = model.processor.feature_extractor
-        heard = extractor.n_samples / extractor.sampling_rate
+        longest = extractor.n_samples / extractor.sampling_rate
         to_load = partial(
             BatchDataset,
             processor=model.processor,
             wording=settings.wording,
-            max_seconds=min(settings.max_seconds or heard, heard),
+            max_seconds=min(settings.max_seconds or longest, longest),
             n_ctx=model.cfg.n_ctx,
             cfg=model.cfg,
             max_new_tokens=settings.max_new_tokens,
         )
         runner = Runner(journal, processes, to_load, settings.batch_size, workers, verbose)
         check_judgements(runner.done.values(), dataset, items)
-        run = Evaluation(model, dataset, settings, runner)
+        protocol = SteeringProtocol(model, dataset, settings, runner)
         chosen = None if steering is None else Chosen(steering, None)
         if calibration:
-            chosen = run.calibrate(calibration)
-        records = run.answer(test, chosen)
+            chosen = protocol.calibrate(calibration)
+        records = protocol.answer(test, chosen)
     finally:
         if journal is not None:
             journal.close()

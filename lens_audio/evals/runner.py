@@ -22,17 +22,17 @@ Records = list[dict[str, Any]]
 
 
 @dataclass
-class Outcome:
+class BatchRecords:
     """What a batch gave: a record for each item, and sums over its items."""
 
     items: Records
     sums: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def __add__(self, other: "Outcome") -> "Outcome":
+    def __add__(self, other: "BatchRecords") -> "BatchRecords":
         sums = dict(self.sums)
         for name, value in other.sums.items():
             sums[name] = sums[name] + value if name in sums else value
-        return Outcome(self.items + other.items, sums)
+        return BatchRecords(self.items + other.items, sums)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it; sums as base64 of float32."""
@@ -43,7 +43,7 @@ class Outcome:
         return {"items": self.items, "sums": sums}
 
     @classmethod
-    def of_json(cls, facts: dict[str, Any]) -> "Outcome":
+    def of_json(cls, facts: dict[str, Any]) -> "BatchRecords":
         """What `to_json` gave.
 
         Raises:
@@ -54,7 +54,7 @@ class Outcome:
             isinstance(item, dict) and isinstance(item.get("id"), str) for item in items
         )
         if not named or not isinstance(sums, dict) or set(facts) != {"items", "sums"}:
-            raise ValueError("an outcome has items with their ids, and sums")
+            raise ValueError("a batch's records have items with their ids, and sums")
         try:
             arrays = {
                 name: np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
@@ -65,7 +65,7 @@ class Outcome:
         return cls(facts["items"], arrays)
 
 
-Work = Callable[[AudioPrompt, list[AudioQAItem]], Outcome]
+Work = Callable[[AudioPrompt, list[AudioQAItem]], BatchRecords]
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Runner:
         done = processes.gather({} if journal is None else journal.done)
         self.done: dict[tuple[str, int], dict[str, Any]] = done[0]
 
-    def run(self, phase: str, items: Sequence[AudioQAItem], work: Work) -> Outcome:
+    def run(self, phase: str, items: Sequence[AudioQAItem], work: Work) -> BatchRecords:
         """All batches of a phase, those done before taken from the journal.
 
         Raises:
@@ -119,7 +119,8 @@ class Runner:
                 together = todo[start : start + count]
                 self._round(phase, together, loaded, work)
                 bar.update(len(together))
-        return sum((Outcome.of_json(self.done[phase, n]) for n in range(len(batches))), Outcome([]))
+        parts = (BatchRecords.of_json(self.done[phase, n]) for n in range(len(batches)))
+        return sum(parts, BatchRecords([]))
 
     def _check_done(self, phase: str, number: int, batch: Sequence[AudioQAItem]) -> None:
         """Refuse a batch that the journal has as one of other items."""
@@ -149,15 +150,15 @@ class Runner:
         self.spent.total += time.perf_counter() - start
 
 
-def done(work: Work, batch: LoadedBatch) -> Outcome:
+def done(work: Work, batch: LoadedBatch) -> BatchRecords:
     """The work of a loaded batch, with a record of each item that could not be loaded."""
     failed = [{"id": name, "failed": why} for name, why in batch.failed.items()]
     if batch.prompt is None:
-        return Outcome(failed)
-    return halving(work, batch.prompt, batch.items) + Outcome(failed)
+        return BatchRecords(failed)
+    return halving(work, batch.prompt, batch.items) + BatchRecords(failed)
 
 
-def halving(work: Work, prompt: AudioPrompt, items: list[AudioQAItem]) -> Outcome:
+def halving(work: Work, prompt: AudioPrompt, items: list[AudioQAItem]) -> BatchRecords:
     """The work of a batch; of its halves where memory runs out, down to one item, which then fails."""
     try:
         return work(prompt, items)
@@ -168,7 +169,7 @@ def halving(work: Work, prompt: AudioPrompt, items: list[AudioQAItem]) -> Outcom
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if len(items) == 1:
-        return Outcome([{"id": items[0].id, "failed": "out of memory, in a batch of its own"}])
+        return BatchRecords([{"id": items[0].id, "failed": "out of memory, in a batch of its own"}])
     middle = len(items) // 2
     first = halving(work, rows(prompt, 0, middle), items[:middle])
     return first + halving(work, rows(prompt, middle, len(items)), items[middle:])

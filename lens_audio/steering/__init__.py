@@ -1,7 +1,8 @@
 """Steering: directions added to the residual stream, found, calibrated, applied and kept."""
 
 from lens_audio.steering.audio_silence import AudioSilenceSteering
-from lens_audio.steering.calibration import Calibration, SteeringReport, calibrate, report
+from lens_audio.steering.audio_silence.calibrate import Calibration, calibrate
+from lens_audio.steering.audio_silence.controls import SteeringReport, report
 from lens_audio.steering.knockout import KnockOut, knock_out
 from lens_audio.steering.vectors import SteeringVector, mean_difference, pca_of_differences
 

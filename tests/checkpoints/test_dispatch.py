@@ -6,8 +6,7 @@ import torch
 import lens_audio as la
 from lens_audio.checkpoints.dispatch import dispatch
 from lens_audio.evals.answering import generate
-from lens_audio.evals.reading import hear
-from lens_audio.evals.silence import SilentBeginnings
+from lens_audio.evals.prefill import SilentPrefixes, prefill
 from lens_audio.model.attention import AttentionContext
 
 
@@ -57,9 +56,9 @@ def test_a_spread_model_computes_the_same(model, spread, prompt):
 def test_a_spread_model_is_evaluated_the_same(model, spread, prompt):
     said = []
     for one in (model, spread):
-        heard = hear(one, prompt, [0, 3], SilentBeginnings(), answer_silence=True)
+        heard = prefill(one, prompt, [0, 3], SilentPrefixes(), answer_silence=True)
         steps = torch.stack([beta * heard.direction([0, 3]) for beta in (0.0, 4.0)])
-        said.append(generate(one, heard.read, steps, 4, lambda text: False))
+        said.append(generate(one, heard.prefill, steps, 4, lambda text: False))
     assert said[0] == said[1]
 
 

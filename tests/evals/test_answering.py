@@ -7,8 +7,7 @@ from lens_audio.analysis import choice_log_probs
 from lens_audio.data.batches import BatchDataset, load
 from lens_audio.data.wording import wording
 from lens_audio.evals.answering import generate, option_log_probs
-from lens_audio.evals.reading import hear
-from lens_audio.evals.silence import SilentBeginnings
+from lens_audio.evals.prefill import SilentPrefixes, prefill
 from lens_audio.steering import AudioSilenceSteering
 
 HEADS = [(0, 1), (2, 3)]
@@ -24,7 +23,7 @@ def loaded(model, dataset):
 
 @pytest.fixture(scope="module")
 def heard(model, loaded):
-    return hear(model, loaded.prompt, [0, 2], SilentBeginnings(), answer_silence=True)
+    return prefill(model, loaded.prompt, [0, 2], SilentPrefixes(), answer_silence=True)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def added(heard):
 
 
 def test_runs_that_share_forwards_say_what_each_says_alone(model, loaded, heard, added):
-    together = generate(model, heard.read, added, 6, lambda text: False)
+    together = generate(model, heard.prefill, added, 6, lambda text: False)
     assert together[0] != together[1] != together[2]
     for beta, said in zip(BETAS, together, strict=True):
         with AudioSilenceSteering(HEADS, beta).attach(model):
@@ -42,7 +41,7 @@ def test_runs_that_share_forwards_say_what_each_says_alone(model, loaded, heard,
 
 
 def test_the_silent_side_is_answered_as_silenced_prompts_are(model, loaded, heard, added):
-    said = generate(model, heard.silent, added[:1], 6, lambda text: False)[0]
+    said = generate(model, heard.silent_prefill, added[:1], 6, lambda text: False)[0]
     alone = model.generate(loaded.prompt.silenced(), 6, return_type="str", verbose=False)
     assert said == [text.strip() for text in alone]
 
@@ -53,7 +52,7 @@ def test_log_probabilities_of_options_are_those_of_each_steering(model, dataset,
         [model.tokenizer.encode(choice + end) for choice in item.choices for end in endings]
         for item in dataset.items[::4]
     ]
-    together = option_log_probs(model, heard.read, added, options)
+    together = option_log_probs(model, heard.prefill, added, options)
     item = dataset.items[4]
     prompt = model.prompt(wording("plain").ask(item.question, item.choices), audio=item.audio)
     texts = [choice + end for choice in item.choices for end in endings]
@@ -64,8 +63,8 @@ def test_log_probabilities_of_options_are_those_of_each_steering(model, dataset,
 
 
 def test_an_answer_ends_where_it_is_closed(model, heard, added):
-    whole = generate(model, heard.read, added[2:], 6, lambda text: False)[0]
-    cut = generate(model, heard.read, added[2:], 6, lambda text: len(text) >= 3)[0]
+    whole = generate(model, heard.prefill, added[2:], 6, lambda text: False)[0]
+    cut = generate(model, heard.prefill, added[2:], 6, lambda text: len(text) >= 3)[0]
     assert any(len(a) < len(b) for a, b in zip(cut, whole, strict=True))
     assert all(b.startswith(a) for a, b in zip(cut, whole, strict=True))
 

@@ -8,10 +8,9 @@ import lens_audio as la
 from lens_audio.data.batches import BatchDataset, load
 from lens_audio.data.wording import wording
 from lens_audio.evals.answering import generate
+from lens_audio.evals.prefill import SilentPrefixes, prefill
 from lens_audio.evals.protocol import Settings
-from lens_audio.evals.reading import hear
 from lens_audio.evals.run import evaluate
-from lens_audio.evals.silence import SilentBeginnings
 from lens_audio.steering import AudioSilenceSteering
 
 N_NEW = 60  # enough to pass the length at which the rotary base changes
@@ -31,7 +30,7 @@ def prompt(model, dataset):
 
 @pytest.fixture(scope="module")
 def heard(model, prompt):
-    return hear(model, prompt, [0], SilentBeginnings(), answer_silence=True)
+    return prefill(model, prompt, [0], SilentPrefixes(), answer_silence=True)
 
 
 def said_alone(model, prompt):
@@ -41,15 +40,15 @@ def said_alone(model, prompt):
 
 def test_runs_say_what_each_says_alone(model, prompt, heard):
     added = torch.stack([beta * heard.direction([0]) for beta in (0.0, 3.0)])
-    base, steered = generate(model, heard.read, added, N_NEW, lambda text: False)
+    base, steered = generate(model, heard.prefill, added, N_NEW, lambda text: False)
     assert base == said_alone(model, prompt)
     with AudioSilenceSteering([(0, 0)], 3.0).attach(model):
         assert steered == said_alone(model, prompt)
 
 
 def test_the_silent_side_says_what_silenced_prompts_do(model, prompt, heard):
-    nothing = torch.zeros_like(heard.read.final)[None]
-    said = generate(model, heard.silent, nothing, N_NEW, lambda text: False)[0]
+    nothing = torch.zeros_like(heard.prefill.final)[None]
+    said = generate(model, heard.silent_prefill, nothing, N_NEW, lambda text: False)[0]
     assert said == said_alone(model, prompt.silenced())
 
 

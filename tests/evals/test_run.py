@@ -13,9 +13,9 @@ from lens_audio.analysis import choice_log_probs
 from lens_audio.data.wording import wording
 from lens_audio.evals.journal import Journal
 from lens_audio.evals.mmau import MMAU
-from lens_audio.evals.protocol import Evaluation, Settings
+from lens_audio.evals.protocol import Settings, SteeringProtocol
 from lens_audio.evals.run import evaluate
-from lens_audio.evals.runner import Outcome, halving
+from lens_audio.evals.runner import BatchRecords, halving
 from lens_audio.files import Lock
 from lens_audio.steering import AudioSilenceSteering
 
@@ -119,7 +119,7 @@ def test_a_run_begun_again_computes_nothing(whole, model, dataset, settings, mon
     def never(*args, **kwargs):
         raise AssertionError("an item was done twice")
 
-    monkeypatch.setattr(Evaluation, "_answers", never)
+    monkeypatch.setattr(SteeringProtocol, "_answers", never)
     run(model, dataset, folder, settings)
     assert files(folder) == before
 
@@ -215,7 +215,7 @@ def test_little_memory_halves_batches_and_changes_no_answer(
     whole, model, dataset, settings, tmp_path, monkeypatch
 ):
     sizes = []
-    hear = Evaluation._answer
+    hear = SteeringProtocol._answer
 
     def cramped(self, steerings, prompt, items):
         sizes.append(len(items))
@@ -223,7 +223,7 @@ def test_little_memory_halves_batches_and_changes_no_answer(
             raise torch.OutOfMemoryError("no memory")
         return hear(self, steerings, prompt, items)
 
-    monkeypatch.setattr(Evaluation, "_answer", cramped)
+    monkeypatch.setattr(SteeringProtocol, "_answer", cramped)
     results = run(model, dataset, tmp_path, settings)
     assert max(sizes) > 2 >= min(sizes)
     pairs = zip(results.records, whole[0].records, strict=True)
@@ -238,7 +238,7 @@ def test_only_the_item_that_is_too_large_for_memory_fails(model, dataset):
         assert [item.question in text for item, text in zip(items, prompt.texts, strict=True)]
         if dataset.items[2] in items:
             raise MemoryError
-        return Outcome([{"id": item.id} for item in items])
+        return BatchRecords([{"id": item.id} for item in items])
 
     outcome = halving(cramped, prompt, items)
     assert [record["id"] for record in outcome.items] == [item.id for item in items]
@@ -254,9 +254,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(model, dataset):
 
 
 def test_outcomes_add_up_through_json():
-    first = Outcome([{"id": "a"}], {"k": np.array([1.0, 2.0], dtype=np.float32)})
-    second = Outcome([{"id": "b"}], {"k": np.array([0.5, 0.5], dtype=np.float32)})
-    both = Outcome.of_json(json.loads(json.dumps((first + second).to_json())))
+    first = BatchRecords([{"id": "a"}], {"k": np.array([1.0, 2.0], dtype=np.float32)})
+    second = BatchRecords([{"id": "b"}], {"k": np.array([0.5, 0.5], dtype=np.float32)})
+    both = BatchRecords.of_json(json.loads(json.dumps((first + second).to_json())))
     assert [record["id"] for record in both.items] == ["a", "b"]
     assert both.sums["k"].tolist() == [1.5, 2.5]
 

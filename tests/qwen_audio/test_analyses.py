@@ -13,8 +13,8 @@ from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.logit_lens import logit_lens
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.analysis.patching import sweep
+from lens_audio.steering.audio_silence.direction import SilenceEmbeddings, residuals_of_both
 from lens_audio.steering.knockout import _without
-from lens_audio.steering.sides import Silences, both_sides
 
 MODEL = first_generation()
 LOGIT_DIFF = logit_diff(5, 7)
@@ -166,8 +166,8 @@ class Silencer:
 def test_both_sides_of_a_prompt_are_whole_runs():
     prompt = edged_prompt(layout=Layout([30, 9], [[31], [31]]))
     object.__setattr__(prompt, "processor", Silencer)
-    sides = both_sides(MODEL, prompt, [0, 1], Silences())
+    sides = residuals_of_both(MODEL, prompt, [0, 1], SilenceEmbeddings())
     for found, run in zip(sides, (prompt, prompt.silenced()), strict=True):
         _, cache = MODEL.run_with_cache(run)
-        for i, layer in enumerate((0, 1)):
-            torch.testing.assert_close(found[:, i], cache["resid_post", layer][:, -1], **NEAR)
+        for layer in (0, 1):
+            torch.testing.assert_close(found[layer], cache["resid_post", layer][:, -1], **NEAR)

@@ -12,7 +12,7 @@ from lens_audio.analysis import audio_attention, audio_mass, choice_log_probs
 from lens_audio.analysis.dataset import LabelledItem
 from lens_audio.analysis.listening import listening_score
 from lens_audio.steering import AudioSilenceSteering
-from lens_audio.steering.sides import Silences
+from lens_audio.steering.audio_silence.direction import SilenceEmbeddings
 
 HEADS = ((0, 1), (2, 3), (2, 5))
 STEERING = AudioSilenceSteering(HEADS, beta=3.0)
@@ -241,7 +241,7 @@ def test_a_failed_forward_leaves_the_model_steerable(model, prompt) -> None:
 
 
 def test_silence_is_encoded_once_a_length(model, prompt, monkeypatch) -> None:
-    silences = Silences()
+    silences = SilenceEmbeddings()
     first = STEERING.directions(model, prompt, silences)
     calls = []
     embed = model.embed_audio

@@ -12,15 +12,15 @@ from lens_audio.analysis.dataset import chosen_answers, labelled
 from lens_audio.cli import app
 from lens_audio.stats import over_draws, paired_difference, wilson
 from lens_audio.steering import AudioSilenceSteering, calibrate, report
-from lens_audio.steering.calibration import _choose
-from lens_audio.steering.readings import read
+from lens_audio.steering.audio_silence.calibrate import _choose
+from lens_audio.steering.audio_silence.item_activations import item_activations
 
 HEADS = ((0, 1), (2, 3))
 
 
 @pytest.fixture(scope="module")
 def readings(model, items):
-    return read(model, items, batch_size=7, verbose=False)
+    return item_activations(model, items, batch_size=7, verbose=False)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from models import hf_model as random_hf_model
 
 from lens_audio import AudioPrompt, HookedAudioTransformer
 from lens_audio.steering import AudioSilenceSteering
-from lens_audio.steering.hf import SILENT_LOG_MEL
+from lens_audio.steering.audio_silence.on_transformers import SILENT_LOG_MEL
 
 HEADS = ((0, 1), (2, 3), (3, 5))
 

@@ -1,4 +1,4 @@
-"""Choosing k and beta on one split, and reporting on another with every control beside it."""
+"""Calibrated steering on other items, with every control beside it."""
 
 import json
 import os
@@ -13,176 +13,19 @@ from torch import Tensor
 
 from lens_audio import files
 from lens_audio.analysis.listening import (
-    Correlation,
-    Head,
-    best_heads,
-    correlate,
     listening_score,
 )
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.batches import batches
 from lens_audio.data.items import AudioQAItem, check_items
-from lens_audio.fingerprint import versions
 from lens_audio.stats import Interval, auroc, over_draws, paired_difference, wilson
-from lens_audio.steering.audio_silence import AudioSilenceSteering
+from lens_audio.steering.audio_silence.attach import AudioSilenceSteering
+from lens_audio.steering.audio_silence.calibrate import Calibration
+from lens_audio.steering.audio_silence.item_activations import ItemActivations, item_activations
 from lens_audio.steering.knockout import random_heads
-from lens_audio.steering.readings import Readings, read
-from lens_audio.steering.storage import model_facts
 from lens_audio.tables import write_table
 
-KS = (2, 4, 8, 12)
-BETAS = (0.5, 1.0, 2.0, 4.0, 8.0)
 CONFLICT = "conflict"
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """The chosen steering, and what it was chosen from. All of it is of the calibration split."""
-
-    steering: AudioSilenceSteering
-    fixed: AudioSilenceSteering  # the control: the mean s of this split instead of the item's own
-    correlation: Correlation
-    specialists_from: str | None  # the condition whose items the correlation is of; None is all
-    heads_of_all: list[Head]  # as many heads, found on the items of all conditions
-    table: pd.DataFrame  # k, auroc, beta, condition, n, accuracy, change, chosen
-    ids: list[str]
-
-
-@torch.no_grad()
-def calibrate(
-    model: HookedAudioTransformer,
-    items: Sequence[AudioQAItem],
-    *,
-    ks: Sequence[int] = KS,
-    betas: Sequence[float | int] = BETAS,
-    adaptive: str = "constant",
-    specialists_from: str | None = None,
-    max_cost: float | int = 0.02,
-    seed: int = 0,
-    n_permutations: int = 2000,
-    batch_size: int = 16,
-    verbose: bool = True,
-    data: str | None = None,
-) -> Calibration:
-    """Choose the number of specialists and the strength.
-
-    k is the one whose listening score best separates right from wrong answers, by AUROC over the
-    items that the specialists are found on; of equals the smallest. Steering hardly tells ks apart,
-    as only the layers matter to s. beta is then the one of highest mean accuracy over the
-    conditions, among those where no condition loses more than `max_cost` against beta 0; of equals
-    the smallest. 0 is always among them, so that doing nothing can win.
-
-    Args:
-        items: items (see `analysis.listening.measure`) of the calibration split.
-        specialists_from: find the specialists on the items of this condition; by default on all,
-            as in the paper. Where conditions differ in accuracy and in length of text, correctness
-            over all of them says first of all which condition an item is of, and so do the heads
-            that correlate with it; within one condition it says whether the audio was heard.
-        max_cost: of accuracy, 0.02 is two points.
-        data: what the items are, for the provenance.
-
-    Raises:
-        ValueError: for too few items, no ks or betas, more heads than there are, or a correlation
-            that is undefined as all answers are right, or all wrong.
-    """
-    if not ks or not betas:
-        raise ValueError("give at least one k and one beta to choose from")
-    readings = read(model, items, batch_size=batch_size, verbose=verbose, what="calibrating")
-    plain = readings.correct(model)
-    members = _members(readings, specialists_from)
-    found = correlate(readings.mass.cpu()[members], plain[members], n_permutations, seed)
-    if found.undefined is not None:
-        raise ValueError(f"there are no specialist heads to steer by: {found.undefined}")
-    facts = {"what": data, "n_items": len(plain), "specialists_from": specialists_from}
-    provenance = {
-        "model": model_facts(model), "data": facts | {"seed": seed}, "versions": versions()
-    }  # fmt: skip
-    tried: dict[tuple[int, float], AudioSilenceSteering] = {}
-    for k in sorted(set(ks)):
-        heads = tuple(best_heads(found.r, k))
-        for beta in sorted({0.0, *map(float, betas)}):
-            tried[k, beta] = AudioSilenceSteering(heads, beta, adaptive, provenance=provenance)
-    correct = {setting: readings.correct(model, s) for setting, s in tried.items()}
-    separations = {
-        k: separation(readings.mass.cpu()[members], plain[members], best_heads(found.r, k))
-        for k in ks
-    }
-    table, k, beta = choose_setting(correct, plain, readings.conditions, separations, max_cost)
-    steering = tried[k, beta]
-    fixed = replace(steering, direction=readings.mean_direction(steering.heads))
-    of_all = correlate(readings.mass.cpu(), plain, 1, seed)
-    return Calibration(
-        steering=steering,
-        fixed=fixed,
-        correlation=found,
-        specialists_from=specialists_from,
-        heads_of_all=best_heads(of_all.r, k),
-        table=table,
-        ids=readings.ids,
-    )
-
-
-def _members(readings: Readings, condition: str | None) -> Bool[Tensor, " item"]:
-    """Which items the specialists are found on."""
-    conditions = readings.conditions
-    if condition is None:
-        return torch.ones(len(readings.items), dtype=torch.bool)
-    if condition not in conditions:
-        raise ValueError(f"no items of condition {condition!r}; there are {', '.join(conditions)}")
-    return conditions[condition]
-
-
-def choose_setting(
-    correct: dict[tuple[int, float], Bool[Tensor, " item"]],
-    plain: Bool[Tensor, " item"],
-    conditions: dict[str, Bool[Tensor, " item"]],
-    separations: dict[int, float],
-    max_cost: float | int,
-) -> tuple[pd.DataFrame, int, float]:
-    """The best k and beta by the rule of `calibrate`, and the table that they were chosen from.
-
-    Args:
-        correct: what is answered right under each (k, beta); beta 0 is among them.
-        plain: what is answered right without steering.
-        separations: of each k, the AUROC of its heads' listening score.
-    """
-    table = _table_of_settings(correct, plain, conditions)
-    table.insert(1, "auroc", table["k"].map(separations))
-    k, beta = _choose(table, max_cost)
-    table["chosen"] = (table["k"] == k) & (table["beta"] == beta)
-    return table, k, beta
-
-
-def _table_of_settings(
-    correct: dict[tuple[int, float], Bool[Tensor, " item"]],
-    plain: Bool[Tensor, " item"],
-    conditions: dict[str, Bool[Tensor, " item"]],
-) -> pd.DataFrame:
-    rows = []
-    for (k, beta), right in correct.items():
-        for name, members in conditions.items():
-            accuracy = float(right[members].double().mean())
-            change = accuracy - float(plain[members].double().mean())
-            rows.append((k, beta, name, int(members.sum()), accuracy, change))
-    return pd.DataFrame(rows, columns=["k", "beta", "condition", "n", "accuracy", "change"])
-
-
-def separation(
-    mass: Float[Tensor, "item layer head"], correct: Bool[Tensor, " item"], heads: Sequence[Head]
-) -> float:
-    """AUROC of these heads' listening score for a right answer."""
-    return auroc(listening_score(mass, heads), correct, n_resamples=1).value
-
-
-def _choose(table: pd.DataFrame, max_cost: float | int) -> tuple[int, float]:
-    """The k that separates best, and then the beta of highest accuracy that costs little enough."""
-    settings = table.groupby(["k", "beta"], as_index=False).agg(
-        auroc=("auroc", "first"), accuracy=("accuracy", "mean"), worst=("change", "min")
-    )
-    allowed = settings[settings["worst"] >= -max_cost - 1e-9].round(9)
-    order = ["auroc", "k", "accuracy", "beta"]
-    best = allowed.sort_values(order, ascending=[False, True, False, True]).iloc[0]
-    return int(best["k"]), float(best["beta"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,30 +114,30 @@ def report(
     draws = random_heads(
         model.cfg.n_layers, model.cfg.n_heads, len(steering.heads), n_draws, seed, steering.heads
     )
-    readings = read(model, items, batch_size=batch_size, verbose=verbose, what="testing")
+    found = item_activations(model, items, batch_size=batch_size, verbose=verbose, what="testing")
     methods = {
         "unsteered": [steering.with_beta(0)],
         "audio-silence": [steering],
         "fixed direction": [calibration.fixed],
         "random heads": [replace(steering, heads=tuple(heads)) for heads in draws],
     }
-    correct = {name: _correct(model, readings, some) for name, some in methods.items()}
+    correct = {name: _correct(model, found, some) for name, some in methods.items()}
     betas = sorted({0.0, steering.beta, *calibration.table["beta"]})
-    scores = listening_score(readings.mass, steering.heads).cpu()
+    scores = listening_score(found.mass, steering.heads).cpu()
     none = torch.zeros(len(items), dtype=torch.bool)
-    conflict = readings.conditions.get(CONFLICT, none)
-    silence_decides = readings.chosen(model) == readings.chosen_over_silence(model)
+    conflict = found.conditions.get(CONFLICT, none)
+    silence_decides = found.chosen(model) == found.chosen_over_silence(model)
     texts = [replace(item, audio=None) for item in items[:n_text_only]]
     return SteeringReport(
         steering=steering,
-        table=_table_of_methods(correct, readings.conditions, seed),
-        curves=_curves(model, readings, methods, betas),
+        table=_table_of_methods(correct, found.conditions, seed),
+        curves=_curves(model, found, methods, betas),
         scores=scores,
         by_audio=correct["unsteered"],
         conflict=conflict,
         auroc_conflict=_auroc_conflict(scores, correct["unsteered"], conflict, seed),
         auroc_of_all=_auroc_conflict(
-            listening_score(readings.mass, calibration.heads_of_all).cpu(),
+            listening_score(found.mass, calibration.heads_of_all).cpu(),
             correct["unsteered"],
             conflict,
             seed,
@@ -302,16 +145,16 @@ def report(
         auroc_all=auroc(scores, ~silence_decides.cpu(), seed=seed),
         text_only_changed=count_changed(model, texts, (steering, calibration.fixed), batch_size),
         n_text_only=len(texts),
-        test_ids=readings.ids,
+        test_ids=found.ids,
         random_draws=draws,
     )
 
 
 def _correct(
-    model: HookedAudioTransformer, readings: Readings, steerings: Sequence[AudioSilenceSteering]
+    model: HookedAudioTransformer, found: ItemActivations, steerings: Sequence[AudioSilenceSteering]
 ) -> Bool[Tensor, "*draw item"]:
     """Right answers under a method; one row a draw where it has several."""
-    right = [readings.correct(model, steering) for steering in steerings]
+    right = [found.correct(model, steering) for steering in steerings]
     return right[0] if len(right) == 1 else torch.stack(right)
 
 
@@ -321,7 +164,7 @@ def _share(right: Bool[Tensor, "*draw item"]) -> Interval:
 
 def _curves(
     model: HookedAudioTransformer,
-    readings: Readings,
+    found: ItemActivations,
     methods: dict[str, list[AudioSilenceSteering]],
     betas: Sequence[float],
 ) -> pd.DataFrame:
@@ -329,8 +172,8 @@ def _curves(
     rows = []
     for name, steerings in methods.items():
         for beta in betas if name != "unsteered" else ():
-            right = _correct(model, readings, [s.with_beta(beta) for s in steerings])
-            for condition, members in readings.conditions.items():
+            right = _correct(model, found, [s.with_beta(beta) for s in steerings])
+            for condition, members in found.conditions.items():
                 share = _share(right[..., members])
                 rows.append((name, condition, beta, share.value, share.low, share.high))
     columns = ["method", "condition", "beta", "accuracy", "low", "high"]

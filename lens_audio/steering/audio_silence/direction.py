@@ -1,12 +1,11 @@
-"""A prompt with its audio, and the same prompt over silence of equal length.
+"""s(x): what a prompt's audio changes, against the same prompt over silence of equal length.
 
 Both sides share their text and go through the decoder in one batch. What the encoder makes of
 silence depends on its length alone, so it is computed once a length and kept.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,20 +19,29 @@ from lens_audio.sites import last_positions
 KEPT_LENGTHS = 64  # silences kept; 30 s of the 7B model in bfloat16 is 6 MB
 
 
-class Sides(NamedTuple):
-    """The residual stream after some layers at each row's last real position."""
-
-    with_audio: Float[Tensor, "batch layer d_model"]
-    silent: Float[Tensor, "batch layer d_model"]
+Residuals = Mapping[int, Float[Tensor, "batch d_model"]]  # by layer: resid_post at one position
 
 
-class Silences:
+def direction(
+    with_audio: Residuals, silent: Residuals, layers: Sequence[int]
+) -> Float[Tensor, "batch d_model"]:
+    """s(x) of each row: the mean over these layers of what the audio changes.
+
+    Args:
+        with_audio, silent: `resid_post` of these layers at the last prompt position, of the prompt
+            and of the same prompt over silence of equal length.
+        layers: L(S), those that hold specialist heads.
+    """
+    return torch.stack([with_audio[l] - silent[l] for l in layers], dim=1).mean(1)
+
+
+class SilenceEmbeddings:
     """The projected encoder output of silence, by length in mel frames; the oldest go first."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[int, torch.dtype, str], Tensor] = OrderedDict()
 
-    def embeddings(
+    def of(
         self, model: HookedAudioTransformer, prompt: AudioPrompt
     ) -> Float[Tensor, "audio_token d_model"]:
         """What silence writes at the prompt's audio positions, clip after clip.
@@ -61,32 +69,36 @@ class Silences:
 
 
 @torch.no_grad()
-def both_sides(
-    model: HookedAudioTransformer, prompt: AudioPrompt, layers: Sequence[int], silences: Silences
-) -> Sides:
-    """The residual stream after each of these layers, with the audio and with silence.
+def residuals_of_both(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    layers: Sequence[int],
+    silences: SilenceEmbeddings,
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """`resid_post` by layer at each row's last real position, with the audio and over silence.
 
     Only layers up to the last of `layers` run. Hooks set on the model are set aside meanwhile.
     """
     with model.without_hooks():
-        heard = model(prompt, stop_at_layer=0)
-        both = torch.cat([heard, silent_side(model, prompt, heard, silences)])
+        entered = model(prompt, stop_at_layer=0)
+        both = torch.cat([entered, over_silence(model, prompt, entered, silences)])
         mask = prompt.attention_mask.to(both.device).repeat(2, 1)
         after = last_residuals(model, both, mask, layers)
-    return Sides(*after.chunk(2))
+    n = len(prompt)
+    return {l: x[:n] for l, x in after.items()}, {l: x[n:] for l, x in after.items()}
 
 
-def silent_side(
+def over_silence(
     model: HookedAudioTransformer,
     prompt: AudioPrompt,
-    heard: Float[Tensor, "batch pos d_model"],
-    silences: Silences,
+    entered: Float[Tensor, "batch pos d_model"],
+    silences: SilenceEmbeddings,
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The decoder's input `heard` with silence in the place of the audio."""
+    """The decoder's input `entered` with silence in the place of the audio."""
     if prompt.mel is None:
-        return heard
-    place = prompt.audio_mask.to(heard.device)[..., None]
-    return heard.masked_scatter(place, silences.embeddings(model, prompt).to(heard))
+        return entered
+    place = prompt.audio_mask.to(entered.device)[..., None]
+    return entered.masked_scatter(place, silences.of(model, prompt).to(entered))
 
 
 def last_residuals(
@@ -94,9 +106,11 @@ def last_residuals(
     resid: Float[Tensor, "batch pos d_model"],
     attention_mask: Bool[Tensor, "batch pos"],
     layers: Sequence[int],
-) -> Float[Tensor, "batch layer d_model"]:
-    """Run the decoder from its input up to the last of `layers`; its output after each of them."""
+) -> dict[int, Tensor]:
+    """`resid_post` at each row's last real position, by layer: the decoder is run from its input up
+    to the last of these layers.
+    """
     names, last = layer_names("hook_resid_post", layers), last_positions(attention_mask)
     with collecting(model, names, take=lambda after: at_positions(after, last)) as kept:
         model(resid, start_at_layer=0, stop_at_layer=max(layers) + 1, attention_mask=attention_mask)
-    return torch.stack([kept[name] for name in names], dim=1)
+    return {layer: kept[name] for layer, name in zip(layers, names, strict=True)}

@@ -14,7 +14,8 @@ from lens_audio.analysis.attention import pattern_rows
 from lens_audio.checkpoints.hf import family_of_model, sizes_of
 from lens_audio.data.collect import at_positions
 from lens_audio.sites import last_positions
-from lens_audio.steering.settings import AudioSilenceSettings, added, steps
+from lens_audio.steering.audio_silence.direction import direction
+from lens_audio.steering.audio_silence.settings import AudioSilenceSettings, added, steps
 
 # Whisper's log-mel of digital silence: log10 of its floor 1e-10, then (x + 4) / 4.
 SILENT_LOG_MEL = -1.5
@@ -106,9 +107,10 @@ class _AttachedToHf:
         """Generation without a cache reads the prompt again, with what was generated after it."""
         if self.seen is None or ids is None or features is None:
             return False
-        before, heard = self.seen
-        n = before.shape[1]
-        return ids.shape[1] > n and torch.equal(ids[:, :n], before) and torch.equal(features, heard)
+        ids_seen, features_seen = self.seen
+        n = ids_seen.shape[1]
+        begins_alike = ids.shape[1] > n and torch.equal(ids[:, :n], ids_seen)
+        return begins_alike and torch.equal(features, features_seen)
 
     def _compute(self, inputs: dict[str, Any]) -> None:
         """s of a prompt: one run over both of its sides, as far as the last specialist layer."""
@@ -126,13 +128,17 @@ class _AttachedToHf:
         if self.steering.direction is not None:
             s = self.steering.direction.to(self.decoder.embed_tokens.weight).expand(len(ids), -1)
         if self.steering.direction is None or self.steering.adaptive == "listening":
-            heard, position_ids = self._decoder_input(inputs)
+            entered, position_ids = self._decoder_input(inputs)
             quiet = torch.cat([self._silence(int(n), inputs) for n in frames])
-            silent = heard.masked_scatter(is_audio[..., None].to(heard.device), quiet.to(heard))
-            after, score = self._run(torch.cat([heard, silent]), position_ids, is_audio)
-            self.score = score
+            place = is_audio[..., None].to(entered.device)
+            over_silence = entered.masked_scatter(place, quiet.to(entered))
+            both = torch.cat([entered, over_silence])
+            after, self.score = self._run(both, position_ids, is_audio)
             if self.steering.direction is None:
-                s = (after[: len(ids)] - after[len(ids) :]).mean(1)
+                n = len(ids)
+                with_audio = {l: x[:n] for l, x in after.items()}
+                silent = {l: x[n:] for l, x in after.items()}
+                s = direction(with_audio, silent, self.steering.layers)
         self.s = torch.where(has_audio.to(s.device), s, torch.zeros_like(s))
 
     def _mel_lengths(self, inputs: dict[str, Any]) -> Int[Tensor, " audio"]:
@@ -180,18 +186,17 @@ class _AttachedToHf:
 
     def _run(
         self, both: Tensor, position_ids: Tensor | None, is_audio: Tensor
-    ) -> tuple[Float[Tensor, "both layer d_model"], Float[Tensor, " batch"] | None]:
-        """The residual stream after each specialist layer at the last position; listening score."""
+    ) -> tuple[dict[int, Tensor], Float[Tensor, " batch"] | None]:
+        """The residual stream by specialist layer at the last position; listening score."""
         assert self.mask is not None
         layers = self.steering.layers
         n, last = len(both) // 2, last_positions(self.mask).repeat(2)
-        rows = torch.arange(len(both), device=both.device)
         kept: dict[int, Tensor] = {}
 
         def keep(layer: int) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple, output: Any) -> None:
                 after = output[0] if isinstance(output, tuple) else output
-                kept[layer] = after[rows, last]
+                kept[layer] = at_positions(after, last)
                 if layer == layers[-1]:
                     raise _Enough
 
@@ -216,7 +221,7 @@ class _AttachedToHf:
         score = None
         if masses:
             score = torch.stack([masses[l][:, h] for l, h in self.steering.heads]).mean(0)
-        return torch.stack([kept[l] for l in layers], dim=1), score
+        return kept, score
 
     @torch.no_grad()
     def _logits(self, at_last: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_vocab"]:

@@ -1,16 +1,4 @@
-"""Audio-silence steering.
-
-Glazer, Aharon, Fetaya, "Are Audio-Language Models Listening? Audio-Specialist Heads for Adaptive
-Audio Steering", arXiv 2603.06854. With L(S) the layers that hold specialist heads and T the last
-prompt position,
-
-    s(x)    = mean over l in L(S) of ( resid_post[l, T](x) - resid_post[l, T](x over silence) )
-    h_final <- h_final + beta · s(x)     at T and at every generated token, s from the prompt
-
-h_final, the final representation, is the last layer's `resid_post`, before the last norm: the
-same stream that s is measured in. Nothing attends to it any more, so only the logits of the
-positions it is added at change. Without audio s is 0 and nothing changes at all.
-"""
+"""The steering: what is added and how much of it, while attached to a model, and on disk."""
 
 import os
 from collections.abc import Iterator, MutableMapping
@@ -31,9 +19,13 @@ from lens_audio.fingerprint import as_json, versions
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.sites import last_positions
-from lens_audio.steering import hf
-from lens_audio.steering.settings import AudioSilenceSettings, added, steps
-from lens_audio.steering.sides import Silences, both_sides
+from lens_audio.steering.audio_silence import on_transformers
+from lens_audio.steering.audio_silence.direction import (
+    SilenceEmbeddings,
+    direction,
+    residuals_of_both,
+)
+from lens_audio.steering.audio_silence.settings import AudioSilenceSettings, added, steps
 from lens_audio.steering.storage import damage_named, load, model_facts, save
 
 KIND = "AudioSilenceSteering"
@@ -79,7 +71,10 @@ class AudioSilenceSteering(AudioSilenceSettings):
 
     @torch.no_grad()
     def directions(
-        self, model: HookedAudioTransformer, prompt: AudioPrompt, silences: Silences | None = None
+        self,
+        model: HookedAudioTransformer,
+        prompt: AudioPrompt,
+        silences: SilenceEmbeddings | None = None,
     ) -> Float[Tensor, "batch d_model"]:
         """s(x) of each row (or the fixed direction); exactly 0 in rows without audio.
 
@@ -92,8 +87,8 @@ class AudioSilenceSteering(AudioSilenceSettings):
         elif not bool(has_audio.any()):
             s = model.embed.W_E.new_zeros(len(prompt), model.cfg.d_model)
         else:
-            sides = both_sides(model, prompt, self.layers, silences or Silences())
-            s = (sides.with_audio - sides.silent).mean(1)
+            silences = silences or SilenceEmbeddings()
+            s = direction(*residuals_of_both(model, prompt, self.layers, silences), self.layers)
         return torch.where(has_audio, s, torch.zeros_like(s))
 
     @contextmanager
@@ -118,8 +113,8 @@ class AudioSilenceSteering(AudioSilenceSettings):
                 yield model
 
     def attach_to_hf(self, hf_model: Any) -> AbstractContextManager[Any]:
-        """The same steering on a plain transformers model; see `steering.hf.attached`."""
-        return hf.attached(self, hf_model)
+        """The same steering on a plain transformers model; see `on_transformers.attached`."""
+        return on_transformers.attached(self, hf_model)
 
     def check(self, model: Any) -> None:
         """Refuse a model that this steering does not fit.
@@ -163,7 +158,7 @@ class _Attached:
 
     def __init__(self, steering: AudioSilenceSteering, model: HookedAudioTransformer) -> None:
         self.steering, self.model = steering, model
-        self.silences = Silences()
+        self.silences = SilenceEmbeddings()
         # Of each prompt that somebody still holds, so that any of their caches can be continued.
         self.steps: MutableMapping[AudioPrompt, Float[Tensor, "batch d_model"]] = (
             WeakKeyDictionary()

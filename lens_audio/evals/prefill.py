@@ -1,4 +1,7 @@
-"""Prompts over silence: all that silence of one length shares is computed once.
+"""Batches read once, for all that is answered to them: with their audio, and over silence.
+
+Steering adds to the final representation alone, which nothing attends to: so one forward of a prompt
+serves every steering, and so do the keys and values of whatever is generated.
 
 Up to the end of its audio a prompt over silence is the same for every question about a recording of
 that length: the chat template's opening, then silence. So its keys and values are kept, and only
@@ -7,51 +10,89 @@ the text behind the audio is read for each question.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_audio.analysis.attention import attention_hooks, audio_mass
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import KeyValueCache
 from lens_audio.model.shared_prefix import Continuations
-from lens_audio.steering.sides import Silences, silent_side
+from lens_audio.steering.audio_silence.direction import SilenceEmbeddings, direction, over_silence
 
-KEPT = 4  # beginnings; batches are of like length, and 30 s of the 7B model in bfloat16 is 400 MB
+KEPT = 4  # prefixes; batches are of like length, and 30 s of the 7B model in bfloat16 is 400 MB
 
 
 @dataclass(frozen=True, eq=False)
-class Beginning:
+class Prefill:
+    """A batch after one forward of the decoder, at each row's last prompt position T."""
+
+    past: KeyValueCache
+    final: Float[Tensor, "row d_model"]  # h_T, the last layer's resid_post
+
+
+@dataclass(frozen=True, eq=False)
+class Prefilled:
+    """A batch with its audio, and what is known of it over silence of equal length."""
+
+    prefill: Prefill
+    mass: Float[Tensor, "row layer head"]  # audio mass at T
+    with_audio: dict[int, Tensor]  # by layer, [row, d_model]: resid_post at T
+    silent: dict[int, Tensor] = field(default_factory=dict)  # the same over silence
+    silent_prefill: Prefill | None = None  # where silence is to be answered, too
+
+    def direction(self, layers: Sequence[int]) -> Float[Tensor, "row d_model"]:
+        """s(x) of each row for specialists in these layers."""
+        return direction(self.with_audio, self.silent, layers)
+
+
+@torch.no_grad()
+def prefill(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    layers: Sequence[int],
+    prefixes: "SilentPrefixes",
+    answer_silence: bool = False,
+) -> Prefilled:
+    """Read a left-padded batch of one clip a row with its audio; and over silence.
+
+    Silence is read up to the last of `layers`, or to its end with `answer_silence`, to be answered
+    too; without it and without layers it is not read at all.
+    """
+    prompt = prompt.to(model.device)
+    past, n_layers = KeyValueCache(model.cfg.n_layers), model.cfg.n_layers
+    mass_hooks, attention = attention_hooks(model, prompt)
+    with model.hooks(fwd_hooks=mass_hooks), last_after(model, layers) as kept:
+        resid = model(prompt, past_kv_cache=past, stop_at_layer=n_layers)
+    with_audio = Prefill(past, resid[:, -1].clone())
+    mass, by_layer = audio_mass(attention()), _by_layer(kept, layers)
+    if not layers and not answer_silence:
+        return Prefilled(with_audio, mass, by_layer)
+    silent_prefill, silent = _prefill_silence(model, prompt, layers, prefixes, answer_silence)
+    return Prefilled(with_audio, mass, by_layer, silent, silent_prefill)
+
+
+@dataclass(frozen=True, eq=False)
+class SilentPrefix:
     """What stands before the question, over silence: read once for every question about it."""
 
     layers: list[tuple[Tensor, Tensor]]  # keys and values [1, pos, kv_head, d_head] of each
     inputs: Float[Tensor, "1 pos d_model"]  # what entered the first block
 
 
-@dataclass(frozen=True, eq=False)
-class Read:
-    """A batch after one forward of the decoder, at each row's last prompt position T.
-
-    Steering adds to the final representation alone, which nothing attends to: so all of this is
-    the same under every steering, and so are the keys and values of whatever is generated.
-    """
-
-    past: KeyValueCache
-    final: Float[Tensor, "row d_model"]  # h_T, the last layer's resid_post
-
-
-class SilentBeginnings:
+class SilentPrefixes:
     """Keys and values of prompts over silence up to the end of the audio; the oldest go first."""
 
     def __init__(self) -> None:
-        self.silences = Silences()
-        self._kept: OrderedDict[Any, Beginning] = OrderedDict()
+        self.silences = SilenceEmbeddings()
+        self._kept: OrderedDict[Any, SilentPrefix] = OrderedDict()
 
-    def of(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> Beginning:
+    def of(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> SilentPrefix:
         """The first `depth` layers of a prompt of one row that ends where its audio does."""
         key = (depth, *_identity(prompt))
         if key not in self._kept:
@@ -61,13 +102,13 @@ class SilentBeginnings:
             self._kept.popitem(last=False)
         return self._kept[key]
 
-    def _read(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> Beginning:
+    def _read(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> SilentPrefix:
         told = model.embed_text(prompt.tokens, prompt.audio_mask)
-        quiet = silent_side(model, prompt, told, self.silences)
+        quiet = over_silence(model, prompt, told, self.silences)
         keys, values = (layer_names(f"attn.hook_{site}", range(depth)) for site in ("rot_k", "v"))
         with collecting(model, [*keys, *values]) as kept:
             model(quiet, start_at_layer=0, stop_at_layer=depth)
-        return Beginning([(kept[k], kept[v]) for k, v in zip(keys, values, strict=True)], quiet)
+        return SilentPrefix([(kept[k], kept[v]) for k, v in zip(keys, values, strict=True)], quiet)
 
 
 def last_after(model: HookedAudioTransformer, layers: Sequence[int]) -> Any:
@@ -77,45 +118,48 @@ def last_after(model: HookedAudioTransformer, layers: Sequence[int]) -> Any:
     return collecting(model, names, take=lambda resid: resid[:, -1].clone())
 
 
-@torch.no_grad()
-def read_silence(
+def _by_layer(kept: dict[str, Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
+    names = layer_names("hook_resid_post", layers)
+    return {layer: kept[name] for layer, name in zip(layers, names, strict=True)}
+
+
+def _prefill_silence(
     model: HookedAudioTransformer,
     prompt: AudioPrompt,
     layers: Sequence[int],
-    beginnings: SilentBeginnings,
+    prefixes: SilentPrefixes,
     to_the_end: bool,
-) -> tuple[Read | None, list[Float[Tensor, "row d_model"]]]:
+) -> tuple[Prefill | None, dict[int, Tensor]]:
     """A left-padded batch of one clip a row over silence, at its last position.
 
     Returns:
-        What can be continued, if it was read to the end; and the residual stream after `layers`.
+        What can be continued, if it was read to the end; and `resid_post` by layer.
     """
     depth = model.cfg.n_layers if to_the_end else max(layers) + 1
-    begun = [_beginning(prompt, row) for row in range(len(prompt))]
+    begun = [_up_to_audio(prompt, row) for row in range(len(prompt))]
     alike: dict[tuple[int, ...], list[int]] = {}
-    for row, beginning in enumerate(begun):
-        alike.setdefault(_identity(beginning), []).append(row)
+    for row, one in enumerate(begun):
+        alike.setdefault(_identity(one), []).append(row)
     parts = [
-        _read_behind(model, prompt, rows, layers, beginnings.of(model, begun[rows[0]], depth))
+        _read_behind(model, prompt, rows, layers, prefixes.of(model, begun[rows[0]], depth))
         for rows in alike.values()
     ]
     order = torch.tensor([row for rows in alike.values() for row in rows]).argsort()
     order = order.to(model.device)
-    of_layers = zip(*(part.kept for part in parts), strict=True)
-    residuals = [torch.cat(of_layer)[order] for of_layer in of_layers]
+    residuals = {l: torch.cat([part.kept[l] for part in parts])[order] for l in layers}
     if not to_the_end:
         return None, residuals
     final = torch.cat([part.final for part in parts])[order]
-    return Read(_joined([part.past for part in parts], order), final), residuals
+    return Prefill(_joined([part.past for part in parts], order), final), residuals
 
 
 @dataclass
 class _Group:
-    """Rows whose beginning is the same, read to some depth."""
+    """Rows whose prefix is the same, read to some depth."""
 
     past: Continuations
     final: Tensor
-    kept: list[Tensor]
+    kept: dict[int, Tensor]  # resid_post by layer
 
 
 def _read_behind(
@@ -123,12 +167,12 @@ def _read_behind(
     prompt: AudioPrompt,
     rows: list[int],
     layers: Sequence[int],
-    beginning: Beginning,
+    prefix: SilentPrefix,
 ) -> _Group:
     """Read what stands behind the audio of these rows, which begin alike."""
-    device, depth = model.device, len(beginning.layers)
-    mask = torch.ones(beginning.inputs.shape[:2], dtype=torch.bool, device=device)
-    past = Continuations(beginning.layers, mask, beginning.inputs)
+    device, depth = model.device, len(prefix.layers)
+    mask = torch.ones(prefix.inputs.shape[:2], dtype=torch.bool, device=device)
+    past = Continuations(prefix.layers, mask, prefix.inputs)
     past.select(torch.zeros(len(rows), dtype=torch.long, device=device))
     if depth < model.cfg.n_layers:
         past.freeze()  # nothing will be continued
@@ -140,10 +184,10 @@ def _read_behind(
             told, start_at_layer=0, attention_mask=behind[:, first:], past_kv_cache=past,
             stop_at_layer=depth,
         )  # fmt: skip
-    return _Group(past, resid[:, -1].clone(), list(kept.values()))
+    return _Group(past, resid[:, -1].clone(), _by_layer(kept, layers))
 
 
-def _beginning(prompt: AudioPrompt, row: int) -> AudioPrompt:
+def _up_to_audio(prompt: AudioPrompt, row: int) -> AudioPrompt:
     """One row without its padding, up to the end of its audio."""
     start = int(prompt.attention_mask[row].long().argmax())
     end = int(prompt.audio_positions(row)[-1]) + 1
@@ -161,10 +205,10 @@ def _beginning(prompt: AudioPrompt, row: int) -> AudioPrompt:
     )
 
 
-def _identity(beginning: AudioPrompt) -> tuple[int, ...]:
-    """What a beginning over silence depends on."""
-    assert beginning.mel_lengths is not None
-    return int(beginning.mel_lengths[0]), *beginning.tokens[0].tolist()
+def _identity(prefix: AudioPrompt) -> tuple[int, ...]:
+    """What a prefix over silence depends on."""
+    assert prefix.mel_lengths is not None
+    return int(prefix.mel_lengths[0]), *prefix.tokens[0].tolist()
 
 
 def _joined(parts: Sequence[Continuations], order: Tensor) -> KeyValueCache:
