@@ -48,6 +48,7 @@ from lens_audio.evals.mmau_parquet import read_parquet
 from lens_audio.evals.prompts import wording
 from lens_audio.files import check_folder, check_writable
 
+
 @dataclass
 class Listen(Command):
     """Ask about a recording, and see which heads listen to it and when."""
@@ -223,7 +224,9 @@ class Steer(Command):
         int, typer.Option(min=8, help="Calibration items for each kind of caption.")
     ] = 300
     n_test: Annotated[int, typer.Option(min=8, help="Test items for each kind of caption.")] = 300
-    seed: Seed = 3001
+    seed: Annotated[
+        int, typer.Option(min=0, help="Calibration items have this seed, test items the next.")
+    ] = 3001
     adaptive: AdaptiveOption = Adaptive.constant
     specialists_from: Annotated[
         SpecialistsFrom,
@@ -322,7 +325,13 @@ class Mmau(Command):
         Path | None,
         typer.Option(help="Steering calibrated before (.safetensors): no items are set apart."),
     ] = None
-    max_seconds: MaxSeconds = None
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            callback=above_zero,
+            help="Keep only the first seconds of a recording. Default: all it can hear.",
+        ),
+    ] = None
     model: Model = None
     device: Device = None
     device_map: Annotated[
@@ -411,9 +420,9 @@ class Verify(Command):
     quick: Annotated[
         bool, typer.Option("--quick", help="Only one prompt instead of four: a tenth of the time.")
     ] = False
-    output: Annotated[
-        Path, typer.Option(help="The JSON file to write, to attach to an issue.")
-    ] = Path("lens-audio-verify.json")
+    output: Annotated[Path, typer.Option(help="The JSON file to write, to attach to an issue.")] = (
+        Path("lens-audio-verify.json")
+    )
     debug: Debug = False
 
     def check(self) -> None:

@@ -90,9 +90,7 @@ DtypeOption = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts in one forward.")]
 AdaptiveOption = Annotated[Adaptive, typer.Option(help="What scales beta.")]
-Seed = Annotated[
-    int, typer.Option(min=0, help="Of all that is drawn; test items of steer have the next one.")
-]
+Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn.")]
 Top = Annotated[int, typer.Option(min=1, help="How many of the strongest to show.")]
 Page = Annotated[Path, typer.Option(help="The page to write.")]
 Table = Annotated[Path, typer.Option(help="The table to write: .csv, or .json with all results.")]

@@ -163,8 +163,7 @@ class Explorer(widgets.VBox):
     def _show_head(self) -> None:
         clean, corrupted = (float(self.session.mass(role)[self.head]) for role in ROLES)
         self.chosen.value = (
-            f"<b>{head_name(*self.head)}</b> · {MASS}: clean {clean:.1%}, "
-            f"corrupted {corrupted:.1%}"
+            f"<b>{head_name(*self.head)}</b> · {MASS}: clean {clean:.1%}, corrupted {corrupted:.1%}"
         )
         inside = self.head in self.circuit
         self.add.description = "take out of the set" if inside else "add to the set"

@@ -1,1 +1,1 @@
-"""The pages that commands, benchmarks and the explorer write: one file a page, of the parts in `plots.report`."""
+"""The pages of commands, benchmarks and the explorer: one file a page, of the parts in `plots.report`."""
