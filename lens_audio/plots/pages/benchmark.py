@@ -1,7 +1,7 @@
 """The page of a benchmark: every run, the paper's figures beside ours, and where they differ."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 from jaxtyping import Bool
@@ -38,6 +38,7 @@ MEANING = {
 }
 
 
+@runtime_checkable
 class Answered(Protocol):
     """What the page shows of `lens_audio.evals.Results`, which says what each is."""
 
