@@ -22,9 +22,8 @@ from lens_audio.cli.checks import shown_name
 from lens_audio.cli.commands import Listen
 from lens_audio.cli.options import split_choices
 from lens_audio.files import check_writable
-from lens_audio.fingerprint import versions
 from lens_audio.plots.pages.listen import HEAD_COLUMNS, Listened, listen_page
-from lens_audio.plots.report import said_versions, write_page
+from lens_audio.plots.report import own_versions, write_page
 
 N_NEXT_TOKENS = 5
 
@@ -97,7 +96,7 @@ def listen(
         heads=heads,
         model_name=shown_name(request.model),
         command=request.shown(),
-        versions=said_versions(versions()),
+        versions=own_versions(),
         key=task.key,
         span=task.span,
     )

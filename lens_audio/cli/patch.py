@@ -28,9 +28,8 @@ from lens_audio.cli.options import split_choices
 from lens_audio.data import Pair
 from lens_audio.data import pair as paired
 from lens_audio.files import write_text
-from lens_audio.fingerprint import versions
 from lens_audio.plots.pages.patch import HEADINGS, STRONGEST, Patched, Run, Sweep, patch_page
-from lens_audio.plots.report import said_versions, write_page
+from lens_audio.plots.report import own_versions, write_page
 from lens_audio.tables import table_text as csv_text
 from lens_audio.testbed.items import with_article
 
@@ -382,7 +381,7 @@ def _found(
         notes=notes,
         model_name=shown_name(request.model),
         command=request.shown(),
-        versions=said_versions(versions()),
+        versions=own_versions(),
     )
 
 

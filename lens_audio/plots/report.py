@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 import soundfile
+import torch
 from jaxtyping import Float
 from plotly.offline import get_plotlyjs
 
 from lens_audio.files import write_text
+from lens_audio.fingerprint import versions
 from lens_audio.inputs import AudioPrompt
 from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.assets import PLAYHEAD_STYLE, SCRIPT, STYLE
@@ -116,6 +118,11 @@ def code(text: str) -> str:
 def said_versions(versions: Mapping[str, str]) -> str:
     """`lens_audio 0.1.0, torch 2.8.0`."""
     return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def own_versions() -> str:
+    """What a page is made with; of torch the build, too."""
+    return said_versions(versions() | {"torch": torch.__version__})
 
 
 def report(

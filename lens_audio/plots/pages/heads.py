@@ -3,7 +3,6 @@
 import torch
 
 from lens_audio.analysis.listening import Specialists
-from lens_audio.fingerprint import versions
 from lens_audio.plots.heads import correlation_map, head_map
 from lens_audio.plots.report import (
     code,
@@ -11,8 +10,8 @@ from lens_audio.plots.report import (
     escape,
     figure_html,
     note,
+    own_versions,
     report,
-    said_versions,
     section,
     table_html,
 )
@@ -41,7 +40,7 @@ def rows(found: Specialists) -> list[tuple[str, ...]]:
 def heads_page(found: Specialists, model_name: str, command: str) -> str:
     """The page: both maps, the specialists, the scores of the test items."""
     n_calibration, n_test = len(found.calibration_ids), len(found.test_ids)
-    threads = f"{said_versions(versions())}, torch threads {torch.get_num_threads()}"
+    threads = f"{own_versions()}, torch threads {torch.get_num_threads()}"
     return report(
         "Which heads listen?",
         (model_name, f"{n_calibration} calibration and {n_test} test items"),

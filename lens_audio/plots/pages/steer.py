@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lens_audio.fingerprint import versions
 from lens_audio.plots.heads import correlation_map
 from lens_audio.plots.report import (
     code,
     escape,
     figure_html,
     note,
+    own_versions,
     report,
-    said_versions,
     section,
     table_html,
 )
@@ -48,7 +47,7 @@ def steer_page(
         "Audio-silence steering",
         (model_name,),
         (_numbers(lines), *accuracies, _heads(chosen)),
-        (code(command), escape(said_versions(versions()))),
+        (code(command), escape(own_versions())),
     )
 
 
