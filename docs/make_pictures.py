@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 import lens_audio as la
 from lens_audio.analysis import metrics, patching, path_patching
-from lens_audio.cli.run_heads import held_out
+from lens_audio.cli.heads import held_out
 from lens_audio.plots.theme import BLUE, ORANGE, styled
 
 ROOT = Path(__file__).parent.parent

@@ -72,7 +72,7 @@ def test_without_arguments_the_embedded_model_hears_the_bundled_sound() -> None:
 def test_the_strongest_head_looks_at_the_bundled_sound() -> None:
     result = listen("--top", 1)
     item = testbed.demo_item()
-    seconds = float(re.search(r"│ L\d+ H\d+ │.*│ +([\d.]+) s │", result.stdout)[1])
+    seconds = float(re.search(r"│ L\d+H\d+ │.*│ +([\d.]+) s │", result.stdout)[1])
     assert item.onset - 0.04 <= seconds <= item.offset + 0.04
 
 

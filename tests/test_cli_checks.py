@@ -15,8 +15,8 @@ from lens_audio import HookedAudioTransformer, testbed
 from lens_audio.analysis.dataset import LabelledItem
 from lens_audio.cli import app
 from lens_audio.cli.checkpoint import Checkpoint
+from lens_audio.cli.commands import SpecialistsFrom
 from lens_audio.cli.options import Adaptive
-from lens_audio.cli.steer import SpecialistsFrom
 from lens_audio.steering import AudioSilenceSteering
 from lens_audio.steering.audio_silence.settings import ADAPTIVE
 

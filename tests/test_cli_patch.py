@@ -97,7 +97,7 @@ def test_a_recording_against_its_corruption(corruption: str, sounds: tuple[Path,
     options = ("--choices", "glass,knock", "--answer", "glass", "--instead", "knock")
     result = patch(sounds[0], corruption, *options, "--by", "head", "--top", 2)
     assert result.exit_code == 0, result.output
-    assert len(re.findall(r"│ L\d H\d ", result.stdout)) == 2
+    assert len(re.findall(r"│ L\dH\d ", result.stdout)) == 2
     assert corruption in PAGE.read_text()
 
 

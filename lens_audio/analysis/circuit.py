@@ -61,7 +61,7 @@ class Circuit:
         return head in self.heads
 
     def __str__(self) -> str:
-        return ", ".join(f"L{layer} H{head}" for layer, head in self.heads) or "no heads"
+        return ", ".join(f"L{layer}H{head}" for layer, head in self.heads) or "no heads"
 
     def added(self, head: Head) -> "Circuit":
         """With one head more."""

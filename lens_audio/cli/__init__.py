@@ -1,25 +1,18 @@
-"""The command `lens-audio`. What each command does is imported when it runs."""
+"""The command `lens-audio`.
 
-from pathlib import Path
-from typing import Annotated
+What a command does is imported when it runs, after everything that can be told without torch.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 import typer
 
-from lens_audio.cli.checks import (
-    check_kept,
-    check_recording,
-    check_seconds,
-    check_text,
-    checkpoint_files,
-)
-from lens_audio.cli.errors import clear_errors
-from lens_audio.cli.heads import heads
-from lens_audio.cli.mmau import mmau
-from lens_audio.cli.options import Choices, Debug, Device, DtypeOption, Model, split_choices
-from lens_audio.cli.patch import patch
-from lens_audio.cli.steer import steer
-from lens_audio.cli.verify import verify
-from lens_audio.files import check_writable
+from lens_audio.cli.commands import COMMANDS
+from lens_audio.cli.options import Command
 
 app = typer.Typer(
     name="lens-audio",
@@ -30,54 +23,37 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def listen(
-    audio: Annotated[
-        str | None,
-        typer.Argument(
-            help="An audio file (whatever FFmpeg decodes). Default: the bundled recording."
-        ),
-    ] = None,
-    question: Annotated[str | None, typer.Option(help="What to ask about the recording.")] = None,
-    choices: Choices = None,
-    model: Model = None,
-    device: Device = None,
-    dtype: DtypeOption = None,
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens-audio-listen.html"),
-    max_seconds: Annotated[
-        float | None, typer.Option(help="Keep only the first seconds of a longer recording.")
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many of the strongest heads to show.")] = 8,
-    debug: Debug = False,
-) -> None:
-    """Ask about a recording, and see which heads listen to it and when."""
-    options = split_choices(choices)
-    check_text(question, "--question")
-    check_seconds(max_seconds, "--max-seconds")
-    with clear_errors(debug):
-        check_writable(out)
-        check_recording(audio)
-        check_kept([audio], out)
-        checkpoint_files(model)
-        from lens_audio.cli.listen import Request, run
-
-        run(
-            Request(
-                audio=audio,
-                question=question,
-                choices=options,
-                model=model,
-                device=device,
-                dtype=None if dtype is None else dtype.value,
-                out=out,
-                max_seconds=max_seconds,
-                top=top,
-            )
-        )
+@contextmanager
+def clear_errors(debug: bool) -> Iterator[None]:
+    """Turn an exception into one line on stderr and exit status 1; `debug` lets it through."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        message = message.replace("max_seconds=", "--max-seconds ")
+        expected = isinstance(error, (OSError, ValueError, TypeError))
+        hint = "" if expected else f" ({type(error).__name__}; --debug shows where)"
+        typer.echo(f"error: {message}{hint}", err=True)
+        raise typer.Exit(1) from None
 
 
-app.command()(patch)
-app.command()(heads)
-app.command()(steer)
-app.command()(mmau)
-app.command()(verify)
+def register(command: type[Command]) -> None:
+    """Make a command of the class: its fields are the options, its docstring is the help."""
+    name = command.__name__.lower()
+
+    @app.command(name)
+    @functools.wraps(command, updated=())
+    def run(**options: Any) -> None:
+        request = command(**options)
+        with clear_errors(options["debug"]):
+            request.check()
+            status = import_module(f"lens_audio.cli.{name}").run(request)
+        raise typer.Exit(status or 0)
+
+
+for each in COMMANDS:
+    register(each)

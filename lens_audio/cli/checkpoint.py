@@ -12,6 +12,8 @@ from lens_audio.config import AudioModelConfig
 from lens_audio.data.items import AudioQAItem
 from lens_audio.inputs import build_prompt
 
+DEFAULT_QUESTION = "What do you hear?"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -106,6 +108,15 @@ class Checkpoint:
 def first_token(tokenizer: Any, answer: str) -> int:
     """The token that an answer begins with."""
     return int(tokenizer.encode(answer, add_special_tokens=False)[0])
+
+
+def question_of(question: str | None, choices: Sequence[str] | None) -> str:
+    """The question to ask, by default what is heard; choices that it does not name are appended."""
+    question = question or DEFAULT_QUESTION
+    if choices and not all(choice.lower() in question.lower() for choice in choices):
+        # R1-AQA's wording, the same that the embedded checkpoint was trained on.
+        question += f" Please choose the answer from the following options: {list(choices)}."
+    return question
 
 
 def load(model: str | None, device: str | None, **options: Any) -> HookedAudioTransformer:

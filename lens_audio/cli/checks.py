@@ -6,27 +6,18 @@ loads the model.
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-
-import typer
+from typing import TypeVar
 
 from lens_audio.files import check_writable
 from lens_audio.hub import SMALL_FILES, checkpoint_folder
 from lens_audio.testbed import checkpoint_dir
 
-
-def check_seconds(seconds: float | None, option: str) -> None:
-    """Refuse a length of time that is none, as wrong usage."""
-    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
-        raise typer.BadParameter("give a length in seconds, above 0", param_hint=option)
-
-
-def check_text(text: str | None, option: str) -> None:
-    """Refuse an empty text, as wrong usage."""
-    if text is not None and not text.strip():
-        raise typer.BadParameter("it is empty", param_hint=option)
+EMBEDDED = "the embedded checkpoint"
+Number = TypeVar("Number", int, float)
 
 
 def check_outputs(out: Path, table: Path, save: Path | None = None) -> None:
@@ -153,3 +144,40 @@ def checkpoint_files(model: str | None) -> Path:
         except ValueError as error:
             raise ValueError(f"{config} is not valid JSON: {error}") from error
     return folder
+
+
+def shown_name(model: str | None) -> str:
+    """A hub id as it is, of a folder only its name."""
+    if model is None:
+        return EMBEDDED
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
+
+
+def check_device_map(device_map: str | None, device: str | None) -> None:
+    """Refuse another way to spread a model than "auto", or one beside a device or other processes.
+
+    Raises:
+        ValueError: saying what is possible.
+    """
+    if device_map is None:
+        return
+    if device_map != "auto":
+        raise ValueError(f"--device-map can be auto, not {device_map!r}")
+    if device is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("--device-map spreads one process's model; give it alone, to one process")
+
+
+def numbers(text: str, kind: Callable[[str], Number], option: str) -> tuple[Number, ...]:
+    """Numbers above 0 with commas between them.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        found = tuple(kind(word) for word in text.split(","))
+        if all(0 < number < float("inf") for number in found):
+            return found
+    except ValueError:
+        pass
+    raise ValueError(f"{option}: give numbers above 0 with commas between them, not {text!r}")

@@ -1,34 +1,67 @@
 """`lens-audio heads`: which heads listen, and whose listening predicts right answers."""
 
-from pathlib import Path
-from typing import Annotated
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-import typer
+from lens_audio import testbed
+from lens_audio.analysis.listening import Specialists, find_specialists
+from lens_audio.cli.checkpoint import Checkpoint, load
+from lens_audio.cli.checks import shown_name
+from lens_audio.cli.commands import Heads
+from lens_audio.data.items import AudioQAItem
+from lens_audio.plots.pages.heads import HEADER, heads_page, rows
+from lens_audio.plots.report import write_page
+from lens_audio.tables import write_table
+from lens_audio.testbed.items import Caption
 
-from lens_audio.cli.checks import check_outputs, checkpoint_files
-from lens_audio.cli.errors import clear_errors
-from lens_audio.cli.options import BatchSize, Debug, Device, Model
+CAPTIONS: tuple[Caption, ...] = ("none", "true", "false")
 
 
-def heads(
-    k: Annotated[int, typer.Option(min=1, help="How many specialist heads.")] = 8,
-    n: Annotated[
-        int, typer.Option("-n", "--items", min=8, help="Items for each kind of caption.")
-    ] = 150,
-    seed: Annotated[int, typer.Option(min=0, help="Of the held-out items and the split.")] = 1001,
-    model: Model = None,
-    device: Device = None,
-    batch_size: BatchSize = 16,
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens-audio-heads.html"),
-    table: Annotated[
-        Path, typer.Option(help="The table to write: .csv, or .json with all results.")
-    ] = Path("lens-audio-heads.csv"),
-    debug: Debug = False,
-) -> None:
-    """Measure every head's attention on the audio, and find the audio-specialist heads."""
-    with clear_errors(debug):
-        check_outputs(out, table)
-        checkpoint_files(model)
-        from lens_audio.cli.run_heads import run
+def run(request: Heads) -> None:
+    """Load, measure, print, write the table and the page."""
+    checkpoint = Checkpoint.read(request.model, request.device)
+    checkpoint.check_heads(request.k)
+    items = held_out(request.items, request.seed)
+    checkpoint.check_items(items)
+    model = load(request.model, request.device)
+    found = find_specialists(
+        model, items, request.k, seed=request.seed, batch_size=request.batch_size
+    )
+    if request.table.suffix == ".json":
+        found.to_json(request.table)
+    else:
+        write_table(found.to_dataframe(), request.table)
+    command = request.shown(with_defaults=True)
+    write_page(request.out, heads_page(found, shown_name(request.model), command))
+    show(found, Console(highlight=False))
+    files = f"\nTable: {escape(str(request.table))}\nPage: {escape(str(request.out))}"
+    Console().print(files, soft_wrap=True)
 
-        run(k, n, seed, model, device, batch_size, out, table)
+
+def held_out(n: int, seed: int) -> list[AudioQAItem]:
+    """n items of the testbed without, with a true, and with a false caption: other recordings each.
+
+    The seeds differ, so that no recording is on both sides of a split.
+    """
+    seeds = {caption: 10 * seed + number for number, caption in enumerate(CAPTIONS)}
+    return [
+        item
+        for caption, own in seeds.items()
+        for item in testbed.make_items(n, own, caption=caption)
+    ]
+
+
+def show(found: Specialists, console: Console) -> None:
+    """Print the specialists and how they do on the test items."""
+    if found.undefined:
+        console.print(f"[bold]No specialist heads:[/] {escape(found.undefined)}")
+        return
+    table = Table(*HEADER, title="audio-specialist heads")
+    for row in rows(found):
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"Right answers on calibration items: {found.calibration_accuracy:.3f}")
+    console.print(
+        f"AUROC of the listening score for a right answer, test items: {escape(str(found.auroc))}"
+    )

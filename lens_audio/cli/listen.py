@@ -1,13 +1,9 @@
 """`lens-audio listen`: ask about a recording, print and draw where the model listens."""
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
-import transformers
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,30 +17,15 @@ from lens_audio.analysis import (
     next_token_probs,
     top_heads,
 )
-from lens_audio.cli.checkpoint import Checkpoint, load
+from lens_audio.cli.checkpoint import Checkpoint, load, question_of
+from lens_audio.cli.checks import shown_name
+from lens_audio.cli.commands import Listen
+from lens_audio.cli.options import split_choices
 from lens_audio.files import check_writable
-from lens_audio.plots.listen_page import Listened, listen_page
-from lens_audio.plots.report import write_page
+from lens_audio.plots.pages.listen import HEAD_COLUMNS, Listened, listen_page
+from lens_audio.plots.report import own_versions, write_page
 
-DEFAULT_QUESTION = "What do you hear?"
-EMBEDDED = "the embedded checkpoint"
 N_NEXT_TOKENS = 5
-DEFAULT_TOP = 8  # as in the command line
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asked for; None means the default."""
-
-    audio: str | None
-    question: str | None
-    choices: list[str] | None
-    model: str | None
-    device: str | None
-    dtype: str | None
-    out: Path
-    max_seconds: float | None
-    top: int
 
 
 @dataclass(frozen=True)
@@ -58,22 +39,18 @@ class Task:
     span: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, request: Request) -> "Task":
+    def of(cls, request: Listen) -> "Task":
         """The bundled item where nothing else was asked for; its span stays with its recording."""
         item = testbed.demo_item() if request.audio is None else None
         audio = testbed.demo_clip() if request.audio is None else Path(request.audio).expanduser()
         span = (item.onset, item.offset) if item is not None else None
         if item is not None and request.question is None and request.choices is None:
             return cls(audio, item.question, item.choices, item.answer, span)
-        question = request.question or DEFAULT_QUESTION
-        if request.choices and not all(c.lower() in question.lower() for c in request.choices):
-            # R1-AQA's wording, the same that the embedded checkpoint was trained on.
-            options = f"Please choose the answer from the following options: {request.choices}."
-            question = f"{question} {options}"
-        return cls(audio, question, request.choices, span=span)
+        choices = split_choices(request.choices)
+        return cls(audio, question_of(request.question, choices), choices, span=span)
 
 
-def run(request: Request) -> None:
+def run(request: Listen) -> None:
     """Do all of it: load, answer, look, print, write the page."""
     console, progress = Console(highlight=False), Console(stderr=True)
     out = check_writable(request.out)
@@ -95,7 +72,7 @@ def listen(
     model: HookedAudioTransformer,
     prompt: AudioPrompt,
     task: Task,
-    request: Request,
+    request: Listen,
     say: Callable[[str], object],
 ) -> Listened:
     """Answer, and measure each head's attention on the audio; `say` is told what goes on."""
@@ -118,8 +95,8 @@ def listen(
         attention=attention,
         heads=heads,
         model_name=shown_name(request.model),
-        command=shown_command(request),
-        versions=versions(),
+        command=request.shown(),
+        versions=own_versions(),
         key=task.key,
         span=task.span,
     )
@@ -157,49 +134,11 @@ def show(found: Listened, console: Console) -> None:
         found.candidates, found.with_sound, found.without_sound, strict=True
     ):
         answers.add_row(escape(name), f"{heard:.1%}", f"{silent:.1%}")
-    heads = Table("head", title="strongest heads")
-    heads.add_column("attention on the audio", justify="right")
-    heads.add_column("looks most at", justify="right")
+    heads = Table(title="strongest heads")
+    for number, name in enumerate(HEAD_COLUMNS):
+        heads.add_column(name, justify="right" if number else "left")
     for row in found.head_rows:
         heads.add_row(*row)
     console.print()
     console.print(answers)
     console.print(heads)
-
-
-def shown_name(model: str | None) -> str:
-    """A hub id as it is, of a folder only its name."""
-    if model is None:
-        return EMBEDDED
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model
-
-
-def model_option(model: str | None) -> str:
-    """The option of a command that names the model; nothing for the embedded checkpoint."""
-    return "" if model is None else f" --model {shlex.quote(shown_name(model))}"
-
-
-def shown_command(request: Request) -> str:
-    """The command that makes this page again, with names of files and folders but no paths."""
-    words = ["lens-audio", "listen"]
-    if request.audio is not None:
-        words.append(Path(request.audio).name)
-    options = {
-        "question": request.question,
-        "choices": None if request.choices is None else ",".join(request.choices),
-        "model": None if request.model is None else shown_name(request.model),
-        "dtype": request.dtype,
-        "max-seconds": request.max_seconds,
-        "top": None if request.top == DEFAULT_TOP else request.top,
-    }
-    for name, value in options.items():
-        if value is not None:
-            words += [f"--{name}", str(value)]
-    return shlex.join(words)
-
-
-def versions() -> str:
-    """The versions that the result depends on."""
-    own = version("lens_audio")
-    return f"lens_audio {own}, torch {torch.__version__}, transformers {transformers.__version__}"

@@ -1,136 +1,107 @@
 """`lens-audio mmau`: the paper's evaluation on a benchmark."""
 
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-import typer
-
-from lens_audio.cli.checks import check_seconds
-from lens_audio.cli.errors import clear_errors
-from lens_audio.cli.options import Adaptive, BatchSize, Debug, Device, Model
-
-
-class Benchmark(StrEnum):
-    """Which questions."""
-
-    mmau = "mmau"
-    testbed = "testbed"
-
-
-class AnswerBy(StrEnum):
-    """How a choice is made."""
-
-    generation = "generation"
-    log_probability = "log-probability"
+from lens_audio import HookedAudioTransformer
+from lens_audio.checkpoints.dispatch import dispatch
+from lens_audio.cli.checkpoint import Checkpoint, load
+from lens_audio.cli.checks import numbers
+from lens_audio.cli.commands import Mmau
+from lens_audio.data.wording import wording
+from lens_audio.evals.items import AudioQADataset
+from lens_audio.evals.processes import Processes
+from lens_audio.evals.protocol import Settings
+from lens_audio.evals.report import Results
+from lens_audio.evals.run import evaluate, refuse_missing, split
+from lens_audio.evals.runner import Spent
+from lens_audio.evals.scores import ALL
+from lens_audio.evals.testbed import SyntheticQA
+from lens_audio.plots.theme import head_name, points, share
+from lens_audio.steering import AudioSilenceSteering
 
 
-def mmau(
-    data: Annotated[
-        Path | None,
-        typer.Argument(
-            help="MMAU's JSON file (or JSON lines), or a parquet file or a folder of them."
-        ),
-    ] = None,
-    audio: Annotated[
-        Path | None,
-        typer.Option(help="The folder of recordings. Default: the folder of the JSON file."),
-    ] = None,
-    dataset: Annotated[
-        Benchmark, typer.Option(help="testbed: the synthesised sounds, no data needed.")
-    ] = Benchmark.mmau,
-    benchmark_version: Annotated[
-        str | None,
-        typer.Option(help="first or v05.15.25. Default: first for JSON, v05.15.25 for parquet."),
-    ] = None,
-    items: Annotated[
-        int, typer.Option("-n", "--items", min=2, help="Of the testbed, for each kind of caption.")
-    ] = 200,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only sound, music or speech.")] = None,
-    difficulty: Annotated[str | None, typer.Option(help="Only easy, medium or hard.")] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out items without their recording.")
-    ] = False,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="r1-aqa, plain, brief, or a text file with {question} and {choices}. Default: "
-            "r1-aqa; plain for the testbed."
-        ),
-    ] = None,
-    answer_by: Annotated[
-        AnswerBy, typer.Option(help="Generate and extract, or take the likeliest option.")
-    ] = AnswerBy.generation,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a generated answer.")] = 32,
-    runs: Annotated[
-        str, typer.Option(help="Which runs, with commas between them; base is always one.")
-    ] = "base,steered,random,fixed,silenced",
-    calibration_share: Annotated[
-        float, typer.Option(help="Share of the items that heads and beta are chosen on.")
-    ] = 0.3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split and the random heads.")] = 0,
-    ks: Annotated[str, typer.Option(help="Numbers of specialist heads to try.")] = "2,4,8,12",
-    betas: Annotated[str, typer.Option(help="Strengths to try; 0 always is.")] = "0.5,1,2,4,8",
-    adaptive: Annotated[Adaptive, typer.Option(help="What scales beta.")] = Adaptive.constant,
-    draws: Annotated[int, typer.Option(min=1, help="Sets of random heads, each a run.")] = 3,
-    steering: Annotated[
-        Path | None,
-        typer.Option(help="Steering calibrated before (.safetensors): no items are set apart."),
-    ] = None,
-    max_seconds: Annotated[
-        float | None,
-        typer.Option(help="Keep only the first seconds of a recording. Default: all it can hear."),
-    ] = None,
-    model: Model = None,
-    device: Device = None,
-    device_map: Annotated[
-        str | None, typer.Option(help="auto: spread the model over all GPUs of this process.")
-    ] = None,
-    batch_size: BatchSize = 8,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes that decode recordings ahead of the model.")
-    ] = 2,
-    out: Annotated[
-        Path, typer.Option(help="The folder of results. A run that is in it is gone on with.")
-    ] = Path("lens-audio-mmau"),
-    debug: Debug = False,
-) -> None:
-    """Answer a benchmark as the model is, steered, and under every control; resumable."""
-    check_seconds(max_seconds, "--max-seconds")
-    with clear_errors(debug):
-        from lens_audio.cli.mmau_task import Request, read
+def run(request: Mmau) -> None:
+    """Load the model, evaluate, print, write the files."""
+    console = Console(highlight=False)
+    settings = settings_of(request, request.questions or SyntheticQA)
+    checkpoint = Checkpoint.read(request.model, request.device)
+    steering = None
+    if request.steering is not None:
+        steering = AudioSilenceSteering.load(request.steering)
+        steering.check(checkpoint)
+    settings.fitting(steering, checkpoint.n_heads)
+    dataset = request.questions or SyntheticQA.make(request.items)
+    items = request.selected(dataset)
+    refuse_missing(items)
+    split(items, settings, steering)
+    processes = Processes(request.device)
+    try:
+        model = load_model(request, processes)
+        results, spent = evaluate(
+            model, dataset, request.out, settings, items=items, steering=steering,
+            processes=processes, workers=request.workers,
+        )  # fmt: skip
+        if processes.is_main:
+            page = results.write(request.out, request.shown(with_defaults=True))
+            show(results, spent, console)
+            console.print(f"Page: {escape(str(page))}", soft_wrap=True)
+        processes.gather(None)  # the others stay until everything is written
+    finally:
+        processes.end()
 
-        request = Request(
-            data=data,
-            audio=audio,
-            dataset=dataset.value,
-            benchmark_version=benchmark_version,
-            items=items,
-            limit=limit,
-            task=task,
-            difficulty=difficulty,
-            skip_missing=skip_missing,
-            prompt=prompt,
-            answer_by=answer_by.value,
-            max_new_tokens=max_new_tokens,
-            runs=runs,
-            calibration_share=calibration_share,
-            seed=seed,
-            ks=ks,
-            betas=betas,
-            adaptive=adaptive.value,
-            draws=draws,
-            steering=steering,
-            max_seconds=max_seconds,
-            model=model,
-            device=device,
-            device_map=device_map,
-            batch_size=batch_size,
-            workers=workers,
-            out=out,
-        )
-        questions = read(request)
-        from lens_audio.cli.run_mmau import run
 
-        run(request, questions)
+def settings_of(request: Mmau, dataset: AudioQADataset | type[SyntheticQA]) -> Settings:
+    """The settings asked for.
+
+    Raises:
+        ValueError: for those that make no sense.
+    """
+    return Settings(
+        wording=wording(request.prompt or dataset.prompt),
+        runs=tuple(word.strip() for word in request.runs.split(",")),
+        calibration_share=request.calibration_share,
+        seed=request.seed,
+        answer_by=request.answer_by.value,
+        max_new_tokens=request.max_new_tokens,
+        ks=numbers(request.ks, int, "--ks"),
+        betas=numbers(request.betas, float, "--betas"),
+        adaptive=request.adaptive.value,
+        draws=request.draws,
+        batch_size=request.batch_size,
+        max_seconds=request.max_seconds,
+    )
+
+
+def load_model(request: Mmau, processes: Processes) -> HookedAudioTransformer:
+    """The checkpoint on this process's device, or spread over several."""
+    if request.device_map is None:
+        return load(request.model, processes.device)
+    return dispatch(load(request.model, "cpu"), request.device_map)
+
+
+def show(results: Results, spent: Spent, console: Console) -> None:
+    """Print every run's accuracy, and how long it took."""
+    version = f"{results.dataset.name} ({results.dataset.version})"
+    table = Table(
+        "run", "n", "accuracy [95 %]", "points against base [95 %]", "p", title=escape(version)
+    )
+    if results.accuracy is not None and results.comparison is not None:
+        against = results.comparison.set_index("run").to_dict("index")
+        for row in results.accuracy[results.accuracy["group"] == ALL].to_dict("records"):
+            accuracy = share(row["accuracy"], row["low"], row["high"])
+            change, told = against.get(row["run"]), ("", "")
+            if change is not None:
+                gained = points(change["change"], change["low"], change["high"])
+                told = (gained, f"{change['p_value']:.2g}")
+            table.add_row(row["run"], str(row["n"]), escape(accuracy), *map(escape, told))
+        console.print(table)
+    if results.chosen is not None:
+        heads = " ".join(head_name(*head) for head in results.chosen.steering.heads)
+        console.print(f"Specialists {heads}, beta {results.chosen.steering.beta:g}")
+    if results.failed:
+        console.print(f"{len(results.failed)} items could not be asked: the page says why")
+    if spent.total:
+        waited = spent.waiting / spent.total
+        console.print(f"{spent.total:.1f} s in batches, {waited:.1%} of it waiting for data")

@@ -1,9 +1,50 @@
-"""Options that several commands share."""
+"""What commands have in common: options of several, each written once, and how a command is shown."""
 
+import math
+import shlex
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo
+
+from lens_audio.cli.checks import shown_name
+
+
+def not_empty(text: str | None) -> str | None:
+    """Refuse an empty text, as wrong usage."""
+    if text is not None and not text.strip():
+        raise typer.BadParameter("it is empty")
+    return text
+
+
+def above_zero(seconds: float | None) -> float | None:
+    """Refuse a length of time that is none, as wrong usage."""
+    if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+        raise typer.BadParameter("give a length in seconds, above 0")
+    return seconds
+
+
+def split_choices(text: str | None) -> list[str] | None:
+    """The choices of `--choices a,b,c`; fewer than two, an empty or a repeated one is wrong usage."""
+    if text is None:
+        return None
+    choices = [choice.strip() for choice in text.split(",")]
+    if len(choices) < 2 or not all(choices):
+        raise typer.BadParameter(
+            "give at least two answers with commas between them, as in dog,siren"
+        )
+    if len(set(choices)) < len(choices):
+        raise typer.BadParameter("the same answer is given twice")
+    return choices
+
+
+def only_commas(text: str | None) -> str | None:
+    """`--choices` with nothing but commas between them."""
+    choices = split_choices(text)
+    return None if choices is None else ",".join(choices)
 
 
 class Adaptive(StrEnum):
@@ -23,12 +64,18 @@ class Dtype(StrEnum):
     auto = "auto"
 
 
+Question = Annotated[str | None, typer.Option(callback=not_empty, help="What to ask.")]
 Choices = Annotated[
     str | None,
     typer.Option(
+        callback=only_commas,
         help="Answers to choose from, with commas between them: dog,siren,bell. A question "
-        "that does not name them all gets them appended."
+        "that does not name them all gets them appended.",
     ),
+]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(callback=above_zero, help="Keep only the first seconds of longer recordings."),
 ]
 Model = Annotated[
     str | None,
@@ -42,17 +89,45 @@ DtypeOption = Annotated[
     typer.Option(help="auto: as config.json says. Default: as the weights are stored."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts in one forward.")]
+AdaptiveOption = Annotated[Adaptive, typer.Option(help="What scales beta.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn.")]
+Top = Annotated[int, typer.Option(min=1, help="How many of the strongest to show.")]
+Page = Annotated[Path, typer.Option(help="The page to write.")]
+Table = Annotated[Path, typer.Option(help="The table to write: .csv, or .json with all results.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+# What a result does not depend on: a command that is shown leaves it out.
+NOT_SHOWN = ("device", "out", "table", "save", "workers", "debug")
 
-def split_choices(text: str | None) -> list[str] | None:
-    """The choices of `--choices a,b,c`; at least two, none empty, none twice."""
-    if text is None:
-        return None
-    choices = [choice.strip() for choice in text.split(",")]
-    if len(choices) < 2 or not all(choices):
-        problem = "give at least two answers with commas between them, as in dog,siren"
-        raise typer.BadParameter(problem, param_hint="--choices")
-    if len(set(choices)) < len(choices):
-        raise typer.BadParameter("the same answer is given twice", param_hint="--choices")
-    return choices
+
+@dataclass
+class Command:
+    """What a command is asked."""
+
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            OSError, ValueError: saying what is wrong.
+        """
+        raise NotImplementedError
+
+    def shown(self, with_defaults: bool = False) -> str:
+        """The command that does this again, with names of files and folders but no paths."""
+        words = ["lens-audio", type(self).__name__.lower()]
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in fields(self):
+            value: Any = getattr(self, field.name)
+            if field.name in NOT_SHOWN or value is None or value is False:
+                continue
+            if value == field.default and not with_defaults:
+                continue
+            is_argument = isinstance(hints[field.name].__metadata__[0], ArgumentInfo)
+            for one in value if isinstance(value, list) else [value]:
+                if field.name == "model":
+                    one = shown_name(one)
+                elif is_argument or isinstance(one, Path):
+                    one = Path(one).name
+                words += [] if is_argument else [f"--{field.name.replace('_', '-')}"]
+                words += [] if one is True else [str(one)]
+        return shlex.join(words)

@@ -1,85 +1,183 @@
-"""`lens-audio steer`: calibrate audio-silence steering, and report on it."""
+"""`lens-audio steer`: the paper's protocol on held-out items of the testbed."""
 
-from enum import StrEnum
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from lens_audio.cli.checks import check_outputs, checkpoint_files
-from lens_audio.cli.errors import clear_errors
-from lens_audio.cli.options import Adaptive, BatchSize, Debug, Device, Model
+from lens_audio.analysis.listening import best_heads
+from lens_audio.cli.checkpoint import Checkpoint, load
+from lens_audio.cli.checks import shown_name
+from lens_audio.cli.commands import SpecialistsFrom, Steer
+from lens_audio.cli.heads import held_out
+from lens_audio.files import write_text
+from lens_audio.plots.pages.steer import Line, steer_page
+from lens_audio.plots.report import write_page
+from lens_audio.plots.theme import head_name, points
+from lens_audio.stats import Interval
+from lens_audio.steering.audio_silence.calibrate import KS, Calibration, calibrate
+from lens_audio.steering.audio_silence.controls import CONFLICT, SteeringReport, report
+from lens_audio.steering.knockout import KnockOut, knock_out
+from lens_audio.tables import write_table as write_csv
 
 
-class SpecialistsFrom(StrEnum):
-    """Which calibration items the specialists are found on, by what their caption does."""
+def run(request: Steer) -> None:
+    """Calibrate, report on other items, print, write the table and the page."""
+    checkpoint = Checkpoint.read(request.model, request.device)
+    checkpoint.check_heads(max(KS))
+    items = held_out(request.n_calibration, request.seed)
+    checkpoint.check_items(items)
+    console, model = Console(highlight=False), load(request.model, request.device)
+    common: dict[str, Any] = {"seed": request.seed, "batch_size": request.batch_size}
+    what = f"testbed, {request.n_calibration} items a caption, seed {request.seed}"
+    found_on = request.specialists_from
+    chosen = calibrate(
+        model,
+        items,
+        adaptive=request.adaptive.value,
+        specialists_from=None if found_on is SpecialistsFrom.all else found_on.value,
+        data=what,
+        **common,
+    )
+    if request.save is not None:
+        chosen.steering.save(request.save)
+    tested, knocked, halved = None, None, None
+    if not request.calibrate:
+        # The seed after the calibration's: other recordings, fixed before looking at any.
+        test = held_out(request.n_test, request.seed + 1)
+        tested = report(model, chosen, test, n_draws=request.draws, **common)
+        plain = [item for item in test if item.condition == "captionless"]
+        common["n_draws"] = request.draws
+        knocked = knock_out(model, plain, chosen.steering.heads, **common)
+        # A few heads may be missed by nobody: half of all, by r, against random halves.
+        r = chosen.correlation.r
+        half = best_heads(r, min(r.numel() // 2, int((~r.isnan()).sum())))
+        halved = knock_out(model, plain, half, draw_from_all=True, **common)
+    lines = numbers(chosen, tested, knocked, halved)
+    write_table(request.table, chosen, tested, knocked, lines)
+    name, command = shown_name(request.model), request.shown(with_defaults=True)
+    write_page(request.out, steer_page(chosen, tested, lines, name, command))
+    show(lines, chosen, tested, console)
+    for label, path in (("Table", request.table), ("Page", request.out), ("Saved", request.save)):
+        if path is not None:
+            console.print(f"{label}: {escape(str(path))}", soft_wrap=True)
 
-    all = "all"
-    captionless = "captionless"
-    truthful = "truthful"
-    conflict = "conflict"
+
+def numbers(
+    chosen: Calibration,
+    tested: SteeringReport | None,
+    knocked: KnockOut | None,
+    halved: KnockOut | None,
+) -> list[Line]:
+    """Every number the report is asked for, whatever it shows."""
+    steering = chosen.steering
+    heads = " ".join(head_name(*head) for head in steering.heads)
+    found_on = chosen.specialists_from or "all"
+    lines = [
+        Line(f"specialist heads ({found_on} calibration items)", heads),
+        Line("beta (calibration items)", f"{steering.beta:g}, {steering.adaptive}"),
+    ]
+    if knocked is not None:
+        lines += [Line(f"captionless, {name}", str(i)) for name, i in knocked.accuracies.items()]
+        drop = knocked.drop_difference
+        lines += [
+            Line("drop by specialists minus drop by random heads", points(*drop[:3]), "above 0",
+                 drop.low > 0),
+            Line("same, of the right answer's probability", points(*knocked.prob_drop_difference[:3])),
+        ]  # fmt: skip
+    if halved is not None:
+        names = ("the half of all heads of highest r knocked out", "random halves knocked out")
+        shares = list(halved.accuracies.values())[1:]
+        lines += [Line(f"captionless, {n}", str(s)) for n, s in zip(names, shares, strict=True)]
+        lines += [
+            Line(
+                "drop by that half minus drop by random halves", points(*halved.drop_difference[:3])
+            ),
+            Line(
+                "same, of the right answer's probability", points(*halved.prob_drop_difference[:3])
+            ),
+        ]
+    if tested is not None:
+        lines += _steering_numbers(tested)
+    return lines
 
 
-def steer(
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Only choose k and beta, and save the steering.")
-    ] = False,
-    report: Annotated[
-        bool,
-        typer.Option("--report", help="Calibrate and report on other items. This is the default."),
-    ] = False,
-    n_calibration: Annotated[
-        int, typer.Option(min=8, help="Calibration items for each kind of caption.")
-    ] = 300,
-    n_test: Annotated[int, typer.Option(min=8, help="Test items for each kind of caption.")] = 300,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Calibration items have this seed, test items the next.")
-    ] = 3001,
-    adaptive: Annotated[Adaptive, typer.Option(help="What scales beta.")] = Adaptive.constant,
-    specialists_from: Annotated[
-        SpecialistsFrom,
-        typer.Option(
-            help="Calibration items that the specialists are found on: conflict, where a right "
-            "answer means that the audio and not the caption decided; or all."
-        ),
-    ] = SpecialistsFrom.conflict,
-    draws: Annotated[int, typer.Option(min=2, help="Sets of random heads to compare with.")] = 10,
-    model: Model = None,
-    device: Device = None,
-    batch_size: BatchSize = 16,
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("lens-audio-steer.html"),
-    table: Annotated[
-        Path, typer.Option(help="The table to write: .csv, or .json with all results.")
-    ] = Path("lens-audio-steer.csv"),
-    save: Annotated[
-        Path | None, typer.Option(help="Write the calibrated steering to this .safetensors file.")
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Make the model listen more: calibrate on some items, report on others, with all controls."""
-    if calibrate and report:
-        raise typer.BadParameter("--report calibrates too; give one of the two")
-    with clear_errors(debug):
-        check_outputs(out, table, save)
-        checkpoint_files(model)
-        from lens_audio.cli.run_steer import Request, run
-
-        run(
-            Request(
-                reports=not calibrate,
-                n_calibration=n_calibration,
-                n_test=n_test,
-                seed=seed,
-                adaptive=adaptive.value,
-                specialists_from=(
-                    None if specialists_from is SpecialistsFrom.all else specialists_from.value
-                ),
-                draws=draws,
-                model=model,
-                device=device,
-                batch_size=batch_size,
-                out=out,
-                table=table,
-                save=save,
-            )
+def _steering_numbers(tested: SteeringReport) -> list[Line]:
+    score = tested.auroc_conflict
+    lines = [
+        Line("AUROC of the listening score, conflict items answered by the audio", str(score),
+             "at least 0.75", score.value >= 0.75),
+        Line("same, specialists found on all calibration items", str(tested.auroc_of_all)),
+        Line("AUROC, all items, answers that silence would change", str(tested.auroc_all)),
+    ]  # fmt: skip
+    for condition in tested.table["condition"].unique():
+        change = interval(tested.row(condition), "change")
+        is_conflict = condition == CONFLICT
+        met = change.value >= 0.4 and change.low > 0 if is_conflict else change.value >= -0.03
+        aim = "at least +40" if is_conflict else "at least -3"
+        lines.append(
+            Line(f"{condition}: change by steering, points", points(*change[:3]), aim, met)
         )
+    for method in ("random heads", "fixed direction"):
+        change = interval(tested.row(CONFLICT, method), "change")
+        lines.append(Line(f"{CONFLICT}: change by {method} (control)", points(*change[:3])))
+        lead = interval(tested.row(CONFLICT, method), "lead")
+        lines.append(Line(f"{CONFLICT}: steering ahead of {method} by", points(*lead[:3])))
+    changed = f"{tested.text_only_changed} of {tested.n_text_only}"
+    met = tested.text_only_changed == 0
+    return [*lines, Line("text-only prompts changed", changed, "none", met)]
+
+
+def interval(row: pd.Series, name: str) -> Interval:
+    """A quantity of the report's table with its interval."""
+    return Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]))
+
+
+def write_table(
+    path: Path,
+    chosen: Calibration,
+    tested: SteeringReport | None,
+    knocked: KnockOut | None,
+    lines: list[Line],
+) -> None:
+    """The report's table (without a report the calibration's) as CSV, or everything as JSON."""
+    if path.suffix == ".csv":
+        write_csv(chosen.table if tested is None else tested.table, path)
+        return
+    facts: dict[str, Any] = {
+        "numbers": [vars(line) for line in lines],
+        "calibration": json.loads(chosen.table.to_json(orient="records")),
+        "calibration_ids": chosen.ids,
+        "r": chosen.correlation.r.tolist(),
+    }
+    if tested is not None:
+        facts["report"] = tested.to_dict()
+    if knocked is not None:
+        facts["knock_out"] = {
+            **{name: i.to_dict() for name, i in knocked.accuracies.items()},
+            "drop_difference": knocked.drop_difference.to_dict(),
+            "draws": knocked.draws,
+        }
+    write_text(path, json.dumps(facts, indent=1) + "\n")
+
+
+def show(
+    lines: list[Line], chosen: Calibration, tested: SteeringReport | None, console: Console
+) -> None:
+    """Print the numbers, and the accuracy of every method in every condition."""
+    table = Table("number", "value [95 % interval]", "aim", title="audio-silence steering")
+    for line in lines:
+        table.add_row(escape(line.what), escape(line.value), escape(line.verdict))
+    console.print(table)
+    source = chosen.table[chosen.table["chosen"]] if tested is None else tested.table
+    accuracies = Table("condition", "method", "n", "accuracy", title="accuracy")
+    for row in source.to_dict("records"):
+        method = row.get("method", "audio-silence")
+        bounds = f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]" if tested else ""
+        accuracies.add_row(row["condition"], method, str(row["n"]), f"{row['accuracy']:.3f}"
+                           + escape(bounds))  # fmt: skip
+    console.print(accuracies)

@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lens_audio.evals.page import results_page
 from lens_audio.evals.results import Answers
 from lens_audio.evals.runner import Records
 from lens_audio.files import write_text
+from lens_audio.plots.pages.benchmark import benchmark_page
 from lens_audio.plots.report import write_page
 from lens_audio.tables import write_table
 
@@ -37,7 +37,7 @@ class Results(Answers):
                 write_table(table, place / f"{name}.csv")
         if self.chosen is not None and self.chosen.table is not None:
             self.chosen.steering.save(place / "steering.safetensors")
-        return write_page(place / "report.html", results_page(self, command))
+        return write_page(place / "report.html", benchmark_page(self, command))
 
     def _with_answers(self) -> Records:
         """The records with what was asked and what is right."""

@@ -22,8 +22,8 @@ from lens_audio.plots.theme import BLUE, head_name
 from lens_audio.plots.tokens import token_attention
 from lens_audio.sites import Site
 
-MASS = "attention on the audio"
-DIFFERENCE = "attention on the audio, clean - corrupted"
+MASS = "audio mass"
+DIFFERENCE = f"{MASS}, clean - corrupted"
 MOST_ROWS = 12  # heads over time
 
 
@@ -164,8 +164,7 @@ class Explorer(widgets.VBox):
     def _show_head(self) -> None:
         clean, corrupted = (float(self.session.mass(role)[self.head]) for role in ROLES)
         self.chosen.value = (
-            f"<b>{head_name(*self.head)}</b> · attention on the audio: clean {clean:.1%}, "
-            f"corrupted {corrupted:.1%}"
+            f"<b>{head_name(*self.head)}</b> · {MASS}: clean {clean:.1%}, corrupted {corrupted:.1%}"
         )
         inside = self.head in self.circuit
         self.add.description = "take out of the set" if inside else "add to the set"

@@ -73,7 +73,7 @@ class Session:
         return {role: audio_attention(self.model, self.prompt(role))[0].cpu() for role in ROLES}
 
     def mass(self, role: str) -> Float[Tensor, "layer head"]:
-        """The share of each head's attention that falls on the audio."""
+        """Each head's audio mass."""
         return audio_mass(self.attention[role])
 
     def pattern(self, role: str, head: Head) -> Float[Tensor, "query key"]:

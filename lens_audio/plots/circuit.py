@@ -24,7 +24,7 @@ def circuit_graph(
     attention: Real[Array, "layer head"] | pd.DataFrame | None = None,
     *,
     values: Mapping[Head, float] | None = None,
-    quantity: str = "attention on the audio",
+    quantity: str = "audio mass",
     least: float | int = 0.02,
 ) -> go.Figure:
     """What the heads of a circuit tell one another and the logits; the last layer is on top.
@@ -34,8 +34,8 @@ def circuit_graph(
 
     Args:
         edges: of `analysis.circuit.circuit_edges`.
-        attention: the share of each head's attention on the audio, 0 to 1: a grey line from the
-            audio for each head, as wide as its share, and the colour of the heads.
+        attention: each head's audio mass, 0 to 1: a grey line from the audio for each head, as wide
+            as its mass, and the colour of the heads.
         values: other numbers to colour the heads by, one for each head of the circuit.
         quantity: what colours the heads, with its unit if it has one.
         least: edges of a smaller recovery, in size, are left out.
@@ -115,7 +115,7 @@ def _curve(
 
 
 def _from_audio(places: dict[Any, tuple[float, float]], head: Head, share: float) -> go.Scatter:
-    """As wide as the head's share of attention on the audio; it leaves the bar below the head."""
+    """As wide as the head's audio mass; it leaves the bar below the head."""
     x = places[head][0]
     curve = _curve((x, places["audio"][1]), places[head])
     return go.Scatter(

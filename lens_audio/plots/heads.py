@@ -14,7 +14,7 @@ from lens_audio.plots.theme import INK, MAGNITUDE, SIGNED, styled, text
 
 def head_map(
     values: Real[Array, "layer head"] | pd.DataFrame,
-    quantity: str = "attention on the audio",
+    quantity: str = "audio mass",
     *,
     outlined: Sequence[tuple[int, int]] = (),
     signed: bool = False,
@@ -53,6 +53,25 @@ def head_map(
     figure.update_xaxes(title_text="head", dtick=_step(n_heads), **axis)
     figure.update_yaxes(title_text="layer", dtick=_step(n_layers), **axis)
     return styled(figure, height=min(700, max(300, 130 + 44 * n_layers)))
+
+
+def correlation_map(
+    r: Real[Array, "layer head"], heads: Sequence[tuple[int, int]] = ()
+) -> go.Figure:
+    """Correlation of each head's audio mass with right answers; NaN (it never changes) is 0.
+
+    Args:
+        heads: (layer, head) pairs to mark, such as the specialists.
+    """
+    known = np.nan_to_num(as_array(r, "layer", "head"), nan=0.0)
+    limit = max(0.05, float(abs(known).max()))
+    return head_map(
+        known,
+        "correlation with right answers",
+        signed=True,
+        outlined=heads,
+        limits=(-limit, limit),
+    )
 
 
 def _step(n: int) -> int:

@@ -9,16 +9,19 @@ import html
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 import soundfile
+import torch
 from jaxtyping import Float
 from plotly.offline import get_plotlyjs
 
 from lens_audio.files import write_text
+from lens_audio.fingerprint import versions
+from lens_audio.inputs import AudioPrompt
 from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.assets import PLAYHEAD_STYLE, SCRIPT, STYLE
 
@@ -71,6 +74,12 @@ def audio_html(waveform: Float[Array, " samples"], sampling_rate: int) -> str:
     return f'<audio controls preload="auto" src="data:audio/wav;base64,{data}"></audio>'
 
 
+def player(prompt: AudioPrompt) -> str:
+    """A player of the first recording of a prompt, nothing where its samples are not known."""
+    waveforms = prompt.waveforms
+    return audio_html(waveforms[0], prompt.sampling_rate) if waveforms else ""
+
+
 def table_html(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table of text cells."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
@@ -78,6 +87,62 @@ def table_html(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def section(title: str | None, *parts: str) -> str:
+    """A part of a page: a heading, and what stands below it as HTML."""
+    heading = "" if title is None else f"<h2>{escape(title)}</h2>"
+    return f"<section>{heading}{''.join(parts)}</section>"
+
+
+def note(said: str) -> str:
+    """A paragraph of explanation, of a text that is HTML already."""
+    return f'<p class="note">{said}</p>'
+
+
+def label(text: str) -> str:
+    """A small heading inside a section."""
+    return f'<p class="label">{escape(text)}</p>'
+
+
+def columns(left: str, right: str, even: bool = False) -> str:
+    """Two parts beside each other where there is room, the right one wider unless they are `even`."""
+    return f'<div class="grid{" even" * even}"><div>{left}</div><div>{right}</div></div>'
+
+
+def code(text: str) -> str:
+    """A command or a name, as it is typed."""
+    return f"<code>{escape(text)}</code>"
+
+
+def said_versions(versions: Mapping[str, str]) -> str:
+    """`lens_audio 0.1.0, torch 2.8.0`."""
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def own_versions() -> str:
+    """What a page is made with; of torch the build, too."""
+    return said_versions(versions() | {"torch": torch.__version__})
+
+
+def report(
+    title: str,
+    about: Sequence[str],
+    sections: Sequence[str],
+    footer: Sequence[str],
+    tab: str | None = None,
+) -> str:
+    """The page of a result.
+
+    Args:
+        about: what stands under the title, as plain text.
+        sections: HTML, each by `section`.
+        footer: what made it, as HTML.
+        tab: the title of the browser's tab, by default the page's.
+    """
+    header = f"<header><h1>{escape(title)}</h1><p>{escape(' · '.join(about))}</p></header>"
+    body = [header, *sections, f"<footer>{' · '.join(footer)}</footer>"]
+    return page(title if tab is None else tab, "\n".join(body))
 
 
 def page(title: str, body: str) -> str:

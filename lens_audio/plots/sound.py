@@ -86,7 +86,7 @@ def _attention_rows(
         hovertemplate=(
             "%{y}, %{customdata[0]:.2f} to %{customdata[1]:.2f} s<br>"
             "%{z:.2f} % of the head's attention<br>"
-            "%{customdata[2]:.2f} % of its attention on the audio<extra></extra>"
+            "%{customdata[2]:.2f} % of its audio mass<extra></extra>"
         ),
         colorbar={"title": {"text": "attention (%)", "side": "right"}, "thickness": 10},
     )

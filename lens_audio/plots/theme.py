@@ -41,8 +41,18 @@ def text(label: object, width: int | None = None) -> str:
 
 
 def head_name(layer: int, head: int) -> str:
-    """L3 H5: layer 3, head 5, both counted from 0."""
-    return f"L{layer} H{head}"
+    """L3H5: layer 3, head 5, both counted from 0."""
+    return f"L{layer}H{head}"
+
+
+def share(value: float, low: float, high: float) -> str:
+    """A share with its interval: 71.4% [52.9%, 84.7%]."""
+    return f"{value:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def points(change: float, low: float, high: float) -> str:
+    """A difference of shares in percentage points, with its interval: +8.0 [+5.1, +10.9]."""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in (change, low, high)))
 
 
 def clipped(label: str, width: int = 18) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from lens_audio import files
 from lens_audio.testbed.items import Item, make_items
 
 DEMO_SEED, DEMO_INDEX = 2026, 18
@@ -34,11 +35,12 @@ def write_demo() -> None:
     """Draw the demo item from its held-out seed and write `clips/demo.wav` and `demo.json`."""
     item = make_items(DEMO_INDEX + 1, DEMO_SEED)[DEMO_INDEX]
     CLIPS.mkdir(exist_ok=True)
-    soundfile.write(demo_clip(), item.waveform, item.sampling_rate, subtype="PCM_16")
+    with files.replacing(demo_clip()) as unfinished:
+        soundfile.write(unfinished, item.waveform, item.sampling_rate, "PCM_16", format="WAV")
     facts = asdict(item)
     del facts["audio"], facts["facts"], facts["record"]
     text = json.dumps(facts, indent=2) + "\n"
-    (CLIPS / "demo.json").write_text(text, encoding="utf-8")
+    files.write_text(CLIPS / "demo.json", text)
 
 
 if __name__ == "__main__":

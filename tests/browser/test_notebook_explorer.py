@@ -78,8 +78,8 @@ def test_the_explorer_is_used(jupyter, page):
     head_map, _, over_time, _ = figures
     assert holds(page, f"{PLOTS}.every((f) => f.clientWidth === f._fullLayout.width)")
 
-    click(page, head_map, 6, 1, f"{PLOTS}[2].data[0].y[0] == 'L1 H6'")
-    page.wait_for_selector("text=L1 H6 · attention on the audio")
+    click(page, head_map, 6, 1, f"{PLOTS}[2].data[0].y[0] == 'L1H6'")
+    page.wait_for_selector("text=L1H6 · audio mass")
     page.click("button:has-text('add to the set')")
     page.wait_for_selector("button:has-text('take out of the set')")
     page.click("button:has-text('keep only these heads')")

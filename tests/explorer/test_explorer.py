@@ -56,9 +56,9 @@ def test_the_map_is_the_attention_on_the_audio(explorer):
 def test_a_click_on_the_map_shows_that_head(explorer):
     click(explorer, 1, 6)
     assert explorer.head == (1, 6)
-    assert "L1 H6" in explorer.chosen.value
-    assert explorer.time.data[0].y[0] == "L1 H6"
-    assert explorer.tokens.layout.title.text == "L1 H6, clean"
+    assert "L1H6" in explorer.chosen.value
+    assert explorer.time.data[0].y[0] == "L1H6"
+    assert explorer.tokens.layout.title.text == "L1H6, clean"
     expected = la.plots.token_attention(la.analysis.head_pattern(MODEL, PROMPT, 1, 6)[0], PROMPT)
     np.testing.assert_allclose(explorer.tokens.data[0].z, expected.data[0].z)
 
@@ -82,7 +82,7 @@ def test_heads_are_added_and_taken_out(explorer):
         explorer.select(*head)
         explorer.add.click()
     assert explorer.circuit.heads == ((0, 2), (2, 7))
-    assert [tag.description for tag in explorer.answers.tags.children] == ["L0 H2", "L2 H7"]
+    assert [tag.description for tag in explorer.answers.tags.children] == ["L0H2", "L2H7"]
     explorer.answers.tags.children[0].click()
     assert explorer.circuit.heads == ((2, 7),)
     explorer.select(2, 7)
@@ -195,7 +195,7 @@ def test_heads_of_the_encoder_are_not_taken_for_the_decoders(explorer):
         torch.rand(1, 4, 8, 1), axes, torch.zeros(1, 1), torch.ones(1, 1), about
     )
     explorer._keep_recovery(result)
-    assert explorer.quantity.value == "attention on the audio"
+    assert explorer.quantity.value == "audio mass"
 
 
 def test_a_prompt_of_two_clips_is_explored_clip_by_clip():

@@ -34,9 +34,9 @@ def nodes(figure):
 
 def test_every_edge_of_enough_recovery_is_drawn():
     assert set(drawn(circuit_graph(EDGES))) == {
-        "L0 H1 → L2 H3, through its query",
-        "L0 H2 → L2 H3, through its key",
-        "L2 H3 → the logits, through its residual stream",
+        "L0H1 → L2H3, through its query",
+        "L0H2 → L2H3, through its key",
+        "L2H3 → the logits, through its residual stream",
     }
 
 
@@ -53,7 +53,7 @@ def test_width_grows_with_the_size_and_colour_tells_the_sign():
 def test_heads_are_named_and_later_layers_stand_higher():
     found = nodes(circuit_graph(EDGES))
     heights = {name: y for name, y in zip(found.text, found.y, strict=True)}
-    assert [name.strip(" </b>") for name in heights] == ["L0 H1", "L0 H2", "L2 H3"]
+    assert [name.strip(" </b>") for name in heights] == ["L0H1", "L0H2", "L2H3"]
     assert found.y[0] == found.y[1] < found.y[2]
 
 
@@ -72,9 +72,9 @@ def test_other_values_colour_the_heads():
 
 def test_a_heads_hover_text_lists_what_it_hears_and_tells():
     texts = nodes(circuit_graph(EDGES, ATTENTION)).hovertext
-    assert "hears L0 H1 (q): +0.400" in texts[2]
+    assert "hears L0H1 (q): +0.400" in texts[2]
     assert "tells the logits: +0.800" in texts[2]
-    assert "attention on the audio 1.000" in texts[2]
+    assert "audio mass 1.000" in texts[2]
 
 
 def test_no_two_heads_stand_over_the_same_spot_of_the_audio():
@@ -88,8 +88,8 @@ def test_no_two_heads_stand_over_the_same_spot_of_the_audio():
         (EDGES.drop(columns="input"), {}, "no column input"),
         (EDGES.iloc[:0], {}, "no edges"),
         (EDGES, {"least": -1}, "least=-1"),
-        (EDGES, {"attention": torch.ones(2, 4)}, "L2 H3"),
-        (EDGES, {"values": {(0, 1): 1.0}}, "no value for L0 H2, L2 H3"),
+        (EDGES, {"attention": torch.ones(2, 4)}, "L2H3"),
+        (EDGES, {"values": {(0, 1): 1.0}}, "no value for L0H2, L2H3"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(edges, options, message):

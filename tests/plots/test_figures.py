@@ -67,7 +67,7 @@ def test_time_figure_has_one_axis_in_seconds() -> None:
     assert {trace.xaxis for trace in figure.data} <= {None, "x"}
     assert figure.layout.xaxis.title.text == "time (s)"
     assert figure.layout.xaxis.range == (0, pytest.approx(0.33))
-    assert list(figure.data[0].y) == ["L1 H3", "L0 H2"]
+    assert list(figure.data[0].y) == ["L1H3", "L0H2"]
     assert figure.layout.yaxis2.title.text == "frequency (kHz)"
     assert figure.layout.yaxis3.title.text == "amplitude"
     assert [shape.x0 for shape in figure.layout.shapes] == [0.1, 0.2]

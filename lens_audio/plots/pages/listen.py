@@ -9,9 +9,23 @@ from lens_audio.analysis import audio_mass, peak_time
 from lens_audio.inputs import AudioPrompt
 from lens_audio.plots.choices import choice_probabilities
 from lens_audio.plots.heads import head_map
-from lens_audio.plots.report import audio_html, escape, figure_html, page, table_html
+from lens_audio.plots.report import (
+    code,
+    columns,
+    escape,
+    figure_html,
+    label,
+    note,
+    player,
+    report,
+    section,
+    table_html,
+)
 from lens_audio.plots.sound import attention_over_time
 from lens_audio.plots.theme import head_name
+
+TITLE = "Is the model listening?"
+HEAD_COLUMNS = ("head", "audio mass", "looks most at")
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class Listened:
 
     @property
     def head_rows(self) -> list[tuple[str, str, str]]:
-        """Name, mass and time of highest attention of each of the strongest heads."""
+        """Name, audio mass and time of highest attention of each of the strongest heads."""
         mass = audio_mass(self.attention)
         peak = peak_time(self.attention, self.prompt.audio_times(0))
         return [
@@ -64,17 +78,13 @@ class Listened:
 
 def listen_page(found: Listened) -> str:
     """The page: the answer, the recording with attention over time, the map of all heads."""
-    header = (
-        "<header><h1>Is the model listening?</h1>"
-        f"<p>{escape(found.audio_name)} · {found.seconds:.2f} s · {escape(found.model_name)}</p>"
-        "</header>"
+    return report(
+        TITLE,
+        (found.audio_name, f"{found.seconds:.2f} s", found.model_name),
+        (_answer(found), _over_time(found), _all_heads(found)),
+        (escape(found.model_name), code(found.command), escape(found.versions)),
+        tab=f"{TITLE} {found.audio_name}",
     )
-    footer = (
-        f"<footer>{escape(found.model_name)} · <code>{escape(found.command)}</code> · "
-        f"{escape(found.versions)}</footer>"
-    )
-    body = [header, _answer(found), _over_time(found), _all_heads(found), footer]
-    return page(f"Is the model listening? {found.audio_name}", "\n".join(body))
 
 
 def _answer(found: Listened) -> str:
@@ -90,13 +100,12 @@ def _answer(found: Listened) -> str:
         kind = "good" if found.is_right else "bad"
         says = "agrees" if found.is_right else "does not agree"
         verdict = f'<p class="{kind}">It {says} with the answer key: {escape(found.key)}.</p>'
-    return (
-        '<section><div class="grid"><div>'
-        f'<p class="label">Question</p><p class="question">{escape(found.question)}</p>'
-        f'<p class="label">Answer</p><p class="answer">{escape(found.answer) or "(nothing)"}</p>'
-        f"{verdict}<p>{_what_the_sound_does(found)}</p></div>"
-        f"<div>{figure_html(figure, 'answers')}</div></div></section>"
+    said = (
+        f'{label("Question")}<p class="question">{escape(found.question)}</p>'
+        f'{label("Answer")}<p class="answer">{escape(found.answer) or "(nothing)"}</p>'
+        f"{verdict}<p>{_what_the_sound_does(found)}</p>"
     )
+    return section(None, columns(said, figure_html(figure, "answers")))
 
 
 def _what_the_sound_does(found: Listened) -> str:
@@ -111,28 +120,26 @@ def _what_the_sound_does(found: Listened) -> str:
 def _over_time(found: Listened) -> str:
     rows = found.attention[tuple(zip(*found.heads, strict=True))]
     figure = attention_over_time(found.prompt, rows, found.heads, span=found.span)
-    player = ""
-    if found.prompt.waveforms is not None:
-        player = audio_html(found.prompt.waveforms[0], found.prompt.sampling_rate)
     marks = " Dotted lines mark where the sound asked for begins and ends." if found.span else ""
-    return (
-        "<section><h2>When the strongest heads listen</h2>"
-        '<p class="note">Waveform, log-mel spectrogram as the model reads it, and the attention '
-        "that each head pays to every audio token from the last position of the prompt, where the "
-        f"answer begins. Click anywhere to move the playhead.{marks}</p>"
-        f"{player}{figure_html(figure, 'time', over_time=True)}</section>"
+    return section(
+        "When the strongest heads listen",
+        note(
+            "Waveform, log-mel spectrogram as the model reads it, and the attention that each head "
+            "pays to every audio token from the last position of the prompt, where the answer "
+            f"begins. Click anywhere to move the playhead.{marks}"
+        ),
+        player(found.prompt),
+        figure_html(figure, "time", over_time=True),
     )
 
 
 def _all_heads(found: Listened) -> str:
-    mass = audio_mass(found.attention)
-    quantity = "share of attention on the audio"
-    figure = head_map(mass, quantity, outlined=found.heads, limits=(0.0, 1.0))
-    table = table_html(("head", "attention on the audio", "looks most at"), found.head_rows)
-    return (
-        "<section><h2>Which heads read the audio</h2>"
-        '<p class="note">Each cell is one attention head: the share of its attention, from the '
-        "last position of the prompt, that falls on the audio. The strongest are outlined.</p>"
-        f'<div class="grid"><div>{figure_html(figure, "heads")}</div><div>{table}</div></div>'
-        "</section>"
+    figure = head_map(audio_mass(found.attention), outlined=found.heads, limits=(0.0, 1.0))
+    return section(
+        "Which heads read the audio",
+        note(
+            "Each cell is one attention head. Its audio mass is the share of its attention, from "
+            "the last position of the prompt, that falls on the audio. The strongest are outlined."
+        ),
+        columns(figure_html(figure, "heads"), table_html(HEAD_COLUMNS, found.head_rows)),
     )

@@ -3,14 +3,26 @@
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
+import torch
 
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.inputs import AudioPrompt
 from lens_audio.plots.choices import choice_probabilities
 from lens_audio.plots.patching import patching_heatmap
-from lens_audio.plots.report import audio_html, escape, figure_html, page, table_html
+from lens_audio.plots.report import (
+    code,
+    columns,
+    escape,
+    figure_html,
+    label,
+    note,
+    player,
+    report,
+    section,
+    table_html,
+)
 from lens_audio.plots.sound import waveform_traces
-from lens_audio.plots.theme import BLUE, GRID, ORANGE
+from lens_audio.plots.theme import BLUE, GRID, ORANGE, head_name
 
 WAVE_HEIGHT, GAP = 78, 14  # pixels
 
@@ -43,7 +55,39 @@ class Sweep:
     where: str  # what a cell patches, such as "one head at the last position"
     result: PatchingResult
     labels: list[str] | None  # of the positions
-    strongest: list[tuple[str, ...]]  # rows for a table: cell, logit difference, change, recovery
+    top: int  # how many of the strongest cells to show
+
+    @property
+    def positions(self) -> list[str]:
+        """The entries of the axis of positions or groups; none without one."""
+        return self.result.axes.get("position", self.result.axes.get("group", []))
+
+    @property
+    def strongest(self) -> list[tuple[str, ...]]:
+        """The cells that change the metric most, as text under `STRONGEST`."""
+        values, recovery = self.result.mean(), self.result.recovery()
+        change = values - self.result.base[0].mean()
+        sizes = change.abs().nan_to_num(-1.0).flatten()
+        rows: list[tuple[str, ...]] = []
+        for flat in sizes.argsort(descending=True, stable=True)[: self.top]:
+            place = tuple(int(i) for i in torch.unravel_index(flat, values.shape))
+            value, change_, recovered = (float(x[place]) for x in (values, change, recovery))
+            share = "undefined" if recovered != recovered else f"{recovered:.1%}"
+            rows.append((self._cell(place), f"{value:.2f}", f"{change_:+.2f}", share))
+        return rows
+
+    def _cell(self, place: tuple[int, ...]) -> str:
+        axes = list(self.result.axes.items())[1:-1]
+        cell = {name: entries[i] for (name, entries), i in zip(axes, place, strict=True)}
+        if self.result.about["site"] == "audio_embed":  # before any layer
+            del cell["layer"]
+        if "head" in cell:
+            return head_name(int(cell["layer"]), int(cell["head"]))
+        position = cell.get("position", cell.get("group", ""))
+        names = dict(zip(self.positions, self.labels or [], strict=False))
+        if position in names:
+            position = f"position {position} ({names[position]})"
+        return f"layer {cell['layer']}, {position}" if "layer" in cell else position
 
 
 @dataclass(frozen=True)
@@ -79,17 +123,14 @@ STRONGEST = ("cell", "logit difference", "change", "recovery")
 def patch_page(found: Patched) -> str:
     """The page: both recordings and answers, then each sweep as a map with its strongest cells."""
     base, source = found.runs
-    header = (
-        "<header><h1>What carries the answer?</h1>"
-        f"<p>Activations of the {source.role} run, patched into the {base.role} run · "
-        f"{escape(found.model_name)}</p></header>"
-    )
-    footer = (
-        f"<footer>{escape(found.model_name)} · <code>{escape(found.command)}</code> · "
-        f"{escape(found.versions)}</footer>"
-    )
+    patched = f"Activations of the {source.role} run, patched into the {base.role} run"
     sweeps = [_sweep(found, sweep, number) for number, sweep in enumerate(found.sweeps)]
-    return page("What carries the answer?", "\n".join([header, _runs(found), *sweeps, footer]))
+    return report(
+        "What carries the answer?",
+        (patched, found.model_name),
+        (_runs(found), *sweeps),
+        (escape(found.model_name), code(found.command), escape(found.versions)),
+    )
 
 
 def _runs(found: Patched) -> str:
@@ -100,29 +141,27 @@ def _runs(found: Patched) -> str:
         quantity=found.quantity,
         names=("clean", "corrupted"),
     )
-    cards = "".join(f"<div>{_run(run)}</div>" for run in (found.clean, found.corrupted))
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
     metric = (
         f"The measure is the logit difference, logit({escape(found.answer)}) − "
         f"logit({escape(found.instead)}), at the last position: "
         f"{found.clean.logit_difference:.2f} in the clean run, "
         f"{found.corrupted.logit_difference:.2f} in the corrupted run."
     )
-    return (
-        f'<section><p class="label">Question</p><p class="question">{escape(found.question)}</p>'
-        f'<div class="grid even">{cards}</div><p>{metric}</p>{notes}'
-        f"{figure_html(figure, 'answers')}</section>"
+    return section(
+        None,
+        f'{label("Question")}<p class="question">{escape(found.question)}</p>',
+        columns(_run(found.clean), _run(found.corrupted), even=True),
+        f"<p>{metric}</p>",
+        *(note(escape(said)) for said in found.notes),
+        figure_html(figure, "answers"),
     )
 
 
 def _run(run: Run) -> str:
-    player = ""
-    if run.prompt.waveforms is not None:
-        player = audio_html(run.prompt.waveforms[0], run.prompt.sampling_rate)
     return (
-        f'<p class="label">{run.role}</p><p>{escape(run.name)} · '
-        f"{run.prompt.clip_seconds(0):.2f} s</p>{player}"
-        f'<p class="label">Answer</p><p class="answer">{escape(run.answer) or "(nothing)"}</p>'
+        f"{label(run.role)}<p>{escape(run.name)} · {run.prompt.clip_seconds(0):.2f} s</p>"
+        f"{player(run.prompt)}"
+        f'{label("Answer")}<p class="answer">{escape(run.answer) or "(nothing)"}</p>'
     )
 
 
@@ -136,17 +175,18 @@ def _sweep(found: Patched, sweep: Sweep, number: int) -> str:
         hint = " Click to move the playhead."
         if found.clean.span or found.corrupted.span:
             hint += " Dotted lines mark where each recording's sound begins and ends."
-    note = (
-        f"Each cell replaces <code>{escape(sweep.site)}</code> of {escape(sweep.where)} in the "
+    said = (
+        f"Each cell replaces {code(sweep.site)} of {escape(sweep.where)} in the "
         f"{base.role} run by the {source.role} run's. Recovery 0: the logit difference stays "
         f"{base.logit_difference:.2f}, as in the {base.role} run; 1: it becomes "
         f"{source.logit_difference:.2f}, as in the {source.role} run.{hint}"
     )
-    drawn = figure_html(figure, f"sweep-{number}", over_time=over_time)
-    table = table_html(STRONGEST, sweep.strongest)
-    return (
-        f'<section><h2>{HEADINGS[sweep.by]}</h2><p class="note">{note}</p>{drawn}'
-        f'<p class="label">Strongest cells</p>{table}</section>'
+    return section(
+        HEADINGS[sweep.by],
+        note(said),
+        figure_html(figure, f"sweep-{number}", over_time=over_time),
+        label("Strongest cells"),
+        table_html(STRONGEST, sweep.strongest),
     )
 
 

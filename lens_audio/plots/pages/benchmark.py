@@ -1,0 +1,245 @@
+"""The page of a benchmark: every run, the paper's figures beside ours, and where they differ."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import pandas as pd
+from jaxtyping import Bool
+from torch import Tensor
+
+from lens_audio.plots.benchmark import run_accuracies
+from lens_audio.plots.heads import correlation_map
+from lens_audio.plots.report import (
+    code,
+    columns,
+    escape,
+    figure_html,
+    note,
+    report,
+    said_versions,
+    section,
+    table_html,
+)
+from lens_audio.plots.scores import score_distributions
+from lens_audio.plots.steering import steering_curve
+from lens_audio.plots.theme import clipped, head_name, points, share
+
+PAPER = "Glazer, Aharon, Fetaya, arXiv 2603.06854"
+PUBLISHED = {"Qwen2-Audio-7B-Instruct": 8.0, "R1-AQA": 4.9}  # points gained by steering, on MMAU
+SHOWN = 20  # answers that steering changed, and failures
+PANELS = 5
+BASE, STEERED, ALL = "base", "steered", "all"  # runs, and the group of all items
+MEANING = {
+    BASE: "the model as it is",
+    STEERED: "audio-silence steering by the specialist heads",
+    "random": "the same by as many random heads (control)",
+    "fixed": "the calibration items’ mean direction instead of the item’s own (control)",
+    "silenced": "silence of equal length in the place of the recording, unsteered (control)",
+}
+
+
+@runtime_checkable
+class Answered(Protocol):
+    """What the page shows of `lens_audio.evals.Results`, which says what each is."""
+
+    @property
+    def dataset(self) -> Any: ...
+    @property
+    def items(self) -> Sequence[Any]: ...
+    @property
+    def records(self) -> Sequence[dict[str, Any]]: ...
+    @property
+    def manifest(self) -> dict[str, Any]: ...
+    @property
+    def chosen(self) -> Any: ...
+    @property
+    def runs(self) -> list[str]: ...
+    @property
+    def failed(self) -> dict[str, str]: ...
+    @property
+    def correct(self) -> Mapping[str, Bool[Tensor, " item"]] | None: ...
+    @property
+    def accuracy(self) -> pd.DataFrame | None: ...
+    @property
+    def comparison(self) -> pd.DataFrame | None: ...
+    @property
+    def scores(self) -> dict[str, float]: ...
+    @property
+    def auroc(self) -> Any: ...
+
+
+def benchmark_page(found: Answered, command: str) -> str:
+    """The whole page."""
+    facts = found.manifest
+    failed = f", {len(found.failed)} of them failed" if found.failed else ""
+    return report(
+        _named(found),
+        (
+            facts["model"]["name"],
+            f"{len(found.items)} items{failed}",
+            f"prompt {facts['settings']['wording']['name']}",
+            f"answers by {facts['settings']['answer_by']}",
+        ),
+        (
+            _runs(found),
+            _published(found),
+            _by_group(found),
+            _calibration(found),
+            _listening(found),
+            _changed(found),
+            _failed(found),
+        ),
+        (
+            code(command),
+            escape(said_versions(facts["versions"])),
+            f"seed {escape(facts['settings']['seed'])}",
+            f"items {escape(facts['benchmark']['fingerprint'])}",
+            f"weights {escape(facts['model']['weights'])}",
+        ),
+    )
+
+
+def _named(found: Answered) -> str:
+    return f"{found.dataset.name} ({found.dataset.version})"
+
+
+def _runs(found: Answered) -> str:
+    meanings = "".join(
+        f"<br><b>{escape(run)}</b>: {escape(MEANING[run.split()[0]])}" for run in found.runs
+    )
+    if found.accuracy is None or found.comparison is None:
+        return section(
+            "Runs",
+            "<p>This split’s answers are withheld, so there is no accuracy; the predictions are in "
+            f"their files.</p><p>{meanings.removeprefix('<br>')}</p>",
+        )
+    table = found.accuracy[found.accuracy["group"] == ALL]
+    against = found.comparison.set_index("run").to_dict("index")
+    header = ("run", "n", "accuracy [95 %]", "points against base [95 %]", "gained", "lost", "p")
+    first = found.dataset.groups[0]
+    shown = found.accuracy[found.accuracy["group"].isin([ALL, first])]
+    shown = shown[shown["value"].isin(list(shown["value"].unique())[:PANELS])]
+    return section(
+        "Accuracy",
+        table_html(header, [_run_row(row, against) for row in table.to_dict("records")]),
+        note(
+            "Intervals of accuracies are Wilson’s; of changes a paired bootstrap over items. p is "
+            f"McNemar’s exact test.{meanings}"
+        ),
+        figure_html(run_accuracies(shown), "runs"),
+    )
+
+
+def _run_row(row: dict[str, Any], against: dict[Any, Any]) -> tuple[object, ...]:
+    accuracy = share(row["accuracy"], row["low"], row["high"])
+    change = against.get(row["run"])
+    if change is None:
+        return (row["run"], row["n"], accuracy, "", "", "", "")
+    return (
+        row["run"],
+        row["n"],
+        accuracy,
+        points(change["change"], change["low"], change["high"]),
+        change["gained"],
+        change["lost"],
+        f"{change['p_value']:.2g}",
+    )
+
+
+def _published(found: Answered) -> str:
+    if found.comparison is None or STEERED not in found.runs:
+        return ""
+    ours = found.comparison.set_index("run").loc[STEERED]
+    rows = [(model, "MMAU", f"{gain:+.1f}", PAPER) for model, gain in PUBLISHED.items()]
+    gained = points(ours["change"], ours["low"], ours["high"])
+    rows.append((found.manifest["model"]["name"], _named(found), gained, "this run"))
+    return section(
+        "Beside the paper",
+        table_html(("model", "benchmark", "points gained by steering", "source"), rows),
+        note("Alike only for the same model, version of the benchmark, split and prompt."),
+    )
+
+
+def _by_group(found: Answered) -> str:
+    if found.accuracy is None:
+        return ""
+    tables = []
+    for group in found.dataset.groups:
+        rows = found.accuracy[found.accuracy["group"] == group]
+        wide = rows.pivot(index="value", columns="run", values="accuracy")[found.runs]
+        n = rows.drop_duplicates("value").set_index("value")["n"]
+        cells = [(value, n[value], *(f"{x:.1%}" for x in wide.loc[value])) for value in wide.index]
+        tables.append(f"<h3>{escape(group)}</h3>{table_html(('', 'n', *found.runs), cells)}")
+    return section("By kind of item", *tables)
+
+
+def _calibration(found: Answered) -> str:
+    chosen = found.chosen
+    if chosen is None:
+        return ""
+    heads = ", ".join(head_name(*head) for head in chosen.steering.heads)
+    said = f"<p>Specialists: {escape(heads)}. β = {chosen.steering.beta:g}.</p>"
+    if chosen.table is None or chosen.correlation is None:
+        return section("Steering", said, "<p>Given, not calibrated here.</p>")
+    lines = chosen.table.assign(
+        method="k = " + chosen.table["k"].astype(str), condition="calibration items",
+        low=pd.NA, high=pd.NA,
+    )  # fmt: skip
+    return section(
+        "Calibration",
+        said,
+        note(
+            f"Of {chosen.table['n'].iloc[0]} items that no accuracy above is of. Left: correlation "
+            "of each head’s audio mass with right answers. Right: accuracy under every setting."
+        ),
+        columns(
+            figure_html(correlation_map(chosen.correlation.r, chosen.steering.heads), "heads"),
+            figure_html(steering_curve(lines), "curves"),
+            even=True,
+        ),
+    )
+
+
+def _listening(found: Answered) -> str:
+    if found.auroc is None or found.correct is None:
+        return ""
+    right: dict[bool, list[float]] = {True: [], False: []}
+    for record, correct in zip(found.records, found.correct[BASE].tolist(), strict=True):
+        if record["id"] in found.scores:
+            right[correct].append(found.scores[record["id"]])
+    groups = {"answered right": right[True], "answered wrong": right[False]}
+    return section(
+        "Listening score",
+        f"<p>AUROC for a right answer of the model as it is: {escape(found.auroc)}</p>",
+        figure_html(score_distributions(groups), "scores"),
+    )
+
+
+def _changed(found: Answered) -> str:
+    """Items that steering answers rightly or wrongly, unlike the base."""
+    if found.correct is None or STEERED not in found.runs:
+        return ""
+    rows = []
+    for item, record, before, after in zip(
+        found.items, found.records, found.correct[BASE], found.correct[STEERED], strict=True
+    ):
+        if before != after:
+            said = (clipped(record["runs"][run]["prediction"], 60) for run in (BASE, STEERED))
+            rows.append((clipped(item.question, 160), item.answer, *said))
+    return section(
+        "What steering changed",
+        f"<p>{len(rows)} items, of which the first {min(len(rows), SHOWN)}; all answers are in "
+        "answers.jsonl.</p>",
+        table_html(("question", "right", "base", "steered"), rows[:SHOWN]),
+    )
+
+
+def _failed(found: Answered) -> str:
+    if not found.failed:
+        return ""
+    rows = list(found.failed.items())[:SHOWN]
+    return section(
+        "Items that could not be asked",
+        f"<p>{len(found.failed)}, counted as wrong in every run.</p>",
+        table_html(("item", "reason"), rows),
+    )
