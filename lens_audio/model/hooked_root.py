@@ -16,7 +16,14 @@ from transformer_lens.utilities import Slice
 from lens_audio.config import BlockConfig
 from lens_audio.model.activation_cache import ActivationCache
 from lens_audio.model.hook_point import ForwardInfo, HookPoint, only_reads
-from lens_audio.sites import PATTERN_SITES, HookName, count_from_end, is_by_clip, what_exists
+from lens_audio.sites import (
+    PATTERN_SITES,
+    HookName,
+    count_from_end,
+    is_by_clip,
+    nothing_selected,
+    what_exists,
+)
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 
@@ -173,7 +180,7 @@ class HookedModule(HookedRootModule):
             if isinstance(name, str):
                 self.check_hook_name(name)
             elif not (selected := list(filter(name, self.hook_dict))):
-                raise ValueError("a function of hook names selects none of the hook points")
+                raise ValueError(nothing_selected(name))
             elif all(map(self._missing_flag, selected)):
                 self.check_hook_name(selected[0])  # none of them fires: says which flag is off
         with self.lock, super().hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
