@@ -296,7 +296,7 @@ def test_last_is_each_rows_last_real_position_everywhere(prompt):
         _, cache = MODEL.run_with_cache(prompt)
         MODEL.run_with_hooks(prompt, fwd_hooks=hooks.capture(store, "resid_pre", positions="last"))
     at_last = cache["resid_pre", 1][rows, last]
-    found = (store["blocks.1.hook_resid_pre"], activations(MODEL, prompt, [1], "resid_pre"))
+    found = (store["blocks.1.hook_resid_pre"], activations(MODEL, [prompt], [1], "resid_pre"))
     for residual in found:
         torch.testing.assert_close(residual[:, 0], at_last)
     read = logit_lens(MODEL, prompt, positions="last")
