@@ -277,7 +277,7 @@ def _site(name: str) -> Site:
 def _hook_names(model: HookedAudioTransformer, site: Site) -> dict[int, str]:
     """The hook points of a site by layer."""
     where = site.in_block()
-    names = {layer: where.in_layer(layer) for layer in where.layers(model.cfg)}
+    names = {layer: where.in_layer(layer) for layer in site.layers(model.cfg)}
     missing = [name for name in names.values() if name not in model.hook_dict]
     if missing:
         raise ValueError(f"this model has no {missing[0]}")

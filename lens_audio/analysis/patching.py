@@ -153,8 +153,8 @@ def sweep_steps(
     progress = Progress(resume_from)
     runs.check_site(asked)
     base, source, align = runs.base, runs.source, runs.alignment(where.in_encoder)
+    chosen = asked.layers(model.cfg, layers), swept_heads(asked, heads, model.cfg)
     masks, axis = sweep_masks(asked, positions, base, align)
-    chosen = where.layers(model.cfg, layers), swept_heads(asked, heads, model.cfg)
     grid = make_grid(masks, axis, *chosen)
     metrics = dict(metric) if isinstance(metric, Mapping) else {metric_name(metric): metric}
     if not metrics:

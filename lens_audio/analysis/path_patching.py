@@ -4,7 +4,7 @@ Sources: Wang et al., "Interpretability in the Wild" (IOI), arXiv 2211.00593, se
 Goldowsky-Dill et al., "Localizing Model Behavior with Path Patching", arXiv 2304.05969.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,9 @@ def path_patch(
     corrupted: AudioPrompt | None = None,
     metric: Callable[[Tensor], Any] | None = None,
     *,
-    receivers: str | Sequence[Head] = "logits",
+    receivers: str | Iterable[Any] = "logits",
     receiver_input: str = "q",
-    senders: Sequence[Head] | None = None,
+    senders: Iterable[Any] | None = None,
     positions: Any = "all",
     mlps: str = "recompute",
     direction: str = "denoise",

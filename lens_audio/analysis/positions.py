@@ -134,12 +134,11 @@ def mask_of(site: Site, positions: Positions, prompt: AudioPrompt) -> Bool[Tenso
     if isinstance(positions, str) and positions == "generated":
         raise ValueError("'generated' selects nothing here: the prompt alone is run")
     positions = check_positions(positions, where)
-    sequence, n_rows = TokenSequence.of(prompt), len(prompt)
     if where.in_encoder:
-        sequence, n_rows = TokenSequence.untold(len(prompt.frame_labels())), prompt.n_clips
+        sequence = TokenSequence.untold(len(prompt.frame_labels()), prompt.n_clips)
+    else:
+        sequence = TokenSequence.of(prompt)
     mask = select(positions, sequence)
-    if len(mask) not in (1, n_rows):
-        raise ValueError(f"a selection of {len(mask)} rows in a batch of {n_rows}")
     if not bool(mask.any(1).all()):
         raise ValueError(
             "a selection of positions is empty in some row; each must select one or more"

@@ -6,7 +6,15 @@ from typing import Any
 import torch
 
 from lens_audio.fingerprint import carrying
-from lens_audio.sites import SITES, HookName, Layers, Site, count_from_end, what_exists
+from lens_audio.sites import (
+    SITES,
+    HookName,
+    Layers,
+    Site,
+    count_from_end,
+    nothing_selected,
+    what_exists,
+)
 
 __all__ = ["SITES", "Function", "Hook", "HookName", "hook_names", "on", "one_of"]
 
@@ -50,7 +58,7 @@ def on(model: Any, fwd_hooks: Iterable[Hook]) -> list[Hook]:
         else:
             names = list(filter(name, known))
             if not names:
-                raise ValueError("a function of hook names selects none of the model's hook points")
+                raise ValueError(nothing_selected(name))
         aside = [n for n in names if n.endswith("hook_resid_mid") and known[n].name != n]
         for mid in aside:
             at_mid, at_post = _in_both_branches(function)

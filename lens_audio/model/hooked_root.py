@@ -16,7 +16,14 @@ from transformer_lens.utilities import Slice
 from lens_audio.config import BlockConfig
 from lens_audio.model.activation_cache import ActivationCache
 from lens_audio.model.hook_point import ForwardInfo, HookPoint, only_reads
-from lens_audio.sites import PATTERN_SITES, HookName, count_from_end, is_by_clip, what_exists
+from lens_audio.sites import (
+    PATTERN_SITES,
+    HookName,
+    count_from_end,
+    is_by_clip,
+    nothing_selected,
+    what_exists,
+)
 
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
 

@@ -31,6 +31,7 @@ from lens_audio.sites.site import (
     Site,
     count_from_end,
     is_by_clip,
+    nothing_selected,
     what_exists,
 )
 
@@ -55,6 +56,7 @@ __all__ = [
     "heads_by_layer",
     "is_by_clip",
     "last_positions",
+    "nothing_selected",
     "position_indices",
     "row_indices",
     "select",

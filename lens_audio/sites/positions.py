@@ -28,18 +28,20 @@ class TokenSequence:
     n_total: int
     attention_mask: Bool[Tensor, "#row total"] | None = None  # None: no padding
     audio_mask: Bool[Tensor, "#row prompt"] | None = None  # None: no audio
-    is_told: bool = True  # whether the model tells which tokens are which
+    is_told: bool = True  # whether it is known which tokens are which
+    n_rows: int | None = None  # if known
 
     @classmethod
     def of(cls, prompt: Any) -> "TokenSequence":
         """Of an AudioPrompt, its masks on the CPU."""
-        length = prompt.tokens.shape[1]
-        return cls(length, length, prompt.attention_mask.cpu(), prompt.audio_mask.cpu())
+        n_rows, length = prompt.tokens.shape
+        masks = prompt.attention_mask.cpu(), prompt.audio_mask.cpu()
+        return cls(length, length, *masks, n_rows=n_rows)
 
     @classmethod
-    def untold(cls, length: int) -> "TokenSequence":
-        """Frames of a clip, or positions of which nothing is known."""
-        return cls(length, length, is_told=False)
+    def untold(cls, length: int, n_rows: int | None = None) -> "TokenSequence":
+        """Frames of clips, or positions of which nothing is known."""
+        return cls(length, length, is_told=False, n_rows=n_rows)
 
 
 def check_positions(positions: Any, site: Site) -> Positions:
@@ -102,11 +104,13 @@ def select(
         positions: as `check_positions` gives them.
 
     Raises:
-        ValueError: for positions outside the prompt, or a group that this model cannot tell.
+        ValueError: for positions or rows outside the prompt, or a group that this model cannot tell.
     """
     if positions is None or isinstance(positions, str):
         return _group(positions or "all", sequence, device)
     mask = _in_prompt(positions, sequence.n_prompt, device)
+    if sequence.n_rows is not None and len(mask) not in (1, sequence.n_rows):
+        raise ValueError(f"a selection of {len(mask)} rows in a batch of {sequence.n_rows}")
     return F.pad(mask, (0, sequence.n_total - sequence.n_prompt))
 
 

@@ -131,17 +131,15 @@ class Site:
         return cfg.kv_heads if self.last_name in KEY_SITES else cfg.n_heads
 
     def layers(self, cfg: Any, layers: Layers = None) -> list[int]:
-        """The layers of a site in the blocks of a model with this config, counted from 0.
+        """The layers where `in_block` is, in a model with this config, counted from 0.
 
         Raises:
             ValueError: for no layers, layers that do not exist, or any for a site that is one hook
                 point.
         """
-        block = BLOCK.search(self.template)
-        assert block is not None
         if not self.takes_layers:
             self._check_no_layers(layers)
-            layers = int(block[1])
+            layers = int(BLOCK.findall(self.in_block().template)[0])
         return counted(layers, (cfg.audio if self.in_encoder else cfg).n_layers, "layer")
 
     def in_layer(self, layer: int) -> str:
@@ -219,6 +217,14 @@ def count_from_end(name: str, hook_dict: Iterable[str]) -> str:
     prefix, layer, rest = match[1], int(match[2]), match[3]
     definite = 1 + max(_layers_of(name, hook_dict), default=-1) + layer
     return name if definite < 0 else f"{prefix}blocks.{definite}.{rest}"
+
+
+def nothing_selected(names: Callable[[str], bool]) -> str:
+    """In words, that a function of hook names selects none: of which site, if it is one's."""
+    site = getattr(names, "facts", {}).get("site")
+    return "a function of hook names selects none of the model's hook points" + (
+        f": there is no {site!r}" if site else ""
+    )
 
 
 def what_exists(name: str, hook_dict: Iterable[str]) -> str:
