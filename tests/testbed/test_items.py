@@ -3,12 +3,14 @@
 import inspect
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lens_audio.data.items import check_items
 from lens_audio.testbed.demo import demo_clip, demo_item
 from lens_audio.testbed.items import (
     TRAINING_STREAM,
@@ -117,6 +119,17 @@ def test_demo_item_is_the_bundled_held_out_clip() -> None:
     assert item.waveform.dtype == np.float32
     assert item.sampling_rate == 16_000
     assert item.offset < len(item.waveform) / item.sampling_rate
+
+
+def test_an_item_can_be_asked_as_it_is_and_over_other_audio() -> None:
+    (item,) = make_items(1, 6, "false")
+    check_items([item], needs=("audio", "answer"))
+    assert item.condition == "conflict"
+    assert item.audio == (item.waveform, item.sampling_rate)
+    silent = replace(item, audio=None)
+    assert (silent.audio, silent.id, silent.condition) == (None, item.id, "conflict")
+    with pytest.raises(ValueError, match="it has no recording"):
+        check_items([silent], needs=("audio",))
 
 
 def test_importing_the_package_part_is_light() -> None:

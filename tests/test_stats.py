@@ -1,0 +1,40 @@
+"""Intervals and tests, where no other page of tests has them: against scipy, and as JSON."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from lens_audio.stats import Interval, auroc, correlation_test, mean_intervals
+
+
+def test_an_interval_is_json_with_null_for_what_is_undefined():
+    assert json.loads(json.dumps(Interval(0.5, 0.25, 0.75).to_dict())) == {
+        "value": 0.5, "low": 0.25, "high": 0.75, "undefined": None,
+    }  # fmt: skip
+    none = Interval.undefined_because("no items")
+    assert str(none) == "undefined (no items)"
+    assert none.to_dict() == {"value": None, "low": None, "high": None, "undefined": "no items"}
+
+
+def test_auroc_is_mann_whitney_s_statistic_over_the_pairs():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 9, 40) / 8, rng.random(40) > 0.4
+    u = scipy.stats.mannwhitneyu(scores[labels], scores[~labels]).statistic
+    found = auroc(torch.tensor(scores), torch.tensor(labels), n_resamples=1)
+    assert found.value == pytest.approx(u / (labels.sum() * (~labels).sum()))
+
+
+def test_a_mean_of_one_example_has_no_interval():
+    with pytest.raises(ValueError, match="at least two of them, not 1"):
+        mean_intervals(torch.zeros(3, 1))
+
+
+def test_what_never_changes_correlates_with_nothing():
+    x = torch.stack([torch.arange(5.0), torch.ones(5)], dim=1)
+    r, p, corrected = correlation_test(x, torch.arange(5.0), 20)
+    assert float(r[0]) == pytest.approx(1.0)
+    assert all(bool(found[1].isnan()) for found in (r, p, corrected))
+    assert all(bool(found.isnan().all()) for found in correlation_test(x, torch.ones(5), 20))
