@@ -14,22 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio.analysis.fast_patching import keeping
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import KeyValueCache
-from lens_audio.model.shared_prefix import Continuations
+from lens_audio.model.shared_prefix import Continuations, joined
 from lens_audio.steering.sides import Silences, silent_side
 
 KEPT = 4  # beginnings; batches are of like length, and 30 s of the 7B model in bfloat16 is 400 MB
-
-
-@dataclass(frozen=True, eq=False)
-class Beginning:
-    """What stands before the question, over silence: read once for every question about it."""
-
-    layers: list[tuple[Tensor, Tensor]]  # keys and values [1, pos, kv_head, d_head] of each
-    inputs: Float[Tensor, "1 pos d_model"]  # what entered the first block
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +40,9 @@ class SilentBeginnings:
 
     def __init__(self) -> None:
         self.silences = Silences()
-        self._kept: OrderedDict[Any, Beginning] = OrderedDict()
+        self._kept: OrderedDict[Any, KeyValueCache] = OrderedDict()
 
-    def of(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> Beginning:
+    def of(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> KeyValueCache:
         """The first `depth` layers of a prompt of one row that ends where its audio does."""
         key = (depth, *_identity(prompt))
         if key not in self._kept:
@@ -61,18 +52,14 @@ class SilentBeginnings:
             self._kept.popitem(last=False)
         return self._kept[key]
 
-    def _read(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> Beginning:
-        keys: dict[int, Tensor] = {}
-        values: dict[int, Tensor] = {}
+    def _read(
+        self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int
+    ) -> KeyValueCache:
         told = model.embed_text(prompt.tokens, prompt.audio_mask)
         quiet = silent_side(model, prompt, told, self.silences)
-        hooks: list[Any] = []
-        for layer in range(depth):
-            hooks.append((f"blocks.{layer}.attn.hook_rot_k", keeping(keys)))
-            hooks.append((f"blocks.{layer}.attn.hook_v", keeping(values)))
-        with model.hooks(fwd_hooks=hooks):
-            model(quiet, start_at_layer=0, stop_at_layer=depth)
-        return Beginning([(keys[layer], values[layer]) for layer in range(depth)], quiet)
+        past = KeyValueCache(depth)
+        model(quiet, start_at_layer=0, stop_at_layer=depth, past_kv_cache=past)
+        return past
 
 
 def keep_last(
@@ -116,7 +103,7 @@ def read_silence(
     if not to_the_end:
         return None, residuals
     final = torch.cat([part.final for part in parts])[order]
-    return Read(_joined([part.past for part in parts], order), final), residuals
+    return Read(joined([part.past for part in parts], order), final), residuals
 
 
 @dataclass
@@ -133,13 +120,11 @@ def _read_behind(
     prompt: AudioPrompt,
     rows: list[int],
     layers: Sequence[int],
-    beginning: Beginning,
+    beginning: KeyValueCache,
 ) -> _Group:
     """Read what stands behind the audio of these rows, which begin alike."""
-    device, depth = model.device, len(beginning.layers)
-    mask = torch.ones(beginning.inputs.shape[:2], dtype=torch.bool, device=device)
-    past = Continuations(beginning.layers, mask, beginning.inputs)
-    past.select(torch.zeros(len(rows), dtype=torch.long, device=device))
+    depth, past = len(beginning.entries), Continuations.of(beginning)
+    past.select(torch.zeros(len(rows), dtype=torch.long, device=model.device))
     if depth < model.cfg.n_layers:
         past.freeze()  # nothing will be continued
     behind = prompt.audio_mask[rows].flip(1).cumsum(1).flip(1) == 0
@@ -176,27 +161,3 @@ def _identity(beginning: AudioPrompt) -> tuple[int, ...]:
     """What a beginning over silence depends on."""
     assert beginning.mel_lengths is not None
     return int(beginning.mel_lengths[0]), *beginning.tokens[0].tolist()
-
-
-def _joined(parts: Sequence[Continuations], order: Tensor) -> KeyValueCache:
-    """One cache of the rows of all, in this order, padded on the left."""
-    length = max(part.length for part in parts)
-    joined = KeyValueCache(len(parts[0].entries))
-    masks = [part.previous_attention_mask for part in parts]
-    joined.previous_attention_mask = _padded(masks, length)[order]
-    joined.inputs = _padded([part.inputs for part in parts], length)[order]
-    for layer, entry in enumerate(joined.entries):
-        whole = [part[layer].whole() for part in parts]
-        rows = order.to(whole[0][0].device)
-        keys, values = (_padded(tensors, length)[rows] for tensors in zip(*whole, strict=True))
-        entry.append(keys, values)
-    return joined
-
-
-def _padded(tensors: Any, length: int) -> Tensor:
-    """[row, pos, …] of different lengths in one, zeros before those that are shorter."""
-    padded = []
-    for tensor in tensors:
-        n_rows, n_pos, *rest = tensor.shape
-        padded.append(torch.cat([tensor.new_zeros(n_rows, length - n_pos, *rest), tensor], dim=1))
-    return torch.cat(padded)
