@@ -22,7 +22,7 @@ from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import KeyValueCache
-from lens_audio.model.shared_prefix import Continuations
+from lens_audio.model.shared_prefix import Continuations, joined
 from lens_audio.steering.audio_silence.direction import SilenceEmbeddings, direction, over_silence
 
 KEPT = 4  # prefixes; batches are of like length, and 30 s of the 7B model in bfloat16 is 400 MB
@@ -77,22 +77,14 @@ def prefill(
     return Prefilled(with_audio, mass, by_layer, silent, silent_prefill)
 
 
-@dataclass(frozen=True, eq=False)
-class SilentPrefix:
-    """What stands before the question, over silence: read once for every question about it."""
-
-    layers: list[tuple[Tensor, Tensor]]  # keys and values [1, pos, kv_head, d_head] of each
-    inputs: Float[Tensor, "1 pos d_model"]  # what entered the first block
-
-
 class SilentPrefixes:
     """Keys and values of prompts over silence up to the end of the audio; the oldest go first."""
 
     def __init__(self) -> None:
         self.silences = SilenceEmbeddings()
-        self._kept: OrderedDict[Any, SilentPrefix] = OrderedDict()
+        self._kept: OrderedDict[Any, KeyValueCache] = OrderedDict()
 
-    def of(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> SilentPrefix:
+    def of(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> KeyValueCache:
         """The first `depth` layers of a prompt of one row that ends where its audio does."""
         key = (depth, *_identity(prompt))
         if key not in self._kept:
@@ -102,13 +94,14 @@ class SilentPrefixes:
             self._kept.popitem(last=False)
         return self._kept[key]
 
-    def _read(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> SilentPrefix:
+    def _read(
+        self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int
+    ) -> KeyValueCache:
         told = model.embed_text(prompt.tokens, prompt.audio_mask)
         quiet = over_silence(model, prompt, told, self.silences)
-        keys, values = (layer_names(f"attn.hook_{site}", range(depth)) for site in ("rot_k", "v"))
-        with collecting(model, [*keys, *values]) as kept:
-            model(quiet, start_at_layer=0, stop_at_layer=depth)
-        return SilentPrefix([(kept[k], kept[v]) for k, v in zip(keys, values, strict=True)], quiet)
+        past = KeyValueCache(depth)
+        model(quiet, start_at_layer=0, stop_at_layer=depth, past_kv_cache=past)
+        return past
 
 
 def last_after(model: HookedAudioTransformer, layers: Sequence[int]) -> Any:
@@ -150,7 +143,7 @@ def _prefill_silence(
     if not to_the_end:
         return None, residuals
     final = torch.cat([part.final for part in parts])[order]
-    return Prefill(_joined([part.past for part in parts], order), final), residuals
+    return Prefill(joined([part.past for part in parts], order), final), residuals
 
 
 @dataclass
@@ -167,13 +160,11 @@ def _read_behind(
     prompt: AudioPrompt,
     rows: list[int],
     layers: Sequence[int],
-    prefix: SilentPrefix,
+    prefix: KeyValueCache,
 ) -> _Group:
     """Read what stands behind the audio of these rows, which begin alike."""
-    device, depth = model.device, len(prefix.layers)
-    mask = torch.ones(prefix.inputs.shape[:2], dtype=torch.bool, device=device)
-    past = Continuations(prefix.layers, mask, prefix.inputs)
-    past.select(torch.zeros(len(rows), dtype=torch.long, device=device))
+    depth, past = len(prefix.entries), Continuations.of(prefix)
+    past.select(torch.zeros(len(rows), dtype=torch.long, device=model.device))
     if depth < model.cfg.n_layers:
         past.freeze()  # nothing will be continued
     behind = prompt.audio_mask[rows].flip(1).cumsum(1).flip(1) == 0
@@ -209,27 +200,3 @@ def _identity(prefix: AudioPrompt) -> tuple[int, ...]:
     """What a prefix over silence depends on."""
     assert prefix.mel_lengths is not None
     return int(prefix.mel_lengths[0]), *prefix.tokens[0].tolist()
-
-
-def _joined(parts: Sequence[Continuations], order: Tensor) -> KeyValueCache:
-    """One cache of the rows of all, in this order, padded on the left."""
-    length = max(part.length for part in parts)
-    joined = KeyValueCache(len(parts[0].entries))
-    masks = [part.previous_attention_mask for part in parts]
-    joined.previous_attention_mask = _padded(masks, length)[order]
-    joined.inputs = _padded([part.inputs for part in parts], length)[order]
-    for layer, entry in enumerate(joined.entries):
-        whole = [part[layer].whole() for part in parts]
-        rows = order.to(whole[0][0].device)
-        keys, values = (_padded(tensors, length)[rows] for tensors in zip(*whole, strict=True))
-        entry.append(keys, values)
-    return joined
-
-
-def _padded(tensors: Any, length: int) -> Tensor:
-    """[row, pos, …] of different lengths in one, zeros before those that are shorter."""
-    padded = []
-    for tensor in tensors:
-        n_rows, n_pos, *rest = tensor.shape
-        padded.append(torch.cat([tensor.new_zeros(n_rows, length - n_pos, *rest), tensor], dim=1))
-    return torch.cat(padded)

@@ -14,7 +14,7 @@ from transformer_lens import FactoredMatrix
 from lens_audio.config import BlockConfig
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCacheEntry
-from lens_audio.model.rotary import apply_rotary, logn_scale, rotary_base, rotary_tables
+from lens_audio.model.rotary import Rotary, apply_rotary
 from lens_audio.model.shared_prefix import SHORT_CONTINUATION, SharedPrefix
 from lens_audio.model.shown import ShownWeight, ShowsWeights, bias_or_zeros, shown_bias, store
 
@@ -47,14 +47,9 @@ class AttentionContext:
         rotary = query_scale = None
         if cfg.positional_embedding_type == "rotary":
             positions = position_ids(key_mask, n_past, n_queries, x.device)
-            beyond = cfg.seq_length is not None and n_keys > cfg.seq_length
-            base: float | Tensor = cfg.rotary_base
-            if beyond and cfg.use_dynamic_ntk:
-                lengths = positions.new_tensor([n_keys]) if key_mask is None else key_mask.sum(1)
-                base = rotary_base(cfg, lengths)
-            rotary = rotary_tables(positions, cfg.d_head, base, x.dtype)
-            if beyond and cfg.use_logn_attn:
-                query_scale = logn_scale(cfg, positions, x.dtype)
+            policy = Rotary.of(cfg)
+            rotary = policy.tables(positions, n_keys, key_mask, x.dtype)
+            query_scale = policy.query_scale(positions, n_keys, x.dtype)
         causal = cfg.attention_dir == "causal"
         return cls(n_queries, n_keys, causal, key_mask, x.device, rotary, query_scale)
 

@@ -19,7 +19,7 @@ from lens_audio.model.hook_point import ForwardInfo, HookPoint
 from lens_audio.model.hooked_root import HookedModule
 from lens_audio.model.kv_cache import First, KeyValueCache
 from lens_audio.model.norm import make_norm
-from lens_audio.model.rotary import rotation_changes
+from lens_audio.model.rotary import Rotary
 
 RETURN_TYPES = ("logits", "loss", "both", None)
 
@@ -251,40 +251,43 @@ class Decoder(HookedModule):
         for name, layer in (("start_at_layer", start_at_layer), ("stop_at_layer", stop_at_layer)):
             if layer is not None and not -n_layers <= layer <= n_layers:
                 raise ValueError(f"{name}={layer}; this model has {n_layers} layers")
-        fills_all = stop_at_layer in (None, n_layers)
-        if past_kv_cache is not None and not past_kv_cache.frozen and not fills_all:
+        past, n_run = past_kv_cache, len(range(n_layers)[:stop_at_layer])
+        if past is not None and not past.frozen and n_run < len(past.entries):
             raise ValueError("stop_at_layer would fill only some layers of the cache; freeze() it")
         resid, mask = start.resid, start.attention_mask
-        n_past = past_kv_cache.length if past_kv_cache is not None else 0
+        n_past = past.length if past is not None else 0
         if n_past + resid.shape[1] > self.cfg.n_ctx:
             raise ValueError(
                 f"{n_past + resid.shape[1]} positions; this model's context is {self.cfg.n_ctx}. "
                 "Shorten the text or the audio"
             )
-        if past_kv_cache is not None:
+        rotary = Rotary.of(self.cfg)
+        if past is not None:
             new = mask if mask is not None else resid.new_ones(resid.shape[:2], dtype=torch.bool)
-            if rotation_changes(self.cfg, past_kv_cache.previous_attention_mask, new):
-                return self._read_again(start, new, start_at_layer, stop_at_layer, past_kv_cache)
-            mask = past_kv_cache.append_attention_mask(new)
-        first = self._first(start, past_kv_cache)
+            whole = rotary.whole(past, resid, new)
+            if whole is not None:
+                again = Embedded(whole[0], None, whole[1], first=past.first)
+                return self._read_again(again, start_at_layer, stop_at_layer, past)
+            mask = past.append_attention_mask(new)
+        first = self._first(start, past)
         info = self.forward_info
         info.n_past, info.n_total, info.attention_mask = n_past, n_past + resid.shape[1], mask
         info.n_first, info.audio_mask, info.prompt = first
         info.prompt = info.prompt if info.generated_from is None else info.generated_from
         info.start_at_layer, info.clips_by_row = start_at_layer, start.clips_by_row
         info.sequence = first
-        if past_kv_cache is not None and self.cfg.use_dynamic_ntk:
-            past_kv_cache.append_inputs(resid)
+        if past is not None:
+            rotary.keep(past, resid)
         context = AttentionContext.of(self.cfg, resid, mask, n_past)
         try:
             if start_at_layer is None:
                 resid = self.hook_embed(resid)
             for layer in range(n_layers)[start_at_layer:stop_at_layer]:
-                entry = past_kv_cache[layer] if past_kv_cache is not None else None
+                entry = past[layer] if past is not None else None
                 resid = self.blocks[layer](resid, context, entry)
         except BaseException:  # a hook failed: the layers' caches must not differ in length
-            if past_kv_cache is not None:
-                past_kv_cache.cut(n_past)
+            if past is not None:
+                past.cut(n_past)
             raise
         return resid
 
@@ -302,26 +305,13 @@ class Decoder(HookedModule):
 
     def _read_again(
         self,
-        start: Embedded,
-        new: Bool[Tensor, "batch new"],
+        whole: Embedded,
         start_at_layer: int | None,
         stop_at_layer: int | None,
         past: KeyValueCache,
     ) -> Float[Tensor, "batch total d_model"]:
-        """Run the past and the new positions as one sequence, which the cache holds afterwards.
-
-        With the frequencies every layer's output changes at every position: rotating the cached
-        keys anew would not do.
-        """
-        assert past.inputs is not None
-        assert past.previous_attention_mask is not None
-        whole = Embedded(
-            torch.cat([past.inputs, start.resid], dim=1),
-            None,
-            torch.cat([past.previous_attention_mask, new], dim=1),
-            first=past.first,
-        )
-        fresh = None if past.frozen else KeyValueCache(self.cfg.n_layers)
+        """Run the past and the new positions as one sequence, which the cache holds afterwards."""
+        fresh = None if past.frozen else KeyValueCache(len(past.entries))
         resid = self._run_blocks(whole, start_at_layer, stop_at_layer, fresh)
         if fresh is not None:
             past.replace_by(fresh)

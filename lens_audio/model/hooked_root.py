@@ -21,7 +21,6 @@ from lens_audio.sites import (
     HookName,
     count_from_end,
     is_by_clip,
-    nothing_selected,
     what_exists,
 )
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lens_audio.config import BlockConfig
@@ -70,17 +70,15 @@ First = tuple[int, Bool[Tensor, "batch prompt"] | None, Any]
 
 
 class KeyValueCache:
-    """One entry a layer, and the attention mask of the positions already read.
+    """One entry a layer, and what is kept by position: at least the mask of the positions read.
 
     Pass it as `past_kv_cache=`; the calls are those of TransformerLens's key-value cache. `first`
-    tells of the forward that began the sequence. Where a longer sequence may have to be read again
-    from there (dynamic NTK scaling), `inputs` are the residual streams that entered the first block.
+    tells of the forward that began the sequence.
     """
 
     def __init__(self, n_layers: int) -> None:
         self.entries = [KeyValueCacheEntry() for _ in range(n_layers)]
-        self.previous_attention_mask: Bool[Tensor, "batch past"] | None = None
-        self.inputs: Float[Tensor, "batch past d_model"] | None = None
+        self.by_position: dict[str, Shaped[Tensor, "batch past ..."]] = {}
         self.first: First = (0, None, None)
         self.frozen = False
 
@@ -107,24 +105,33 @@ class KeyValueCache:
     def unfreeze(self) -> None:
         self._set_frozen(False)
 
+    @property
+    def previous_attention_mask(self) -> Bool[Tensor, "batch past"] | None:
+        """False at padding among the positions read; None where none has been."""
+        return self.by_position.get("attention_mask")
+
     def append_attention_mask(
         self, attention_mask: Bool[Tensor, "batch new"]
     ) -> Bool[Tensor, "batch total"]:
-        past = self.previous_attention_mask
-        if past is not None and len(past) != len(attention_mask):
-            raise ValueError(
-                f"the cache holds a batch of {len(past)}, the input is one of {len(attention_mask)}"
-            )
-        full = attention_mask if past is None else torch.cat([past, attention_mask], dim=1)
-        if not self.frozen:
-            self.previous_attention_mask = full
-        return full
+        return self.append("attention_mask", attention_mask)
 
-    def append_inputs(self, inputs: Float[Tensor, "batch new d_model"]) -> None:
-        """Keep what entered the first block, unless the cache is frozen."""
+    def append(
+        self, name: str, new: Shaped[Tensor, "batch new ..."]
+    ) -> Shaped[Tensor, "batch total ..."]:
+        """What is kept under a name, the new positions last; they are kept unless it is frozen.
+
+        Raises:
+            ValueError: for another batch.
+        """
+        past = self.by_position.get(name)
+        if past is not None and len(past) != len(new):
+            raise ValueError(
+                f"the cache holds a batch of {len(past)}, the input is one of {len(new)}"
+            )
+        full = new if past is None else torch.cat([past, new], dim=1)
         if not self.frozen:
-            past = self.inputs
-            self.inputs = inputs if past is None else torch.cat([past, inputs], dim=1)
+            self.by_position[name] = full
+        return full
 
     def replace_by(self, other: "KeyValueCache") -> None:
         """Hold what another cache holds."""
@@ -132,13 +139,10 @@ class KeyValueCache:
 
     def cut(self, length: int) -> None:
         """Forget all but the first positions."""
-        if self.previous_attention_mask is not None:
-            mask = self.previous_attention_mask[:, :length]
-            self.previous_attention_mask = mask if length else None
+        kept = {name: x[:, :length] for name, x in self.by_position.items()}
+        self.by_position = kept if length else {}
         if not length:
             self.first = (0, None, None)
-        if self.inputs is not None:
-            self.inputs = self.inputs[:, :length] if length else None
         for entry in self.entries:
             entry.cut(length)
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_audio.config import BlockConfig
+from lens_audio.model.kv_cache import KeyValueCache
 
 
 def ntk_alpha(cfg: BlockConfig, lengths: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -22,31 +23,6 @@ def ntk_alpha(cfg: BlockConfig, lengths: Int[Tensor, " batch"]) -> Float[Tensor,
         return torch.ones_like(lengths, dtype=torch.float)
     exponents = (torch.log2(lengths.double() / cfg.seq_length) + 1).ceil()
     return (2**exponents - 1).clamp(min=1).float()
-
-
-def rotary_base(cfg: BlockConfig, lengths: Int[Tensor, " batch"]) -> Float[Tensor, "batch 1 1"]:
-    """The base for sequences of so many real tokens, the same for all positions of a row.
-
-    Dynamic NTK scaling: base · alpha^(d_head / (d_head - 2)).
-    """
-    alpha = ntk_alpha(cfg, lengths)[:, None, None]
-    return cfg.rotary_base * alpha ** (cfg.d_head / (cfg.d_head - 2))
-
-
-def rotation_changes(
-    cfg: BlockConfig, past: Bool[Tensor, "_ past"] | None, new: Bool[Tensor, "_ new"]
-) -> bool:
-    """Whether a sequence longer by `new` has other rotary frequencies than the keys of its past.
-
-    Args:
-        past, new: [batch, pos], where tokens are no padding (another batch is refused later).
-    """
-    if not cfg.use_dynamic_ntk or cfg.seq_length is None or past is None:
-        return False
-    if past.shape[1] + new.shape[1] <= cfg.seq_length:
-        return False
-    before, after = past.sum(1), past.sum(1) + new.sum(1)
-    return not torch.equal(ntk_alpha(cfg, before), ntk_alpha(cfg, after))
 
 
 def logn_scale(
@@ -85,3 +61,99 @@ def apply_rotary(
     rotated[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
     rotated[..., half:].addcmul_(x[..., :half], sin[..., half:])
     return rotated
+
+
+class Rotary:
+    """The policy of a rotary embedding: here one base, so that keys in a cache stay good.
+
+    Where a longer sequence rotates all of its positions anew, a policy keeps in the cache what it
+    takes to read the sequence again, and says when that must be.
+    """
+
+    def __init__(self, cfg: BlockConfig) -> None:
+        self.cfg = cfg
+
+    @staticmethod
+    def of(cfg: BlockConfig) -> "Rotary":
+        """The policy that the config asks for."""
+        return DynamicNTK(cfg) if cfg.use_dynamic_ntk else Rotary(cfg)
+
+    def tables(
+        self,
+        positions: Int[Tensor, "batch pos"],
+        n_keys: int,
+        key_mask: Bool[Tensor, "batch key"] | None,
+        dtype: torch.dtype,
+    ) -> tuple[Float[Tensor, "batch pos 1 d_head"], Float[Tensor, "batch pos 1 d_head"]]:
+        """Cosine and sine for positions of a sequence of so many keys, padding included."""
+        base = self.base(positions, n_keys, key_mask)
+        return rotary_tables(positions, self.cfg.d_head, base, dtype)
+
+    def base(
+        self,
+        positions: Int[Tensor, "batch pos"],
+        n_keys: int,
+        key_mask: Bool[Tensor, "batch key"] | None,
+    ) -> float | Float[Tensor, "batch 1 1"]:
+        """The base, for all positions of a row the same."""
+        return self.cfg.rotary_base
+
+    def query_scale(
+        self, positions: Int[Tensor, "batch pos"], n_keys: int, dtype: torch.dtype
+    ) -> Float[Tensor, "batch pos 1 1"] | None:
+        """What a rotated query is multiplied by, where the config asks for log-n scaling."""
+        if not self.cfg.use_logn_attn or n_keys <= (self.cfg.seq_length or 0):
+            return None
+        return logn_scale(self.cfg, positions, dtype)
+
+    def keep(self, past: KeyValueCache, resid: Float[Tensor, "batch new d_model"]) -> None:
+        """Keep in the cache what reading the sequence again would take of what enters the blocks."""
+
+    def whole(
+        self,
+        past: KeyValueCache,
+        resid: Float[Tensor, "batch new d_model"],
+        mask: Bool[Tensor, "batch new"],
+    ) -> tuple[Float[Tensor, "batch total d_model"], Bool[Tensor, "batch total"]] | None:
+        """What enters the blocks, with its mask, if past and new must be read as one; else None."""
+        return None
+
+
+class DynamicNTK(Rotary):
+    """Beyond `seq_length` the base grows as a row's real tokens double: base · alpha^(d / (d - 2)).
+
+    With the frequencies every layer's output changes at every position, so that rotating the cached
+    keys anew would not do: the cache keeps what entered the first block.
+    """
+
+    def base(
+        self,
+        positions: Int[Tensor, "batch pos"],
+        n_keys: int,
+        key_mask: Bool[Tensor, "batch key"] | None,
+    ) -> float | Float[Tensor, "batch 1 1"]:
+        if n_keys <= (self.cfg.seq_length or 0):
+            return self.cfg.rotary_base
+        lengths = positions.new_tensor([n_keys]) if key_mask is None else key_mask.sum(1)
+        alpha = ntk_alpha(self.cfg, lengths)[:, None, None]
+        return self.cfg.rotary_base * alpha ** (self.cfg.d_head / (self.cfg.d_head - 2))
+
+    def keep(self, past: KeyValueCache, resid: Float[Tensor, "batch new d_model"]) -> None:
+        past.append("inputs", resid)
+
+    def whole(
+        self,
+        past: KeyValueCache,
+        resid: Float[Tensor, "batch new d_model"],
+        mask: Bool[Tensor, "batch new"],
+    ) -> tuple[Float[Tensor, "batch total d_model"], Bool[Tensor, "batch total"]] | None:
+        before = past.previous_attention_mask
+        if before is None or before.shape[1] + mask.shape[1] <= (self.cfg.seq_length or 0):
+            return None
+        if len(before) != len(mask):  # which the cache refuses
+            return None
+        lengths = before.sum(1), before.sum(1) + mask.sum(1)
+        if torch.equal(*(ntk_alpha(self.cfg, length) for length in lengths)):
+            return None
+        inputs = past.by_position["inputs"]
+        return torch.cat([inputs, resid], dim=1), torch.cat([before, mask], dim=1)

@@ -151,37 +151,21 @@ class Continuations(KeyValueCache):
 
     Row r continues example r % n_examples; there is one row an example until `select` says
     otherwise.
-
-    Args:
-        prefix: keys and values of the examples' own past, layer by layer, which stay as they are.
-        attention_mask: False at its padding.
     """
 
     entries: list[GrowingContinuation]  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        prefix: Sequence[tuple[Tensor, Tensor]],
-        attention_mask: Bool[Tensor, "example past"],
-        inputs: Float[Tensor, "example past d_model"] | None = None,
-    ) -> None:
-        super().__init__(0)
-        self.inputs = inputs
-        self.n_prefix = attention_mask.shape[1]
-        self.previous_attention_mask = attention_mask
-        self.entries = [GrowingContinuation(keys, values) for keys, values in prefix]
+    n_prefix: int  # positions of the examples' own past
 
     @classmethod
     def of(cls, past: KeyValueCache) -> "Continuations":
-        """Of the examples that were read into this cache."""
-        prefix = []
+        """Of the examples that were read into this cache, which stays as it is."""
+        continuations = cls(0)
         for entry in past.entries:
             assert entry.past_keys is not None
             assert entry.past_values is not None
-            prefix.append((entry.past_keys, entry.past_values))
-        assert past.previous_attention_mask is not None
-        continuations = cls(prefix, past.previous_attention_mask, past.inputs)
-        continuations.first = past.first
+            continuations.entries.append(GrowingContinuation(entry.past_keys, entry.past_values))
+        continuations.by_position = dict(past.by_position)
+        continuations.n_prefix, continuations.first = past.length, past.first
         return continuations
 
     def __getitem__(self, layer: int) -> GrowingContinuation:  # type: ignore[override]
@@ -189,10 +173,7 @@ class Continuations(KeyValueCache):
 
     def select(self, rows: Int[Tensor, " row"]) -> None:
         """Go on with copies of these rows; copy i must continue the example that row i stands for."""
-        assert self.previous_attention_mask is not None
-        self.previous_attention_mask = self.previous_attention_mask[rows]
-        if self.inputs is not None:
-            self.inputs = self.inputs[rows]
+        self.by_position = {name: x[rows] for name, x in self.by_position.items()}
         for entry in self.entries:
             entry.select(rows.to(entry.own_keys.device))
 
@@ -202,13 +183,33 @@ class Continuations(KeyValueCache):
             assert new.past_keys is not None
             assert new.past_values is not None
             entry.replace_by(new.past_keys, new.past_values)
-        self.previous_attention_mask, self.inputs = other.previous_attention_mask, other.inputs
+        self.by_position = other.by_position
 
     def cut(self, length: int) -> None:
         """Forget all but the first positions, the prefix at least."""
-        assert self.previous_attention_mask is not None
-        self.previous_attention_mask = self.previous_attention_mask[:, :length]
-        if self.inputs is not None:
-            self.inputs = self.inputs[:, :length]
+        self.by_position = {name: x[:, :length] for name, x in self.by_position.items()}
         for entry in self.entries:
             entry.cut(length - self.n_prefix)
+
+
+def joined(parts: Sequence[Continuations], order: Int[Tensor, " row"]) -> KeyValueCache:
+    """One cache of the rows of all, in this order, padded on the left."""
+    length = max(part.length for part in parts)
+    whole = KeyValueCache(len(parts[0].entries))
+    for name in parts[0].by_position:
+        whole.append(name, _padded([part.by_position[name] for part in parts], length)[order])
+    for layer, entry in enumerate(whole.entries):
+        tensors = [part[layer].whole() for part in parts]
+        rows = order.to(tensors[0][0].device)
+        keys, values = (_padded(each, length)[rows] for each in zip(*tensors, strict=True))
+        entry.append(keys, values)
+    return whole
+
+
+def _padded(tensors: Sequence[Tensor], length: int) -> Tensor:
+    """[row, pos, …] of different lengths in one, zeros before those that are shorter."""
+    padded = []
+    for tensor in tensors:
+        n_rows, n_pos, *rest = tensor.shape
+        padded.append(torch.cat([tensor.new_zeros(n_rows, length - n_pos, *rest), tensor], dim=1))
+    return torch.cat(padded)
