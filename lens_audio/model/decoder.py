@@ -1,7 +1,7 @@
 """The decoder: its parts, and the forward from text, tokens or a residual stream."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -110,22 +110,23 @@ class Decoder(HookedModule):
         if (input is None) == (input_ids is None):
             raise ValueError("give one input: a prompt, text, tokens, or tokens as input_ids")
         input = input_ids if input is None else input
-        if past_kv_cache is not None and not isinstance(past_kv_cache, KeyValueCache):
+        past = past_kv_cache
+        if past is not None and not isinstance(past, KeyValueCache):
             raise ValueError(
-                f"past_kv_cache is a {type(past_kv_cache).__name__}, whose keys are not those that "
-                "this model keeps (they are rotated here): use lens_audio.KeyValueCache, as in "
+                f"past_kv_cache is a {type(past).__name__}, whose keys are not those that this model "
+                "keeps (they are rotated here): use lens_audio.KeyValueCache, as in "
                 "`la.KeyValueCache.init_cache(model.cfg)`"
             )
         if return_type not in RETURN_TYPES:
             raise ValueError(f"return_type must be one of {RETURN_TYPES}, not {return_type!r}")
-        with self._told_to_hooks():
+        with self._told_to_hooks(), nullcontext() if past is None else past.kept_on_failure():
             if start_at_layer is None:
                 start = self.embed_input(
-                    input, attention_mask, past_kv_cache, prepend_bos, padding_side
+                    input, attention_mask, past, prepend_bos, padding_side
                 )
             else:
-                start = self._start_from(input, tokens, attention_mask, past_kv_cache)
-            resid = self._run_blocks(start, start_at_layer, stop_at_layer, past_kv_cache)
+                start = self._start_from(input, tokens, attention_mask, past)
+            resid = self._run_blocks(start, start_at_layer, stop_at_layer, past)
             n_new = start.resid.shape[1]  # a sequence that was read again gives its past, too
             if stop_at_layer is not None:
                 return resid[:, -n_new:]
@@ -279,16 +280,11 @@ class Decoder(HookedModule):
         if past is not None:
             rotary.keep(past, resid)
         context = AttentionContext.of(self.cfg, resid, mask, n_past)
-        try:
-            if start_at_layer is None:
-                resid = self.hook_embed(resid)
-            for layer in range(n_layers)[start_at_layer:stop_at_layer]:
-                entry = past[layer] if past is not None else None
-                resid = self.blocks[layer](resid, context, entry)
-        except BaseException:  # a hook failed: the layers' caches must not differ in length
-            if past is not None:
-                past.cut(n_past)
-            raise
+        if start_at_layer is None:
+            resid = self.hook_embed(resid)
+        for layer in range(n_layers)[start_at_layer:stop_at_layer]:
+            entry = past[layer] if past is not None else None
+            resid = self.blocks[layer](resid, context, entry)
         return resid
 
     @staticmethod

@@ -1,5 +1,7 @@
 """Keys and values of the positions already read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -136,6 +138,17 @@ class KeyValueCache:
     def replace_by(self, other: "KeyValueCache") -> None:
         """Hold what another cache holds."""
         self.__dict__.update(other.__dict__)
+
+    @contextmanager
+    def kept_on_failure(self) -> Iterator[None]:
+        """Inside, an exception leaves the cache as it was: whole layers, of the positions before."""
+        before, length = dict(vars(self)), self.length
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            self.cut(length)
+            raise
 
     def cut(self, length: int) -> None:
         """Forget all but the first positions."""

@@ -129,6 +129,35 @@ def test_a_hook_that_fails_leaves_the_cache_as_long_as_its_mask():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("begun", [False, True], ids=["empty", "begun"])
+@pytest.mark.parametrize(
+    ("run", "hook"),
+    [
+        ({}, "hook_embed"),
+        ({}, "blocks.1.hook_resid_mid"),
+        ({}, "ln_final.hook_scale"),
+        ({}, "unembed.hook_out"),
+        ({"logits_to_keep": 99}, None),
+        ({"return_type": "loss", "attention_mask": torch.tensor([[0, 1, 0], [0, 0, 1]])}, None),
+    ],
+)
+@torch.no_grad()
+def test_a_forward_that_fails_anywhere_leaves_the_cache_as_it_was(run, hook, begun):
+    def fail(activation, hook):
+        raise ValueError("on purpose")
+
+    cache, new = KeyValueCache(SIZES.n_layers), PROMPT.tokens[:, :3]
+    if begun:
+        MODEL(PROMPT, past_kv_cache=cache)
+    expected = MODEL(new, past_kv_cache=cache)
+    cache.cut(PROMPT.tokens.shape[1] if begun else 0)
+    fwd_hooks = [] if hook is None else [(hook, fail)]
+    with MODEL.hooks(fwd_hooks=fwd_hooks), pytest.raises(ValueError, match=r"purpose|keep|no loss"):
+        MODEL(new, past_kv_cache=cache, **run)
+    close(MODEL(new, past_kv_cache=cache), expected)
+    assert cache.first == (9, cache.first[1], PROMPT) if begun else cache.first[0] == 3
+
+
 def test_keys_kept_of_a_step_are_not_a_window_on_the_next():
     """A cached activation must not change when the cache grows."""
     cache = KeyValueCache(SIZES.n_layers)
