@@ -121,9 +121,7 @@ class Decoder(HookedModule):
             raise ValueError(f"return_type must be one of {RETURN_TYPES}, not {return_type!r}")
         with self._told_to_hooks(), nullcontext() if past is None else past.kept_on_failure():
             if start_at_layer is None:
-                start = self.embed_input(
-                    input, attention_mask, past, prepend_bos, padding_side
-                )
+                start = self.embed_input(input, attention_mask, past, prepend_bos, padding_side)
             else:
                 start = self._start_from(input, tokens, attention_mask, past)
             resid = self._run_blocks(start, start_at_layer, stop_at_layer, past)
@@ -379,7 +377,7 @@ class Decoder(HookedModule):
         if wants_bos and tokenizer.bos_token is None:
             raise ValueError("prepend_bos=True, but this tokenizer has no BOS or EOS token")
         with self.lock:  # a fast tokenizer serves one thread at a time
-            adds_bos = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+            adds_bos = tokenizer("")["input_ids"][:1] == [self.special_token("bos")]
             encoded = tokenizer(
                 [tokenizer.bos_token + t for t in texts] if wants_bos and not adds_bos else texts,
                 return_tensors="pt",

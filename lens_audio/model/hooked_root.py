@@ -21,6 +21,7 @@ from lens_audio.sites import (
     HookName,
     count_from_end,
     is_by_clip,
+    nothing_selected,
     what_exists,
 )
 
@@ -327,7 +328,7 @@ class HookedModule(HookedRootModule):
             id(point): name for name, point in reversed(self.hook_dict.items()) if given(name)
         }
         if not points:
-            raise ValueError("a function of hook names selects none of the hook points")
+            raise ValueError(nothing_selected(given))
         names = [name for name in self.hook_dict if name in set(points.values())]
         if all(map(self._missing_flag, names)):
             self.check_hook_name(names[0])  # says which flag is off

@@ -39,7 +39,7 @@ def test_listen(tmp_path, chat_format):
 
 def test_heads(folder):
     run("heads", "--model", folder, "--items", 8, "--k", 2)
-    command = f"lens-audio heads --k 2 -n 8 --seed 1001 --model {folder.name}<"
+    command = f"lens-audio heads --k 2 --items 8 --seed 1001 --model {folder.name} "
     assert command in Path("lens-audio-heads.html").read_text()
 
 
@@ -50,7 +50,7 @@ def test_patch(folder):
 
 def test_steer(folder):
     run("steer", "--model", folder, "--n-calibration", 8, "--n-test", 8, "--draws", 2)
-    assert f" --model {folder.name}<" in Path("lens-audio-steer.html").read_text()
+    assert f" --model {folder.name} " in Path("lens-audio-steer.html").read_text()
 
 
 def test_a_recording_too_long_is_refused(folder):
