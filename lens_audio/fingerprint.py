@@ -26,10 +26,20 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 DIGITS = 32  # of a hash, in hexadecimal
 SHOWN = 120  # letters of a value that differs
-WITHOUT_EFFECT = ("device", "model_name", "prompt_parts")  # of a config: they change no number
+WITHOUT_EFFECT = (
+    "device",
+    "model_name",
+    "prompt_parts",
+    "tokenizer_name",
+)  # of a config: they change no number
 # Of a config: fields that came later, with what all models had before. They count where they differ,
 # so that what was begun without them is still resumed.
-LATER = {"conv_stride": 2, "pool": 2, "projector": ProjectorConfig()}
+LATER = {
+    "conv_stride": 2,
+    "pool": 2,
+    "projector": ProjectorConfig(),
+    "ungroup_grouped_query_attention": False,
+}
 
 
 def versions() -> dict[str, str]:
