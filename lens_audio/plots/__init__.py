@@ -10,6 +10,7 @@ from lens_audio.plots.save import save
 from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.sound import attention_over_time
 from lens_audio.plots.steering import steering_curve
+from lens_audio.plots.thumbnails import head_thumbnails
 from lens_audio.plots.tokens import token_attention
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "choice_probabilities",
     "circuit_graph",
     "head_map",
+    "head_thumbnails",
     "logit_lens_table",
     "patching_heatmap",
     "save",
