@@ -4,7 +4,7 @@ import copy
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import plotly.graph_objects as go
 import plotly.io
@@ -33,7 +33,7 @@ WITHOUT_CHROME = (
 def save(
     figure: go.Figure,
     path: AnyPath,
-    style: Literal["paper", "screen"] = "paper",
+    style: str = "paper",
     *,
     width: str = "column",
     height: str | None = None,
@@ -106,7 +106,9 @@ def _millimetres(length: str, name: str) -> float:
     found = LENGTH.fullmatch(str(length))
     if found is None or not float(found[1]):
         names = " or ".join(repr(name) for name in WIDTHS)
-        raise ValueError(f'{name}={length!r}; give {names}, or a length such as "89 mm" or "3.5 in"')
+        raise ValueError(
+            f'{name}={length!r}; give {names}, or a length such as "89 mm" or "3.5 in"'
+        )
     return float(found[1]) * MILLIMETRES[found[2]]
 
 
