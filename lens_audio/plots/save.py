@@ -145,7 +145,7 @@ def _recoloured(spec: Any) -> Any:
 def _channels(colour: str) -> list[float]:
     """Red, green, blue, 0 to 255, and opacity, 0 to 1, of #rrggbb, rgb() or rgba()."""
     if colour.startswith("#"):
-        return [*(int(colour[i : i + 2], 16) for i in (1, 3, 5)), 1.0]
+        return [*(float(int(colour[i : i + 2], 16)) for i in (1, 3, 5)), 1.0]
     found = COLOUR.fullmatch(colour)
     numbers = [float(number) for number in found[1].split(",")] if found else []
     return [*numbers, 1.0][:4] if len(numbers) >= 3 else [0.0, 0.0, 0.0, 1.0]
