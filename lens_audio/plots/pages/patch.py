@@ -167,7 +167,8 @@ def _run(run: Run) -> str:
 
 def _sweep(found: Patched, sweep: Sweep, number: int) -> str:
     base, source = found.runs
-    figure = patching_heatmap(sweep.result, recovery=True, labels=sweep.labels)
+    results = [each.result for each in found.sweeps]
+    figure = patching_heatmap(sweep.result, recovery=True, labels=sweep.labels, beside=results)
     over_time = figure.layout.xaxis.title.text == "time (s)"
     hint = ""
     if over_time and sweep.by == "window":
