@@ -7,7 +7,8 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
@@ -53,6 +54,26 @@ def register(command: type[Command]) -> None:
             request.check()
             status = import_module(f"lens_audio.cli.{name}").run(request)
         raise typer.Exit(status or 0)
+
+
+def show_version(wanted: bool) -> bool:
+    """Print the version and end."""
+    if wanted:
+        typer.echo(f"lens-audio {version('lens_audio')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, help="Show the version and end."
+        ),
+    ] = False,
+) -> None:
+    """Is this audio-language model listening, and where inside?"""
 
 
 for each in COMMANDS:

@@ -31,14 +31,17 @@ from lens_audio.cli.options import (
     Debug,
     Device,
     DtypeOption,
+    End,
     MaxSeconds,
     Model,
     Page,
     Question,
     Seed,
+    Start,
     Table,
     Top,
     above_zero,
+    check_part,
     not_empty,
     split_choices,
 )
@@ -65,14 +68,26 @@ class Listen(Command):
     device: Device = None
     dtype: DtypeOption = None
     out: Page = Path("lens-audio-listen.html")
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Also a table of the answers: .csv, or .json with all results."),
+    ] = None
+    start: Start = None
+    end: End = None
     max_seconds: MaxSeconds = None
     top: Top = 8
     debug: Debug = False
 
+    def __post_init__(self) -> None:
+        check_part(self.start, self.end)
+
     def check(self) -> None:
-        check_writable(self.out)
+        if self.table is None:
+            check_writable(self.out)
+        else:
+            check_outputs(self.out, self.table)
         check_recording(self.audio)
-        check_kept([self.audio], self.out)
+        check_kept([self.audio], self.out, *([self.table] if self.table else []))
         checkpoint_files(self.model)
 
 
@@ -155,6 +170,8 @@ class Patch(Command):
         ),
     ] = None
     cut: Annotated[bool, typer.Option("--cut", help="The same as --fit crop.")] = False
+    start: Start = None
+    end: End = None
     max_seconds: MaxSeconds = None
     model: Model = None
     device: Device = None
@@ -164,6 +181,7 @@ class Patch(Command):
     debug: Debug = False
 
     def __post_init__(self) -> None:
+        check_part(self.start, self.end)
         if not self.cut:
             return
         if self.fit not in (None, Fit.crop):

@@ -27,6 +27,21 @@ def above_zero(seconds: float | None) -> float | None:
     return seconds
 
 
+def from_zero(seconds: float | None) -> float | None:
+    """Refuse a moment before the beginning, as wrong usage."""
+    if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+        raise typer.BadParameter("give a moment in seconds, from 0 on")
+    return seconds
+
+
+def check_part(start: float | None, end: float | None) -> None:
+    """Refuse a part of a recording that ends before it begins, as wrong usage."""
+    if end is not None and end <= (start or 0.0):
+        raise typer.BadParameter(
+            f"it is {end:g} s, and the part begins at {start or 0.0:g} s", param_hint="--end"
+        )
+
+
 def split_choices(text: str | None) -> list[str] | None:
     """The choices of `--choices a,b,c`; fewer than two, an empty or a repeated one is wrong usage."""
     if text is None:
@@ -77,6 +92,11 @@ MaxSeconds = Annotated[
     float | None,
     typer.Option(callback=above_zero, help="Keep only the first seconds of longer recordings."),
 ]
+Start = Annotated[
+    float | None,
+    typer.Option(callback=from_zero, help="Where the part to ask about begins, in seconds."),
+]
+End = Annotated[float | None, typer.Option(callback=above_zero, help="Where it ends, in seconds.")]
 Model = Annotated[
     str | None,
     typer.Option(help="A checkpoint folder or a hub id. Default: the embedded checkpoint."),

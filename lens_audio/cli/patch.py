@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from lens_audio import AudioPrompt, HookedAudioTransformer, testbed
-from lens_audio.analysis import choice_log_probs, choice_probs, corruptions, next_token_probs
+from lens_audio.analysis import choice_log_probs, corruptions, next_token_probs
 from lens_audio.analysis.metrics import Metric, logit_diff
 from lens_audio.analysis.patching import positions_by, sweep
+from lens_audio.cli import cautions
 from lens_audio.cli.checkpoint import Checkpoint, first_token, load, question_of
 from lens_audio.cli.checks import (
     check_named,
@@ -24,9 +25,11 @@ from lens_audio.cli.checks import (
 )
 from lens_audio.cli.commands import Patch
 from lens_audio.cli.options import split_choices
+from lens_audio.cli.recording import Excerpt, read_excerpt
 from lens_audio.data import Pair
 from lens_audio.data import pair as paired
 from lens_audio.files import write_text
+from lens_audio.plots.choices import shown_mass
 from lens_audio.plots.pages.patch import HEADINGS, STRONGEST, Patched, Run, Sweep, patch_page
 from lens_audio.plots.report import own_versions, write_page
 from lens_audio.sites import Site
@@ -107,7 +110,8 @@ def run(request: Patch) -> None:
     checkpoint = Checkpoint.read(request.model, request.device)
     by = None if request.by is None else [kind.value for kind in dict.fromkeys(request.by)]
     kinds = kinds_of(checkpoint, by, request.site)
-    loaded, notes = load_pair(checkpoint, task, request.max_seconds, request.window)
+    excerpts = read_excerpts(checkpoint, task, request)
+    loaded, notes = load_pair(checkpoint, task, excerpts, request.window)
     for kind, site in kinds:
         positions_by(kind, site, loaded, request.window)
     check_comparable(checkpoint, task.choices, request.answer, request.instead)
@@ -119,7 +123,7 @@ def run(request: Patch) -> None:
         answers = compared(model, asked, task.choices, request.answer, request.instead)
     metric = logit_diff(*(token for _, token in answers))
     sweeps = [sweep_by(kind, site, model, pair, metric, request) for kind, site in kinds]
-    found = _found(request, task, prompts, asked, answers, sweeps, notes)
+    found = _found(request, task, excerpts, prompts, asked, answers, sweeps, notes)
     write_text(request.table, table_text(found, request.table.suffix))
     write_page(request.out, patch_page(found))
     console = Console(highlight=False)
@@ -179,18 +183,31 @@ def _label(prompt: AudioPrompt, position: int) -> str:
     return repr(prompt.str_tokens(0)[position])[1:-1]
 
 
+def read_excerpts(checkpoint: Checkpoint, task: Task, request: Patch) -> list[Excerpt]:
+    """The same part of both recordings; of one that is changed, that part alone."""
+    return [
+        read_excerpt(
+            each.audio, checkpoint.processor, request.start, request.end, request.max_seconds
+        )
+        for each in (task.clean, task.corrupted)
+        if each.corrupt is None
+    ]
+
+
 def load_pair(
-    checkpoint: Checkpoint, task: Task, max_seconds: float | None, window: float
+    checkpoint: Checkpoint, task: Task, excerpts: Sequence[Excerpt], window: float
 ) -> tuple[Pair, list[str]]:
     """The clean and the corrupted prompt, and what was done to line them up.
 
     Raises:
         ValueError: for recordings of unequal length, when nothing says how they line up.
     """
-    clean = checkpoint.prompt(task.question, task.clean.audio, max_seconds)
+    clean, *others = (
+        checkpoint.prompt(task.question, (each.samples, each.rate)) for each in excerpts
+    )
     if task.corrupted.corrupt is not None:
         return Pair(clean, task.corrupted.corrupt(clean)), []
-    other = checkpoint.prompt(task.question, task.corrupted.audio, max_seconds)
+    (other,) = others
     n_samples = [len(p.waveforms[0]) for p in (clean, other) if p.waveforms is not None]
     if n_samples[0] == n_samples[1]:
         return Pair(clean, other), []
@@ -239,6 +256,7 @@ class Asked:
     corrupted: list[float]
     answers: tuple[str, str]
     tokens: tuple[int, int]  # the first token of either answer
+    masses: tuple[float | None, float | None] = (None, None)  # of all choices together
 
 
 def ask(
@@ -248,12 +266,13 @@ def ask(
 ) -> Asked:
     """The likeliest choice for either recording, or without choices what the model says."""
     if choices is not None:
-        clean, corrupted = (
-            choice_probs(choice_log_probs(model, prompt, choices))[0].tolist() for prompt in prompts
+        (clean, mass), (corrupted, other_mass) = (
+            cautions.probs_and_mass(choice_log_probs(model, prompt, choices)) for prompt in prompts
         )
         best = [choices[max(range(len(p)), key=p.__getitem__)] for p in (clean, corrupted)]
         tokens = [first_token(model.tokenizer, answer) for answer in best]
-        return Asked(choices, clean, corrupted, (best[0], best[1]), (tokens[0], tokens[1]))
+        pair = ((best[0], best[1]), (tokens[0], tokens[1]), (mass, other_mass))
+        return Asked(choices, clean, corrupted, *pair)
     nexts = [next_token_probs(model, prompt)[0] for prompt in prompts]
     tokens = [int(p.argmax()) for p in nexts]
     likeliest = [int(token) for p in nexts for token in p.topk(N_NEXT_TOKENS).indices]
@@ -307,8 +326,16 @@ def table_text(found: Patched, suffix: str) -> str:
         return csv_text(cells.assign(position=place))
     facts = {
         "question": found.question,
-        "clean": {"recording": found.clean.name, "answer": found.clean.answer},
-        "corrupted": {"recording": found.corrupted.name, "answer": found.corrupted.answer},
+        "cautions": found.cautions,
+        **{
+            run_.role: {
+                "recording": run_.name,
+                "heard": run_.heard,
+                "answer": run_.answer,
+                "mass_on_the_choices": run_.mass,
+            }
+            for run_ in (found.clean, found.corrupted)
+        },
         "metric": f"logit({found.answer}) - logit({found.instead})",
         "direction": found.direction,
         "model": found.model_name,
@@ -320,14 +347,18 @@ def table_text(found: Patched, suffix: str) -> str:
 
 def show(found: Patched, console: Console) -> None:
     """Print both answers and the strongest cells of each sweep."""
+    for caution in found.cautions:
+        console.print(f"[bold red]Caution[/]    {escape(caution)}")
     console.print(f"Question   {escape(found.question)}")
     for run_ in (found.clean, found.corrupted):
-        facts = f"{run_.prompt.clip_seconds(0):.2f} s"
+        facts = run_.heard
         if run_.span is not None:
             facts += f", the sound from {run_.span[0]:.2f} to {run_.span[1]:.2f} s"
         answer = escape(run_.answer) or "(nothing)"
         console.print(f"{run_.role.capitalize():<10} {escape(run_.name)} ({facts})")
         console.print(f"           answer: [bold]{answer}[/]")
+        if run_.mass is not None:
+            console.print(f"           all choices together: {shown_mass(run_.mass)}")
     for note in found.notes:
         console.print(f"Note       {escape(note)}")
     base, source = found.runs
@@ -351,6 +382,7 @@ def show(found: Patched, console: Console) -> None:
 def _found(
     request: Patch,
     task: Task,
+    excerpts: list[Excerpt],
     prompts: tuple[AudioPrompt, AudioPrompt],
     asked: Asked,
     answers: Sequence[tuple[str, int]],
@@ -361,10 +393,10 @@ def _found(
     values = (source, base) if request.direction == "denoise" else (base, source)
     clean, corrupted = (
         Run(role, recording.name, prompt.to("cpu"), answer, value,
-            _within(recording.span, prompt.clip_seconds(0)))
-        for role, recording, prompt, answer, value in zip(
-            ("clean", "corrupted"), (task.clean, task.corrupted), prompts, asked.answers, values,
-            strict=True,
+            _within(excerpt.within(recording.span), prompt.clip_seconds(0)), excerpt.said, mass)
+        for role, recording, excerpt, prompt, answer, value, mass in zip(
+            ("clean", "corrupted"), (task.clean, task.corrupted), (excerpts * 2)[:2], prompts,
+            asked.answers, values, asked.masses, strict=True,
         )
     )  # fmt: skip
     return Patched(
@@ -383,6 +415,11 @@ def _found(
         model_name=shown_name(request.model),
         command=request.shown(),
         versions=own_versions(),
+        cautions=[
+            *cautions.of_model(request.model, request.clean is not None),
+            *cautions.of_mass(asked.masses[0], " in the clean run"),
+            *cautions.of_mass(asked.masses[1], " in the corrupted run"),
+        ],
     )
 
 

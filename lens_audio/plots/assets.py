@@ -35,6 +35,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .figure { position: relative; width: 100%; }
 .figure :not(.heatmap-label) > text { fill: var(--ink) !important; }
 .figure .hoverlayer text { fill: #ffffff !important; }
+.figure .updatemenu-item-rect { fill: var(--paper) !important; stroke: var(--line) !important; }
 footer { color: var(--soft); font-size: 13px; margin-top: 22px; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: 0.95em; }
 """

@@ -92,5 +92,10 @@ def answer_probabilities(
     )
 
 
+def shown_mass(mass: float) -> str:
+    """The probability of all choices together: 98.2%, or 7e-39."""
+    return f"{mass:.1%}" if mass >= 0.001 else f"{mass:.0e}"
+
+
 def _percent(probability: float) -> str:
     return f"{probability:.0%}" if probability >= 0.1 else f"{probability:.1%}"

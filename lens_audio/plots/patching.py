@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.plots.theme import BLUE, GRID, INK, ORANGE, SIGNED, clipped, styled, text, ticks
+from lens_audio.plots.zoom import Scale, add_zoom_button, cell_numbers, maps_of
 
 WINDOW = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?) s")  # "0.50-0.75 s"
 MOMENT = re.compile(r"(\d+(?:\.\d+)?) s")  # "0.52 s"
@@ -27,11 +28,16 @@ def patching_heatmap(
     recovery: bool = False,
     labels: Sequence[str] | None = None,
     missing: str = "undefined",
+    beside: Sequence[PatchingResult] = (),
+    zoom: bool = False,
 ) -> go.Figure:
     """What each patch did to one metric, averaged over the examples.
 
     Layer x head, layer x position, …; times are an axis in seconds. Three swept axes get a slider
     over positions, a single one gets bars; axes with one entry are only named in the hover text.
+
+    The colours of recovery end at -1 and 1, or at the largest recovery where that is more. Where all
+    are below a half, a button stretches the colours over them, and the colour bar says how far.
 
     Args:
         metric: one of `result.metrics`; the first by default.
@@ -39,6 +45,8 @@ def patching_heatmap(
             by default the change from the base run, in the metric's own units.
         labels: names of the positions, such as `prompt.str_tokens(0)`.
         missing: what cells without a number are: by default the metric has no value there.
+        beside: results whose figures stand beside this one: all have one scale of colours then.
+        zoom: begin with the colours stretched, where there is a button for it.
 
     Raises:
         ValueError: for no such metric, or another number of labels than positions.
@@ -46,9 +54,14 @@ def patching_heatmap(
     sweep = _Sweep.of(result, metric, recovery, labels, missing)
     if len(sweep.axes) == 1:
         return _bars(sweep)
-    if len(sweep.axes) == 2:
-        return _map(sweep)
-    return _slider(sweep)
+    scale = Scale.of([result, *beside], metric, recovery)
+    limit = scale.largest if zoom and scale.can_zoom else scale.full
+    figure = _map(sweep, limit) if len(sweep.axes) == 2 else _slider(sweep, limit)
+    for trace in maps_of(figure):
+        trace.colorbar = scale.bar(sweep.quantity, limit)
+    if scale.can_zoom:
+        add_zoom_button(figure, sweep.quantity, scale, zoom)
+    return figure
 
 
 @dataclass(frozen=True)
@@ -156,22 +169,6 @@ class _Sweep:
         return f"{'recovery' if self.recovery else 'change'} of {self.metric}"
 
     @property
-    def limit(self) -> float:
-        """Of the colour scale, on either side of zero."""
-        sizes = np.abs(self.shown[np.isfinite(self.shown)])
-        largest = float(sizes.max()) if sizes.size else 0.0
-        if self.recovery and largest >= 0.25:  # less would be pale on a scale to 1
-            return max(1.0, largest)
-        return largest or 1.0
-
-    def number(self, value: float) -> str:
-        """With three digits of the largest; nothing for NaN."""
-        if np.isnan(value):
-            return ""
-        decimals = max(0, 2 - int(np.floor(np.log10(self.limit))))
-        return f"{round(value, decimals) + 0.0:.{decimals}f}"
-
-    @property
     def hover(self) -> str:
         """After the name of the cell."""
         base, source = (f" ({run} run)" if run else "" for run in self.runs)
@@ -207,23 +204,24 @@ def _labelled(axis: _Axis, labels: Sequence[str]) -> _Axis:
     return _Axis(axis.name, list(labels))
 
 
-def _map(sweep: _Sweep) -> go.Figure:
+def _map(sweep: _Sweep, limit: float) -> go.Figure:
     """Two axes; positions run along x."""
     y, x = sweep.axes
     shown, numbers = sweep.shown, sweep.numbers
     if x.name == "head" and y.name != "layer":
         y, x, shown, numbers = x, y, shown.T, numbers.swapaxes(0, 1)
-    figure = go.Figure(_cells(sweep, y, x, shown, numbers, []))
+    figure = go.Figure(_cells(sweep, limit, y, x, shown, numbers, []))
     return _arranged(figure, sweep, y, x)
 
 
-def _slider(sweep: _Sweep) -> go.Figure:
+def _slider(sweep: _Sweep, limit: float) -> go.Figure:
     """Layer x head for one position at a time; it opens at the strongest."""
     y, steps, x = sweep.axes
     figure = go.Figure()
     owner = []  # the position that each trace belongs to
     for i in range(len(steps.labels)):
-        traces = _cells(sweep, y, x, sweep.shown[:, i], sweep.numbers[:, i], [(steps, i)])
+        shown, numbers = sweep.shown[:, i], sweep.numbers[:, i]
+        traces = _cells(sweep, limit, y, x, shown, numbers, [(steps, i)])
         figure.add_traces(traces)
         owner += [i] * len(traces)
     size = np.nan_to_num(np.abs(sweep.shown), nan=0.0).max(axis=(0, 2))
@@ -249,6 +247,7 @@ def _slider(sweep: _Sweep) -> go.Figure:
 
 def _cells(
     sweep: _Sweep,
+    limit: float,
     y: _Axis,
     x: _Axis,
     shown: Float[np.ndarray, "y x"],
@@ -271,14 +270,13 @@ def _cells(
     }
     values = go.Heatmap(
         z=shown.astype(np.float32),
-        zmin=-sweep.limit,
-        zmax=sweep.limit,
+        zmin=-limit,
+        zmax=limit,
         colorscale=SIGNED,
         customdata=numbers,
-        text=[[sweep.number(value) for value in row] for row in shown] if written else None,
+        text=cell_numbers(shown, limit) if written else None,
         hovertemplate="%{hovertext}" + sweep.hover,
         hoverongaps=False,
-        colorbar=_colorbar(sweep),
         **where,
     )
     undefined = np.isnan(shown)
@@ -294,18 +292,6 @@ def _cells(
         **where,
     )
     return [values, grey]
-
-
-def _colorbar(sweep: _Sweep) -> dict[str, Any]:
-    bar = {"title": {"text": text(sweep.quantity, 17), "side": "right"}, "thickness": 12}
-    if not sweep.recovery:
-        return bar
-    ticks = {0.0: "0: nothing"}
-    if sweep.limit >= 1:
-        ticks |= {-1.0: "−1", 1.0: "1: all of it"}
-    if not 1 <= sweep.limit < 1.25:
-        ticks |= {sign * sweep.limit: f"{sign * sweep.limit:.2g}" for sign in (-1, 1)}
-    return bar | {"tickvals": list(ticks), "ticktext": list(ticks.values())}
 
 
 def _arranged(figure: go.Figure, sweep: _Sweep, y: _Axis, x: _Axis) -> go.Figure:

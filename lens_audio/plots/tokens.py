@@ -32,20 +32,23 @@ def token_attention(
     *,
     row: int = 0,
     windows: int = 24,
+    audio: str = "mean",
 ) -> go.Figure:
     """One head's attention from every token to every earlier one; each clip is some time windows.
 
-    A window's column is the sum over its audio tokens, so that a row sums to 100 %; its row is the
-    mean over them. Padding is left out. The colour scale ends where 2 % of the cells are beyond
-    it, as the first token's often are.
+    A window's column is the mean over its audio tokens, so that it compares with a column of one
+    text token, or their sum, with which a row sums to 100 %; its row is the mean over them. Padding is
+    left out. The colour scale ends where 2 % of the cells are beyond it, as the first token's
+    often are. The figure says both.
 
     Args:
         pattern: of this row of the prompt, as `analysis.head_pattern` gives it.
         row: the prompt's row.
         windows: into how many each clip is folded, at most.
+        audio: what an audio column is: the mean of its tokens, or their sum.
 
     Raises:
-        ValueError: for a pattern of another length than the prompt, or no window.
+        ValueError: for a pattern of another length than the prompt, no window, or another `audio`.
     """
     n_positions = prompt.tokens.shape[1]
     shares = as_array(pattern, "query", "key")
@@ -55,20 +58,31 @@ def token_attention(
         )
     if windows < 1:
         raise ValueError(f"windows={windows}; fold the audio into at least one")
+    if audio not in ("mean", "sum"):
+        raise ValueError(
+            f"audio={audio!r}; an audio column is the 'mean' or the 'sum' of its tokens"
+        )
     entries = _entries(prompt, row, windows)
-    z = _folded(shares, entries)
+    sums = _folded(shares, entries)
+    n_tokens = np.array([entry.stop - entry.start for entry in entries])
+    z = sums / n_tokens.astype(np.float32) if audio == "mean" else sums
     names = [entry.name for entry in entries]
     shown = z[~np.isnan(z)]
+    limit = float(np.quantile(shown, 1 - MOST_SATURATED)) or float(shown.max()) or 1.0
     heatmap = go.Heatmap(
         z=z,
         x=[text(name) for name in names],
         y=[text(name) for name in names],
         zmin=0,
-        zmax=float(np.quantile(shown, 1 - MOST_SATURATED)) or float(shown.max()) or 1.0,
+        zmax=limit,
         colorscale=MAGNITUDE,
         hoverongaps=False,
-        hovertemplate="from %{y}<br>to %{x}<br>%{z:.2f} % of the attention<extra></extra>",
-        colorbar={"title": {"text": "attention (%)", "side": "right"}, "thickness": 12},
+        customdata=np.stack([sums, np.broadcast_to(n_tokens, sums.shape)], axis=-1),
+        hovertemplate=(
+            "from %{y}<br>to %{x}<br>%{customdata[0]:.2f} % of the attention, on %{customdata[1]} "
+            f"token(s)<br>shown: %{{z:.3g}} % ({audio})<extra></extra>"
+        ),
+        colorbar=_colorbar(limit, float(shown.max()), audio),
     )
     figure = go.Figure(heatmap)
     for first, last in _audio_blocks(entries):
@@ -91,7 +105,36 @@ def token_attention(
     }
     figure.update_xaxes(title_text="attends to", tickangle=90, **layout)
     figure.update_yaxes(title_text="token", autorange="reversed", **layout)
-    return styled(figure, height=min(900, max(420, 160 + 13 * len(entries))))
+    styled(figure, height=min(920, max(440, 180 + 13 * len(entries))), margin={"t": 44})
+    figure.add_annotation(
+        text=_how_to_read(entries, limit, float(shown.max()), audio), showarrow=False, align="left",
+        xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom",
+    )  # fmt: skip
+    return figure
+
+
+def _colorbar(limit: float, largest: float, audio: str) -> dict[str, Any]:
+    """Ticks in per cent; the last one says where cells are beyond it."""
+    unit = "attention per token (%)" if audio == "mean" else "attention (%)"
+    ticks = [limit * i / 4 for i in range(5)]
+    names = [f"{tick:.3g}" for tick in ticks]
+    names[-1] = f"≥ {names[-1]}" if largest > limit else names[-1]
+    title = {"text": unit, "side": "right"}
+    return {"title": title, "thickness": 12, "tickvals": ticks, "ticktext": names}
+
+
+def _how_to_read(entries: list[Entry], limit: float, largest: float, audio: str) -> str:
+    """What a column of audio is, and where the colours end."""
+    lines = []
+    sizes = [entry.stop - entry.start for entry in entries if entry.is_audio]
+    if sizes and max(sizes) > 1:
+        lines.append(f"audio columns: the {audio} of {max(sizes)} audio tokens each")
+    if largest > limit:
+        share = f"{1 - MOST_SATURATED:.0%}"
+        lines.append(
+            f"colours end at {limit:.3g} %, above {share} of the cells (largest {largest:.3g} %)"
+        )
+    return "<br>".join(lines)
 
 
 def _entries(prompt: AudioPrompt, row: int, windows: int) -> list[Entry]:

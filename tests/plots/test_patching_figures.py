@@ -68,6 +68,46 @@ def test_recovery_marks_nothing_and_all() -> None:
     assert marks[1] == "1: all of it"
 
 
+def small(largest: float) -> PatchingResult:
+    """Recoveries of at most this."""
+    result = sweep(base=0.0, source=1.0, layer=LAYERS, head=HEADS)
+    result.values *= largest / result.mean().max()
+    return result
+
+
+def test_small_recoveries_stay_pale_until_the_button_zooms_and_says_how_far() -> None:
+    figure = patching_heatmap(small(0.0064), recovery=True)
+    (heatmap,) = figure.data
+    assert (heatmap.zmin, heatmap.zmax) == (-1, 1)
+    assert "zoomed" not in heatmap.colorbar.title.text
+    assert max(text for row in heatmap.text for text in row) == "0.01"
+    ((button,),) = (menu.buttons for menu in figure.layout.updatemenus)
+    zoomed, back = button.args[0], button.args2[0]
+    assert zoomed["zmax"] == -zoomed["zmin"] == pytest.approx(0.0064)
+    assert zoomed["colorbar.title.text"].startswith("<b>zoomed × 156</b>")
+    assert max(text for row in zoomed["text"][0] for text in row) == "0.0064"
+    assert (back["zmax"], back["text"][0]) == (1, [list(row) for row in heatmap.text])
+    opened = patching_heatmap(small(0.0064), recovery=True, zoom=True).data[0]
+    assert opened.zmax == zoomed["zmax"]
+    assert opened.colorbar.title.text == zoomed["colorbar.title.text"]
+
+
+def test_figures_beside_each_other_have_one_scale() -> None:
+    pair = [small(0.2), small(0.01)]
+    figures = [patching_heatmap(one, recovery=True, beside=pair, zoom=True) for one in pair]
+    assert [f.data[0].zmax for f in figures] == pytest.approx([0.2, 0.2])
+    pair[0] = small(1.5)
+    figures = [patching_heatmap(one, recovery=True, beside=pair) for one in pair]
+    assert [f.data[0].zmax for f in figures] == pytest.approx([1.5, 1.5])
+    assert not figures[0].layout.updatemenus
+
+
+def test_a_number_too_small_for_its_digits_has_no_minus() -> None:
+    result = small(0.5)
+    result.values[0, 0, 0] = -0.00008
+    assert patching_heatmap(result, recovery=True).data[0].text[0][0] == "0.00"
+
+
 def test_time_windows_are_an_axis_in_seconds() -> None:
     figure = sweep(layer=LAYERS, group=WINDOWS).plot()
     assert list(figure.data[0].x) == [0.0, 0.5, 1.0, 1.3]

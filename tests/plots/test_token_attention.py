@@ -43,7 +43,7 @@ def test_a_head_that_does_not_exist_is_refused() -> None:
 @pytest.mark.parametrize("windows", [1, 2, 100])
 def test_every_token_attends_with_all_its_weight(windows: int) -> None:
     prompt = prompt_of([6], [[33]])
-    z = token_attention(pattern_of(prompt), prompt, windows=windows).data[0].z
+    z = token_attention(pattern_of(prompt), prompt, windows=windows, audio="sum").data[0].z
     np.testing.assert_allclose(np.nansum(z, axis=1), 100, rtol=1e-4)
 
 
@@ -58,10 +58,30 @@ def test_the_audio_is_folded_into_windows_of_seconds() -> None:
 def test_a_window_is_the_sum_of_its_keys() -> None:
     prompt = prompt_of([6], [[33]])
     pattern = pattern_of(prompt)
-    heatmap = token_attention(pattern, prompt, windows=1).data[0]
+    heatmap = token_attention(pattern, prompt, windows=1, audio="sum").data[0]
     column = list(heatmap.x).index("0.00–0.33 s")
     expected = 100 * pattern[-1, prompt.audio_mask[0]].sum()
     assert heatmap.z[-1, column] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_an_audio_column_is_by_default_the_mean_of_its_keys_and_the_figure_says_so() -> None:
+    prompt = prompt_of([6], [[33]])
+    pattern = pattern_of(prompt)
+    figure = token_attention(pattern, prompt, windows=3)
+    heatmap = figure.data[0]
+    keys = prompt.audio_positions(0)[:3]  # 0.00 to 0.12 s
+    column = list(heatmap.x).index("0.00–0.12 s")
+    expected = 100 * pattern[-1, keys].mean()
+    assert heatmap.z[-1, column] == pytest.approx(float(expected), rel=1e-5)
+    said = figure.layout.annotations[0].text
+    assert "the mean of 3 audio tokens" in said
+    largest = np.nanmax(heatmap.z)
+    assert f"colours end at {heatmap.zmax:.3g} %, above 98% of the cells" in said
+    assert f"(largest {largest:.3g} %)" in said
+    assert heatmap.colorbar.ticktext[-1] == f"≥ {heatmap.zmax:.3g}"
+    assert heatmap.colorbar.title.text == "attention per token (%)"
+    with pytest.raises(ValueError, match="'mean' or the 'sum'"):
+        token_attention(pattern, prompt, audio="median")
 
 
 def test_what_comes_later_is_blank() -> None:

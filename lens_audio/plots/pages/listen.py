@@ -1,5 +1,6 @@
 """The page of `lens-audio listen`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from lens_audio.analysis import audio_mass, peak_time
 from lens_audio.inputs import AudioPrompt
-from lens_audio.plots.choices import choice_probabilities
+from lens_audio.plots.choices import choice_probabilities, shown_mass
 from lens_audio.plots.heads import head_map
 from lens_audio.plots.report import (
     code,
@@ -47,6 +48,10 @@ class Listened:
     versions: str
     key: str | None = None  # the right answer, where it is known
     span: tuple[float, float] | None = None  # where in the clip the asked-for sound is, in seconds
+    heard: str = ""  # which seconds of the recording: "1.00 to 3.00 of 8.32 s"
+    start: float = 0.0  # in seconds of the recording
+    mass: tuple[float, float] | None = None  # all choices together, with the sound and silenced
+    cautions: Sequence[str] = ()  # before any bar
 
     @property
     def is_right(self) -> bool | None:
@@ -80,7 +85,7 @@ def listen_page(found: Listened) -> str:
     """The page: the answer, the recording with attention over time, the map of all heads."""
     return report(
         TITLE,
-        (found.audio_name, f"{found.seconds:.2f} s", found.model_name),
+        (found.audio_name, found.heard, found.model_name),
         (_answer(found), _over_time(found), _all_heads(found)),
         (escape(found.model_name), code(found.command), escape(found.versions)),
         tab=f"{TITLE} {found.audio_name}",
@@ -105,15 +110,26 @@ def _answer(found: Listened) -> str:
         f'{label("Answer")}<p class="answer">{escape(found.answer) or "(nothing)"}</p>'
         f"{verdict}<p>{_what_the_sound_does(found)}</p>"
     )
-    return section(None, columns(said, figure_html(figure, "answers")))
+    warned = [f'<p class="bad">{escape(caution)}</p>' for caution in found.cautions]
+    return section(None, *warned, columns(said, figure_html(figure, "answers")))
 
 
 def _what_the_sound_does(found: Listened) -> str:
+    together = ""
+    if found.mass is not None:
+        heard, silent = map(shown_mass, found.mass)
+        together = (
+            f" All choices together have a probability of {heard} with the sound and {silent} with "
+            "silence; the bars share that out."
+        )
+    given = "With the sound the model gives"
+    if found.are_choices:
+        given = "Among the choices, with the sound, the model gives"
     best = max(range(len(found.candidates)), key=found.with_sound.__getitem__)
     return (
-        f"With the sound the model gives “{escape(found.candidates[best])}” "
+        f"{given} “{escape(found.candidates[best])}” "
         f"{found.with_sound[best]:.1%}; with silence of the same length "
-        f"{found.without_sound[best]:.1%}."
+        f"{found.without_sound[best]:.1%}.{together}"
     )
 
 
@@ -121,12 +137,13 @@ def _over_time(found: Listened) -> str:
     rows = found.attention[tuple(zip(*found.heads, strict=True))]
     figure = attention_over_time(found.prompt, rows, found.heads, span=found.span)
     marks = " Dotted lines mark where the sound asked for begins and ends." if found.span else ""
+    counted = f" Times count from {found.start:.2f} s of the recording." if found.start else ""
     return section(
         "When the strongest heads listen",
         note(
             "Waveform, log-mel spectrogram as the model reads it, and the attention that each head "
             "pays to every audio token from the last position of the prompt, where the answer "
-            f"begins. Click anywhere to move the playhead.{marks}"
+            f"begins. Click anywhere to move the playhead.{marks}{counted}"
         ),
         player(found.prompt),
         figure_html(figure, "time", over_time=True),

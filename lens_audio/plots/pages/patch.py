@@ -1,5 +1,6 @@
 """The page of `lens-audio patch`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -44,6 +45,8 @@ class Run:
     answer: str
     logit_difference: float
     span: tuple[float, float] | None = None  # where the sound asked for is, in seconds
+    heard: str = ""  # which seconds of the recording: "1.00 to 3.00 of 8.32 s"
+    mass: float | None = None  # the probability of all choices together
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class Patched:
     model_name: str
     command: str
     versions: str
+    cautions: Sequence[str] = ()  # before any bar
 
     @property
     def runs(self) -> tuple[Run, Run]:
@@ -149,6 +153,7 @@ def _runs(found: Patched) -> str:
     )
     return section(
         None,
+        *(f'<p class="bad">{escape(caution)}</p>' for caution in found.cautions),
         f'{label("Question")}<p class="question">{escape(found.question)}</p>',
         columns(_run(found.clean), _run(found.corrupted), even=True),
         f"<p>{metric}</p>",
@@ -159,7 +164,7 @@ def _runs(found: Patched) -> str:
 
 def _run(run: Run) -> str:
     return (
-        f"{label(run.role)}<p>{escape(run.name)} · {run.prompt.clip_seconds(0):.2f} s</p>"
+        f"{label(run.role)}<p>{escape(run.name)} · {escape(run.heard)}</p>"
         f"{player(run.prompt)}"
         f'{label("Answer")}<p class="answer">{escape(run.answer) or "(nothing)"}</p>'
     )
@@ -167,7 +172,8 @@ def _run(run: Run) -> str:
 
 def _sweep(found: Patched, sweep: Sweep, number: int) -> str:
     base, source = found.runs
-    figure = patching_heatmap(sweep.result, recovery=True, labels=sweep.labels)
+    results = [each.result for each in found.sweeps]
+    figure = patching_heatmap(sweep.result, recovery=True, labels=sweep.labels, beside=results)
     over_time = figure.layout.xaxis.title.text == "time (s)"
     hint = ""
     if over_time and sweep.by == "window":
