@@ -269,10 +269,13 @@ class Steer(Command):
     def __post_init__(self) -> None:
         if self.calibrate and self.report:
             raise typer.BadParameter("--report calibrates too; give one of the two")
+        self.n_calibration, self.n_test, self.draws = self.sizes
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Calibration items and test items a caption, and sets of random heads."""
         n_calibration, n_test, draws = FULL if self.full else QUICK
-        self.n_calibration = self.n_calibration or n_calibration
-        self.n_test = self.n_test or n_test
-        self.draws = self.draws or draws
+        return self.n_calibration or n_calibration, self.n_test or n_test, self.draws or draws
 
     def check(self) -> None:
         check_outputs(self.out, self.table, self.save)

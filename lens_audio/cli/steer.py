@@ -23,22 +23,22 @@ from lens_audio.steering.audio_silence.controls import CONFLICT, SteeringReport,
 from lens_audio.steering.knockout import KnockOut, knock_out
 from lens_audio.tables import write_table as write_csv
 
-SECONDS = 0.06  # of two cores, for each item and what is tried on it: the embedded checkpoint
-FULL_MINUTES = 6
+SECONDS = 0.2  # of two cores, for each item and what is tried on it: the embedded checkpoint
 
 
 def run(request: Steer) -> None:
     """Calibrate, report on other items, print, write the table and the page."""
     console = Console(highlight=False)
     console.print(escape(plan(request)), soft_wrap=True)
+    n_calibration, n_test, draws = request.sizes
     checkpoint = Checkpoint.read(request.model, request.device)
     # Random heads are drawn besides the specialists.
     checkpoint.check_heads(max(KS) if request.calibrate else 2 * max(KS))
-    items = held_out(request.n_calibration, request.seed)
+    items = held_out(n_calibration, request.seed)
     checkpoint.check_items(items)
     model = load(request.model, request.device)
     common: dict[str, Any] = {"seed": request.seed, "batch_size": request.batch_size}
-    what = f"testbed, {request.n_calibration} items a caption, seed {request.seed}"
+    what = f"testbed, {n_calibration} items a caption, seed {request.seed}"
     found_on = request.specialists_from
     chosen = calibrate(
         model,
@@ -53,10 +53,10 @@ def run(request: Steer) -> None:
     tested, knocked, halved = None, None, None
     if not request.calibrate:
         # The seed after the calibration's: other recordings, fixed before looking at any.
-        test = held_out(request.n_test, request.seed + 1)
-        tested = report(model, chosen, test, n_draws=request.draws, **common)
+        test = held_out(n_test, request.seed + 1)
+        tested = report(model, chosen, test, n_draws=draws, **common)
         plain = [item for item in test if item.condition == "captionless"]
-        common["n_draws"] = request.draws
+        common["n_draws"] = draws
         knocked = knock_out(model, plain, chosen.steering.heads, **common)
         # A few heads may be missed by nobody: half of all, by r, against random halves.
         r = chosen.correlation.r
@@ -74,19 +74,24 @@ def run(request: Steer) -> None:
 
 def plan(request: Steer) -> str:
     """What will be run, and how long it takes: of the embedded checkpoint, about, on two cores."""
-    asked = f"{request.n_calibration} calibration items a caption"
+    n_calibration, n_test, draws = request.sizes
+    asked = f"{n_calibration} calibration items a caption"
     if not request.calibrate:
-        asked += f", {request.n_test} others to report on, {request.draws} sets of random heads"
+        asked += f", {n_test} others to report on, {draws} sets of random heads"
     if request.model is None:
-        tested = 0 if request.calibrate else request.n_test * (5 + request.draws)
-        seconds = SECONDS * (4 * request.n_calibration + tested)
-        asked += f": about {max(1, round(seconds / 60))} min on two cores"
-    more = (
-        ""
-        if request.full
-        else f" --full: {FULL[0]}, {FULL[1]} and {FULL[2]}, about {FULL_MINUTES} min."
+        asked += (
+            f": {_minutes(n_calibration, 0 if request.calibrate else n_test, draws)} on two cores"
+        )
+    if request.full:
+        return f"Full: {asked}."
+    return f"Quick: {asked}. The whole (--full) takes {FULL[0]}, {FULL[1]} and {FULL[2]}" + (
+        f": {_minutes(*FULL)}." if request.model is None else "."
     )
-    return f"{'Full' if request.full else 'Quick'}: {asked}.{more}"
+
+
+def _minutes(n_calibration: int, n_test: int, draws: int) -> str:
+    seconds = SECONDS * (4 * n_calibration + (5 + draws) * n_test)
+    return f"about {max(1, round(seconds / 60))} min"
 
 
 def numbers(
