@@ -3,11 +3,12 @@
 Intervals are of 95 % unless a function says otherwise. All resampling takes a seed.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap, rankdata
 from torch import Tensor
@@ -17,13 +18,26 @@ BOUNDS = (0.025, 0.975)  # quantiles, of an interval of 95 %
 PERMUTATIONS_AT_ONCE = 500  # times items are the numbers held at a time
 
 
+ITEMS, DRAWS, ITEMS_AND_DRAWS = "items", "draws", "items and draws"
+
+
+def said_over(over: str) -> str:
+    """What stands behind an interval: nothing where it is over items, as most are."""
+    return "" if over == ITEMS else f" over {over}"
+
+
 class Interval(NamedTuple):
-    """A number with its 95 % interval; NaN with a reason where it is undefined."""
+    """A number with its 95 % interval; NaN with a reason where it is undefined.
+
+    `over` says what varies: the "items", random "draws" (a range of what other draws gave, which
+    says nothing of other items), or "items and draws".
+    """
 
     value: float
     low: float
     high: float
     undefined: str | None = None
+    over: str = ITEMS
 
     @classmethod
     def undefined_because(cls, reason: str) -> "Interval":
@@ -33,11 +47,13 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         if self.undefined is not None:
             return f"undefined ({self.undefined})"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]{said_over(self.over)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it; NaN is None."""
+        """As JSON holds it; NaN is None, and `over` stands there where it is not over items."""
         facts = self._asdict()
+        if self.over == ITEMS:
+            del facts["over"]
         return {key: None if value != value else value for key, value in facts.items()}
 
 
@@ -59,7 +75,7 @@ def over_draws(correct: Shaped[Tensor, "draw item"]) -> Interval:
     """The mean over items and draws, with the range that 95 % of the random draws fall into."""
     shares = correct.double().mean(1).numpy()
     low, high = np.quantile(shares, BOUNDS)
-    return Interval(float(shares.mean()), float(low), float(high))
+    return Interval(float(shares.mean()), float(low), float(high), over=DRAWS)
 
 
 def mean_intervals(
@@ -108,7 +124,8 @@ def paired_difference(
         items = rng.integers(a.shape[1], size=(a.shape[1],))
         drawn.append(_resampled_mean(a, items, rng) - _resampled_mean(b, items, rng))
     low, high = np.quantile(drawn, BOUNDS)
-    return Interval(float(a.mean() - b.mean()), float(low), float(high))
+    over = ITEMS if len(a) == len(b) == 1 else ITEMS_AND_DRAWS
+    return Interval(float(a.mean() - b.mean()), float(low), float(high), over=over)
 
 
 def _resampled_mean(
@@ -175,6 +192,7 @@ def correlation_test(
     y: Shaped[Tensor, " item"],
     n_permutations: int = 2000,
     seed: int = 0,
+    groups: Int[Tensor, " item"] | None = None,
 ) -> tuple[Float[Tensor, " column"], Float[Tensor, " column"], Float[Tensor, " column"]]:
     """Pearson's r of every column with y, with one-sided permutation p-values.
 
@@ -182,6 +200,10 @@ def correlation_test(
     items, the same shuffles for all columns. The corrected p compares with the largest r of all
     columns in each permutation, so it holds for all of them together: Westfall and Young's maximum
     statistic, "Resampling-Based Multiple Testing" (1993).
+
+    Args:
+        groups: the group of each item, for a stratified test: x and y are centred within each group
+            and y is shuffled within each, so what differs between groups counts for nothing.
 
     Returns:
         r, p and the corrected p; NaN for a column that never changes, and all NaN for such a y.
@@ -191,13 +213,18 @@ def correlation_test(
     """
     if n_permutations < 1:
         raise ValueError(f"n_permutations must be at least 1, not {n_permutations}")
-    x, y = _standardised(x.double()), _standardised(y.double()[:, None])[:, 0]
+    groups = torch.zeros(len(y), dtype=torch.long) if groups is None else groups
+    members = [torch.nonzero(groups == group)[:, 0] for group in groups.unique()]
+    x = _standardised(x.double(), members)
+    y = _standardised(y.double()[:, None], members)[:, 0]
     r = y @ x
     rng = np.random.default_rng(seed)
     at_least = torch.zeros(2, len(r))
     for start in range(0, n_permutations, PERMUTATIONS_AT_ONCE):
         n = min(PERMUTATIONS_AT_ONCE, n_permutations - start)
-        shuffles = rng.permuted(np.tile(np.arange(len(y)), (n, 1)), axis=1)
+        shuffles = np.empty((n, len(y)), dtype=np.int64)
+        for group in members:
+            shuffles[:, group] = rng.permuted(np.tile(group.numpy(), (n, 1)), axis=1)
         shuffled = y[torch.from_numpy(shuffles)] @ x  # [permutation, column]
         largest = shuffled.nan_to_num(-torch.inf).amax(1, keepdim=True)
         close = r - 1e-12  # equal but for rounding counts as equal
@@ -208,8 +235,13 @@ def correlation_test(
     return r, p, corrected
 
 
-def _standardised(x: Float[Tensor, "item column"]) -> Float[Tensor, "item column"]:
-    """Columns of mean 0 and length 1, NaN where a column is constant."""
-    centred = x - x.mean(0)
-    centred[:, (x == x[:1]).all(0)] = torch.nan
+def _standardised(
+    x: Float[Tensor, "item column"], members: Sequence[Int[Tensor, " member"]]
+) -> Float[Tensor, "item column"]:
+    """Columns of mean 0 in each group and of length 1, NaN where a column is constant in all."""
+    centred, constant = torch.empty_like(x), torch.ones(x.shape[1], dtype=torch.bool)
+    for group in members:
+        centred[group] = x[group] - x[group].mean(0)
+        constant &= (x[group] == x[group[:1]]).all(0)
+    centred[:, constant] = torch.nan
     return centred / centred.norm(dim=0)

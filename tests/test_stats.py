@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
+from lens_audio import stats
 from lens_audio.stats import Interval, auroc, correlation_test, mean_intervals
 
 
@@ -38,3 +39,25 @@ def test_what_never_changes_correlates_with_nothing():
     assert float(r[0]) == pytest.approx(1.0)
     assert all(bool(found[1].isnan()) for found in (r, p, corrected))
     assert all(bool(found.isnan().all()) for found in correlation_test(x, torch.ones(5), 20))
+
+
+def test_intervals_say_whether_they_are_over_items_or_over_draws() -> None:
+    right = torch.tensor([True, True, False])
+    draws = torch.stack([right, ~right])
+    assert str(stats.wilson(right)).endswith("]")
+    assert str(stats.over_draws(draws)).endswith("] over draws")
+    assert stats.paired_difference(draws, right).over == "items and draws"
+
+
+def test_what_only_differs_between_groups_does_not_correlate_within_them() -> None:
+    groups = torch.arange(40) % 2
+    x = torch.stack([groups.double(), torch.randn(40, generator=torch.manual_seed(0)).double()], 1)
+    y = groups.bool() ^ (torch.arange(40) % 10 < 2)
+    r, _, corrected = stats.correlation_test(x, y, 200)
+    assert r[0] > 0.5
+    assert corrected[0] < 0.05
+    r, _, corrected = stats.correlation_test(x, y, 200, groups=groups)
+    assert r[0].isnan()
+    centred = [v - torch.stack([v[groups == g].mean() for g in (0, 1)])[groups]
+               for v in (x[:, 1], y.double())]  # fmt: skip
+    assert torch.isclose(r[1], torch.corrcoef(torch.stack(centred))[0, 1])

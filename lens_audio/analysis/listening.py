@@ -14,7 +14,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pandas as pd
@@ -33,6 +33,7 @@ from lens_audio.stats import Interval, auroc, correlation_test
 
 MIN_ITEMS = 4  # of a split: a correlation over fewer says nothing
 Match = Callable[[str, str, Sequence[str]], bool]  # (generated text, answer, choices) -> right?
+LEVEL = 0.05  # of a corrected p below which a correlation is called significant
 Head = tuple[int, int]
 
 
@@ -55,6 +56,12 @@ class Correlation(NamedTuple):
     p_value: Float[Tensor, "layer head"]
     p_corrected: Float[Tensor, "layer head"]
     undefined: str | None = None
+
+    def significant(self, level: float = LEVEL) -> list[Head]:
+        """The heads whose corrected p is below the level, highest r first."""
+        n = int((self.p_corrected < level).sum())
+        kept = self.r.masked_fill(~(self.p_corrected < level), torch.nan)
+        return best_heads(kept, n) if n else []
 
 
 def measure(
@@ -98,8 +105,13 @@ def correlate(
     correct: Bool[Tensor, " item"],
     n_permutations: int = 2000,
     seed: int = 0,
+    conditions: Sequence[str] | None = None,
 ) -> Correlation:
     """Pearson correlation of every head's mass with correctness: `stats.correlation_test`.
+
+    Args:
+        conditions: of each item; then the correlation is within conditions (stratified), and those
+            whose answers are all right or all wrong say nothing and are left out.
 
     Raises:
         ValueError: for fewer than 4 items, or no permutations.
@@ -108,12 +120,20 @@ def correlate(
     if n_items < MIN_ITEMS:
         raise ValueError(f"{n_items} items are too few for a correlation; give {MIN_ITEMS} or more")
     said = "right" if bool(correct.any()) else "wrong"
-    if bool((correct == correct[0]).all()):
-        reason = f"all {n_items} answers are {said}, so no correlation with correctness exists"
+    reason = f"all {n_items} answers are {said}, so no correlation with correctness exists"
+    groups = torch.zeros(n_items, dtype=torch.long)
+    if conditions is not None:
+        groups = torch.tensor([sorted(set(conditions)).index(name) for name in conditions])
+        if not bool((correct == correct[0]).all()):
+            reason = "in each condition all answers are right, or all wrong: no correlation within"
+        mixed = [group for group in groups.unique() if len(correct[groups == group].unique()) > 1]
+        telling = torch.isin(groups, torch.tensor(mixed, dtype=torch.long))
+        mass, correct, groups = mass[telling], correct[telling], groups[telling]
+    if len(correct.unique()) < 2:
         warnings.warn(f"specialist heads are undefined: {reason}", stacklevel=2)
         nan = torch.full(heads, torch.nan, dtype=torch.double)
         return Correlation(nan, nan.clone(), nan.clone(), reason)
-    found = correlation_test(mass.flatten(1), correct, n_permutations, seed)
+    found = correlation_test(mass.flatten(1), correct, n_permutations, seed, groups)
     r, p, corrected = (values.view(heads) for values in found)
     return Correlation(r, p, corrected)
 
@@ -155,6 +175,15 @@ def check_heads(heads: Sequence[Head], n_layers: int, n_heads: int) -> None:
         raise ValueError("a head is given twice")
 
 
+class Within(NamedTuple):
+    """What one condition says on its own."""
+
+    n: int  # calibration items
+    accuracy: float  # of them
+    correlation: Correlation  # over them
+    auroc: Interval  # of the listening score, over the test items of the condition
+
+
 @dataclass(frozen=True, eq=False)
 class Specialists:
     """The heads whose listening predicts right answers, and how they do on items not used for it.
@@ -173,6 +202,9 @@ class Specialists:
     mean_mass: Float[Tensor, "layer head"]  # over the calibration items
     calibration_accuracy: float
     seed: int
+    stratified: bool = False  # whether all correlations are within conditions
+    test_conditions: list[str] = field(default_factory=list)  # of each test item
+    within: dict[str, Within] = field(default_factory=dict)  # by condition
 
     @property
     def undefined(self) -> str | None:
@@ -181,11 +213,14 @@ class Specialists:
 
     @property
     def auroc(self) -> Interval:
-        """Of the listening score for a right answer, on the test split."""
+        """Of the listening score for a right answer, on the test split, its conditions together."""
         return auroc(self.test_scores, self.test_correct, seed=self.seed)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a head: r and p on either split, and its place among the specialists from 1."""
+        """One row a head: r and p on either split, also by condition, and its place from 1.
+
+        `significant` is a corrected p below 0.05, on the calibration items.
+        """
         n_layers, n_heads = self.calibration.r.shape
         index = pd.MultiIndex.from_product(
             [range(n_layers), range(n_heads)], names=["layer", "head"]
@@ -197,6 +232,12 @@ class Specialists:
         }
         table = pd.DataFrame(columns, index=index).reset_index()
         places = {head: place for place, head in enumerate(self.heads, 1)}
+        for condition, part in self.within.items():
+            for name in ("r", "p_corrected"):
+                table[f"{name}_calibration_{condition}"] = (
+                    getattr(part.correlation, name).flatten().numpy()
+                )
+        table["significant"] = table["p_corrected_calibration"] < LEVEL
         table["specialist"] = [
             places.get(h, 0) for h in zip(table["layer"], table["head"], strict=True)
         ]
@@ -207,6 +248,17 @@ class Specialists:
         facts = {
             "heads": self.heads,
             "undefined": self.undefined,
+            "stratified": self.stratified,
+            "significant": self.calibration.significant(),
+            "conditions": {
+                name: {
+                    "n": part.n,
+                    "accuracy": part.accuracy,
+                    "auroc": part.auroc.to_dict(),
+                    "undefined": part.correlation.undefined,
+                }
+                for name, part in self.within.items()
+            },
             "seed": self.seed,
             "calibration_ids": self.calibration_ids,
             "test_ids": self.test_ids,
@@ -224,6 +276,7 @@ def find_specialists(
     split: float = 0.5,
     seed: int = 0,
     n_permutations: int = 2000,
+    stratified: bool = False,
     match: Match | None = None,
     batch_size: int = 16,
     verbose: bool = True,
@@ -234,6 +287,8 @@ def find_specialists(
         items: as in `measure`; some must be answered wrong.
         split: the share of each condition that calibrates; the heads never see the rest.
         seed: of the split and the permutations.
+        stratified: correlate within conditions, so that a head that only tells one condition from
+            another is no specialist. By default over all items together, as in the paper.
         match: as in `measure`.
 
     Raises:
@@ -255,6 +310,7 @@ def find_specialists(
         k=k,
         seed=seed,
         n_permutations=n_permutations,
+        stratified=stratified,
     )
 
 
@@ -266,23 +322,41 @@ def specialists_of(
     k: int,
     seed: int = 0,
     n_permutations: int = 2000,
+    stratified: bool = False,
 ) -> Specialists:
     """`find_specialists` where both splits are measured already."""
-    found = correlate(*calibration, n_permutations, seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the test split's reason is in its result
-        held_out = correlate(*test, n_permutations, seed + 1)
+    here, there = ([item.condition for item in part] for part in items)
+    found = correlate(*calibration, n_permutations, seed, here if stratified else None)
     heads = [] if found.undefined else best_heads(found.r, k)
     nan = torch.full((len(test.correct),), torch.nan)
+    scores = listening_score(test.mass, heads) if heads else nan
+    within = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # these reasons are in the result
+        held_out = correlate(*test, n_permutations, seed + 1, there if stratified else None)
+        for name in dict.fromkeys(here):
+            mine, theirs = (torch.tensor([c == name for c in part]) for part in (here, there))
+            if int(mine.sum()) < MIN_ITEMS:
+                continue
+            mass, right = calibration.mass[mine], calibration.correct[mine]
+            within[name] = Within(
+                len(right),
+                float(right.double().mean()),
+                correlate(mass, right, n_permutations, seed),
+                auroc(scores[theirs], test.correct[theirs], seed=seed),
+            )
     return Specialists(
         heads=heads,
         calibration=found,
         test=held_out,
         calibration_ids=[item.id for item in items[0]],
         test_ids=[item.id for item in items[1]],
-        test_scores=listening_score(test.mass, heads) if heads else nan,
+        test_scores=scores,
         test_correct=test.correct,
         mean_mass=calibration.mass.mean(0),
         calibration_accuracy=float(calibration.correct.double().mean()),
         seed=seed,
+        stratified=stratified,
+        test_conditions=there,
+        within=within,
     )

@@ -205,6 +205,14 @@ class Heads(Command):
     items: Annotated[
         int, typer.Option("-n", "--items", min=8, help="Items for each kind of caption.")
     ] = 150
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed",
+            help="Correlate over all captions together, as in the paper. Default: within each kind "
+            "of caption, so that a head that only tells captions apart is no specialist.",
+        ),
+    ] = False
     seed: Seed = 1001
     model: Model = None
     device: Device = None
@@ -227,6 +235,9 @@ class SpecialistsFrom(StrEnum):
     conflict = "conflict"
 
 
+QUICK, FULL = (40, 40, 5), (300, 300, 10)  # calibration and test items a caption, draws
+
+
 @dataclass
 class Steer(Command):
     """Make the model listen more: calibrate on some items, report on others, with all controls."""
@@ -238,10 +249,17 @@ class Steer(Command):
         bool,
         typer.Option("--report", help="Calibrate and report on other items. This is the default."),
     ] = False
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="300 items a caption and 10 draws: steadier, and far longer."),
+    ] = False
     n_calibration: Annotated[
-        int, typer.Option(min=8, help="Calibration items for each kind of caption.")
-    ] = 300
-    n_test: Annotated[int, typer.Option(min=8, help="Test items for each kind of caption.")] = 300
+        int | None,
+        typer.Option(min=8, help="Calibration items for each kind of caption. Default: 40."),
+    ] = None
+    n_test: Annotated[
+        int | None, typer.Option(min=8, help="Test items for each kind of caption. Default: 40.")
+    ] = None
     seed: Annotated[
         int, typer.Option(min=0, help="Calibration items have this seed, test items the next.")
     ] = 3001
@@ -253,7 +271,9 @@ class Steer(Command):
             "answer means that the audio and not the caption decided; or all."
         ),
     ] = SpecialistsFrom.conflict
-    draws: Annotated[int, typer.Option(min=2, help="Sets of random heads to compare with.")] = 10
+    draws: Annotated[
+        int | None, typer.Option(min=2, help="Sets of random heads to compare with. Default: 5.")
+    ] = None
     model: Model = None
     device: Device = None
     batch_size: BatchSize = 16
@@ -267,6 +287,13 @@ class Steer(Command):
     def __post_init__(self) -> None:
         if self.calibrate and self.report:
             raise typer.BadParameter("--report calibrates too; give one of the two")
+        self.n_calibration, self.n_test, self.draws = self.sizes
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Calibration items and test items a caption, and sets of random heads."""
+        n_calibration, n_test, draws = FULL if self.full else QUICK
+        return self.n_calibration or n_calibration, self.n_test or n_test, self.draws or draws
 
     def check(self) -> None:
         check_outputs(self.out, self.table, self.save)

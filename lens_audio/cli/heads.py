@@ -5,13 +5,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from lens_audio import testbed
-from lens_audio.analysis.listening import Specialists, find_specialists
+from lens_audio.analysis.listening import LEVEL, Specialists, find_specialists
 from lens_audio.cli.checkpoint import Checkpoint, load
 from lens_audio.cli.checks import shown_name
 from lens_audio.cli.commands import Heads
 from lens_audio.data.items import AudioQAItem
-from lens_audio.plots.pages.heads import HEADER, heads_page, rows
+from lens_audio.plots.pages.heads import CONDITIONS, HEADER, condition_rows, heads_page, rows
 from lens_audio.plots.report import write_page
+from lens_audio.plots.theme import head_name
 from lens_audio.tables import write_table
 from lens_audio.testbed.items import Caption
 
@@ -26,8 +27,9 @@ def run(request: Heads) -> None:
     checkpoint.check_items(items)
     model = load(request.model, request.device)
     found = find_specialists(
-        model, items, request.k, seed=request.seed, batch_size=request.batch_size
-    )
+        model, items, request.k, seed=request.seed, batch_size=request.batch_size,
+        stratified=not request.mixed,
+    )  # fmt: skip
     if request.table.suffix == ".json":
         found.to_json(request.table)
     else:
@@ -57,11 +59,14 @@ def show(found: Specialists, console: Console) -> None:
     if found.undefined:
         console.print(f"[bold]No specialist heads:[/] {escape(found.undefined)}")
         return
-    table = Table(*HEADER, title="audio-specialist heads")
+    how = "all caption conditions together" if found.stratified is False else "within captions"
+    table = Table(*HEADER, title=f"audio-specialist heads ({how})")
     for row in rows(found):
         table.add_row(*row)
     console.print(table)
-    console.print(f"Right answers on calibration items: {found.calibration_accuracy:.3f}")
-    console.print(
-        f"AUROC of the listening score for a right answer, test items: {escape(str(found.auroc))}"
-    )
+    named = " ".join(head_name(*head) for head in found.calibration.significant()) or "none"
+    console.print(f"Significant after correction for all heads (p below {LEVEL:g}): {named}")
+    parts = Table(*CONDITIONS, title="each caption condition on its own; intervals over items")
+    for cells in condition_rows(found):
+        parts.add_row(*map(escape, cells))
+    console.print(parts)

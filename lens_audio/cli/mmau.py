@@ -85,7 +85,12 @@ def show(results: Results, spent: Spent, console: Console) -> None:
     """Print every run's accuracy, and how long it took."""
     version = f"{results.dataset.name} ({results.dataset.version})"
     table = Table(
-        "run", "n", "accuracy [95 %]", "points against base [95 %]", "p", title=escape(version)
+        "run",
+        "n",
+        "accuracy [95 %]",
+        "points against base [95 %]",
+        "p",
+        title=escape(f"{version}; intervals over items"),
     )
     if results.accuracy is not None and results.comparison is not None:
         against = results.comparison.set_index("run").to_dict("index")

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,10 +11,10 @@ from rich.table import Table
 from lens_audio.analysis.listening import best_heads
 from lens_audio.cli.checkpoint import Checkpoint, load
 from lens_audio.cli.checks import shown_name
-from lens_audio.cli.commands import SpecialistsFrom, Steer
+from lens_audio.cli.commands import FULL, SpecialistsFrom, Steer
 from lens_audio.cli.heads import held_out
 from lens_audio.files import write_text
-from lens_audio.plots.pages.steer import Line, steer_page
+from lens_audio.plots.pages.steer import LAYERS, Line, steer_page
 from lens_audio.plots.report import write_page
 from lens_audio.plots.theme import head_name, points
 from lens_audio.stats import Interval
@@ -24,16 +23,22 @@ from lens_audio.steering.audio_silence.controls import CONFLICT, SteeringReport,
 from lens_audio.steering.knockout import KnockOut, knock_out
 from lens_audio.tables import write_table as write_csv
 
+SECONDS = 0.2  # of two cores, for each item and what is tried on it: the embedded checkpoint
+
 
 def run(request: Steer) -> None:
     """Calibrate, report on other items, print, write the table and the page."""
+    console = Console(highlight=False)
+    console.print(escape(plan(request)), soft_wrap=True)
+    n_calibration, n_test, draws = request.sizes
     checkpoint = Checkpoint.read(request.model, request.device)
-    checkpoint.check_heads(max(KS))
-    items = held_out(request.n_calibration, request.seed)
+    # Random heads are drawn besides the specialists.
+    checkpoint.check_heads(max(KS) if request.calibrate else 2 * max(KS))
+    items = held_out(n_calibration, request.seed)
     checkpoint.check_items(items)
-    console, model = Console(highlight=False), load(request.model, request.device)
+    model = load(request.model, request.device)
     common: dict[str, Any] = {"seed": request.seed, "batch_size": request.batch_size}
-    what = f"testbed, {request.n_calibration} items a caption, seed {request.seed}"
+    what = f"testbed, {n_calibration} items a caption, seed {request.seed}"
     found_on = request.specialists_from
     chosen = calibrate(
         model,
@@ -48,10 +53,10 @@ def run(request: Steer) -> None:
     tested, knocked, halved = None, None, None
     if not request.calibrate:
         # The seed after the calibration's: other recordings, fixed before looking at any.
-        test = held_out(request.n_test, request.seed + 1)
-        tested = report(model, chosen, test, n_draws=request.draws, **common)
+        test = held_out(n_test, request.seed + 1)
+        tested = report(model, chosen, test, n_draws=draws, **common)
         plain = [item for item in test if item.condition == "captionless"]
-        common["n_draws"] = request.draws
+        common["n_draws"] = draws
         knocked = knock_out(model, plain, chosen.steering.heads, **common)
         # A few heads may be missed by nobody: half of all, by r, against random halves.
         r = chosen.correlation.r
@@ -65,6 +70,28 @@ def run(request: Steer) -> None:
     for label, path in (("Table", request.table), ("Page", request.out), ("Saved", request.save)):
         if path is not None:
             console.print(f"{label}: {escape(str(path))}", soft_wrap=True)
+
+
+def plan(request: Steer) -> str:
+    """What will be run, and how long it takes: of the embedded checkpoint, about, on two cores."""
+    n_calibration, n_test, draws = request.sizes
+    asked = f"{n_calibration} calibration items a caption"
+    if not request.calibrate:
+        asked += f", {n_test} others to report on, {draws} sets of random heads"
+    if request.model is None:
+        asked += (
+            f": {_minutes(n_calibration, 0 if request.calibrate else n_test, draws)} on two cores"
+        )
+    if request.full:
+        return f"Full: {asked}."
+    return f"Quick: {asked}. The whole (--full) takes {FULL[0]}, {FULL[1]} and {FULL[2]}" + (
+        f": {_minutes(*FULL)}." if request.model is None else "."
+    )
+
+
+def _minutes(n_calibration: int, n_test: int, draws: int) -> str:
+    seconds = SECONDS * (4 * n_calibration + (5 + draws) * n_test)
+    return f"about {max(1, round(seconds / 60))} min"
 
 
 def numbers(
@@ -85,21 +112,17 @@ def numbers(
         lines += [Line(f"captionless, {name}", str(i)) for name, i in knocked.accuracies.items()]
         drop = knocked.drop_difference
         lines += [
-            Line("drop by specialists minus drop by random heads", points(*drop[:3]), "above 0",
+            Line("drop by specialists minus drop by random heads", gain(drop), "above 0",
                  drop.low > 0),
-            Line("same, of the right answer's probability", points(*knocked.prob_drop_difference[:3])),
+            Line("same, of the right answer's probability", gain(knocked.prob_drop_difference)),
         ]  # fmt: skip
     if halved is not None:
         names = ("the half of all heads of highest r knocked out", "random halves knocked out")
         shares = list(halved.accuracies.values())[1:]
         lines += [Line(f"captionless, {n}", str(s)) for n, s in zip(names, shares, strict=True)]
         lines += [
-            Line(
-                "drop by that half minus drop by random halves", points(*halved.drop_difference[:3])
-            ),
-            Line(
-                "same, of the right answer's probability", points(*halved.prob_drop_difference[:3])
-            ),
+            Line("drop by that half minus drop by random halves", gain(halved.drop_difference)),
+            Line("same, of the right answer's probability", gain(halved.prob_drop_difference)),
         ]
     if tested is not None:
         lines += _steering_numbers(tested)
@@ -115,26 +138,24 @@ def _steering_numbers(tested: SteeringReport) -> list[Line]:
         Line("AUROC, all items, answers that silence would change", str(tested.auroc_all)),
     ]  # fmt: skip
     for condition in tested.table["condition"].unique():
-        change = interval(tested.row(condition), "change")
+        change = tested.interval("change", condition)
         is_conflict = condition == CONFLICT
         met = change.value >= 0.4 and change.low > 0 if is_conflict else change.value >= -0.03
         aim = "at least +40" if is_conflict else "at least -3"
-        lines.append(
-            Line(f"{condition}: change by steering, points", points(*change[:3]), aim, met)
-        )
+        lines.append(Line(f"{condition}: change by steering, points", gain(change), aim, met))
     for method in ("random heads", "fixed direction"):
-        change = interval(tested.row(CONFLICT, method), "change")
-        lines.append(Line(f"{CONFLICT}: change by {method} (control)", points(*change[:3])))
-        lead = interval(tested.row(CONFLICT, method), "lead")
-        lines.append(Line(f"{CONFLICT}: steering ahead of {method} by", points(*lead[:3])))
+        change = tested.interval("change", CONFLICT, method)
+        lines.append(Line(f"{CONFLICT}: change by {method} (control)", gain(change)))
+        lead = tested.interval("lead", CONFLICT, method)
+        lines.append(Line(f"{CONFLICT}: steering ahead of {method} by", gain(lead)))
     changed = f"{tested.text_only_changed} of {tested.n_text_only}"
     met = tested.text_only_changed == 0
     return [*lines, Line("text-only prompts changed", changed, "none", met)]
 
 
-def interval(row: pd.Series, name: str) -> Interval:
-    """A quantity of the report's table with its interval."""
-    return Interval(float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"]))
+def gain(change: Interval) -> str:
+    """A difference in points, and what its interval is over unless that is items."""
+    return points(*change[:3], change.over)
 
 
 def write_table(
@@ -169,7 +190,10 @@ def show(
     lines: list[Line], chosen: Calibration, tested: SteeringReport | None, console: Console
 ) -> None:
     """Print the numbers, and the accuracy of every method in every condition."""
-    table = Table("number", "value [95 % interval]", "aim", title="audio-silence steering")
+    if tested is not None:
+        console.print(f"[bold]{escape(tested.verdict)}[/]\n{LAYERS}")
+    title = "audio-silence steering; intervals are over items unless they say otherwise"
+    table = Table("number", "value [95 % interval]", "aim", title=title)
     for line in lines:
         table.add_row(escape(line.what), escape(line.value), escape(line.verdict))
     console.print(table)
@@ -177,7 +201,8 @@ def show(
     accuracies = Table("condition", "method", "n", "accuracy", title="accuracy")
     for row in source.to_dict("records"):
         method = row.get("method", "audio-silence")
-        bounds = f" [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]" if tested else ""
-        accuracies.add_row(row["condition"], method, str(row["n"]), f"{row['accuracy']:.3f}"
-                           + escape(bounds))  # fmt: skip
+        value = f"{row['accuracy']:.3f}"
+        if tested is not None:
+            value = str(tested.interval("accuracy", row["condition"], method))
+        accuracies.add_row(row["condition"], method, str(row["n"]), escape(value))
     console.print(accuracies)

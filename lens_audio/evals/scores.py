@@ -21,7 +21,7 @@ def accuracies(
     """Accuracy of each run over all items, then by each fact, with 95 % Wilson intervals.
 
     Returns:
-        Columns run, group, value, n, correct, accuracy, low, high.
+        Columns run, group, value, n, correct, accuracy, low, high, over (what the interval is over).
     """
     members = {(ALL, ALL): torch.ones(len(facts), dtype=torch.bool)}
     for group in groups:
@@ -33,9 +33,17 @@ def accuracies(
         for run, right in correct.items():
             share = wilson(right[chosen])
             rows.append(
-                (run, group, value, int(chosen.sum()), int(right[chosen].sum()), *share[:3])
+                (
+                    run,
+                    group,
+                    value,
+                    int(chosen.sum()),
+                    int(right[chosen].sum()),
+                    *share[:3],
+                    share.over,
+                )
             )
-    columns = ["run", "group", "value", "n", "correct", "accuracy", "low", "high"]
+    columns = ["run", "group", "value", "n", "correct", "accuracy", "low", "high", "over"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -43,12 +51,13 @@ def comparisons(correct: Mapping[str, Bool[Tensor, " item"]], seed: int = 0) -> 
     """Each run against the first: change in accuracy, paired, and McNemar's test.
 
     Returns:
-        Columns run, change, low, high (95 % bootstrap over items), gained, lost, p_value.
+        Columns run, change, low, high (95 % bootstrap), gained, lost, p_value (McNemar), over (what
+        the interval is over: items).
     """
     (_, base), *others = correct.items()
     rows: list[Any] = []
     for run, right in others:
         change = paired_difference(right, base, seed)
-        rows.append((run, *change[:3], *mcnemar(base, right)))
-    columns = ["run", "change", "low", "high", "gained", "lost", "p_value"]
+        rows.append((run, *change[:3], *mcnemar(base, right), change.over))
+    columns = ["run", "change", "low", "high", "gained", "lost", "p_value", "over"]
     return pd.DataFrame(rows, columns=columns)

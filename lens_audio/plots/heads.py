@@ -8,8 +8,9 @@ import plotly.graph_objects as go
 from jaxtyping import Real
 from plotly.subplots import make_subplots
 
+from lens_audio.analysis.listening import LEVEL, Correlation
 from lens_audio.plots.arrays import Array, as_array
-from lens_audio.plots.theme import INK, MAGNITUDE, SIGNED, styled, text
+from lens_audio.plots.theme import INK, MAGNITUDE, SIGNED, head_name, styled, text
 
 
 def head_map(
@@ -61,7 +62,7 @@ def correlation_map(
     """Correlation of each head's audio mass with right answers; NaN (it never changes) is 0.
 
     Args:
-        heads: (layer, head) pairs to mark, such as the specialists.
+        heads: (layer, head) pairs to mark, such as the significant ones.
     """
     known = np.nan_to_num(as_array(r, "layer", "head"), nan=0.0)
     limit = max(0.05, float(abs(known).max()))
@@ -71,6 +72,19 @@ def correlation_map(
         signed=True,
         outlined=heads,
         limits=(-limit, limit),
+    )
+
+
+def specialists(heads: Sequence[tuple[int, int]], found: Correlation) -> str:
+    """Which heads are the specialists, and what the outlines of a correlation map say."""
+    named = ", ".join(head_name(*head) for head in heads) or "none"
+    known = set(found.significant())
+    count = sum(tuple(head) in known for head in heads)
+    return (
+        f"The specialists, of highest correlation: {named}. Outlined are the heads that correlate "
+        f"significantly ({count} of the {len(heads)} specialists do): p below {LEVEL:g}, corrected "
+        "for all heads by the largest correlation of any head in each permutation (Westfall and "
+        "Young; never less strict than p without correction)."
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from lens_audio.stats import ITEMS, said_over
+
 INK = "#808080"  # text and axes: legible on white and on black
 GRID = "rgba(128,128,128,0.22)"
 BLUE, ORANGE = "#2f86d1", "#e69f00"  # after Okabe and Ito, "Color Universal Design"
@@ -45,14 +47,18 @@ def head_name(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
 
 
-def share(value: float, low: float, high: float) -> str:
-    """A share with its interval: 71.4% [52.9%, 84.7%]."""
-    return f"{value:.1%} [{low:.1%}, {high:.1%}]"
+def share(value: float, low: float, high: float, over: str = ITEMS) -> str:
+    """A share with its interval: 71.4% [52.9%, 84.7%]; what it is over, unless that is items."""
+    return f"{value:.1%} [{low:.1%}, {high:.1%}]{said_over(over)}"
 
 
-def points(change: float, low: float, high: float) -> str:
-    """A difference of shares in percentage points, with its interval: +8.0 [+5.1, +10.9]."""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in (change, low, high)))
+def points(change: float, low: float, high: float, over: str = ITEMS) -> str:
+    """A difference of shares in percentage points, with its interval: +8.0 [+5.1, +10.9].
+
+    Behind it what the interval is over, unless that is items.
+    """
+    said = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in (change, low, high)))
+    return said + said_over(over)
 
 
 def clipped(label: str, width: int = 18) -> str:

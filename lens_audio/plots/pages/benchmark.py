@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from lens_audio.plots.benchmark import run_accuracies
-from lens_audio.plots.heads import correlation_map
+from lens_audio.plots.heads import correlation_map, specialists
 from lens_audio.plots.report import (
     code,
     columns,
@@ -123,7 +123,8 @@ def _runs(found: Answered) -> str:
         "Accuracy",
         table_html(header, [_run_row(row, against) for row in table.to_dict("records")]),
         note(
-            "Intervals of accuracies are Wilson’s; of changes a paired bootstrap over items. p is "
+            "Intervals are over items: of accuracies Wilson’s, of changes a paired bootstrap. Each "
+            "draw of random heads is a run of its own. p is "
             f"McNemar’s exact test.{meanings}"
         ),
         figure_html(run_accuracies(shown), "runs"),
@@ -150,13 +151,21 @@ def _published(found: Answered) -> str:
     if found.comparison is None or STEERED not in found.runs:
         return ""
     ours = found.comparison.set_index("run").loc[STEERED]
-    rows = [(model, "MMAU", f"{gain:+.1f}", PAPER) for model, gain in PUBLISHED.items()]
+    published = [(model, f"{gain:+.1f}", PAPER) for model, gain in PUBLISHED.items()]
     gained = points(ours["change"], ours["low"], ours["high"])
-    rows.append((found.manifest["model"]["name"], _named(found), gained, "this run"))
+    own = [(found.manifest["model"]["name"], _named(found), gained)]
+    warning = (
+        "Alike only for the same model, version of the benchmark, split and prompt."
+        if found.dataset.name.startswith("MMAU")
+        else "This run is not of MMAU: its gain says nothing about the paper’s, nor the paper’s of it."
+    )
     return section(
-        "Beside the paper",
-        table_html(("model", "benchmark", "points gained by steering", "source"), rows),
-        note("Alike only for the same model, version of the benchmark, split and prompt."),
+        "Points gained by steering in this run",
+        table_html(("model", "benchmark", "points gained [95 % over items]"), own),
+    ) + section(
+        "Points gained in the paper, on MMAU",
+        table_html(("model", "points gained", "source"), published),
+        note(warning),
     )
 
 
@@ -190,10 +199,13 @@ def _calibration(found: Answered) -> str:
         said,
         note(
             f"Of {chosen.table['n'].iloc[0]} items that no accuracy above is of. Left: correlation "
-            "of each head’s audio mass with right answers. Right: accuracy under every setting."
+            "of each head’s audio mass with right answers. Right: accuracy under every setting. "
+            + escape(specialists(chosen.steering.heads, chosen.correlation))
         ),
         columns(
-            figure_html(correlation_map(chosen.correlation.r, chosen.steering.heads), "heads"),
+            figure_html(
+                correlation_map(chosen.correlation.r, chosen.correlation.significant()), "heads"
+            ),
             figure_html(steering_curve(lines), "curves"),
             even=True,
         ),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lens_audio.plots.heads import correlation_map
+from lens_audio.plots.heads import correlation_map, specialists
 from lens_audio.plots.report import (
     code,
     escape,
@@ -16,8 +16,14 @@ from lens_audio.plots.report import (
 )
 from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.steering import steering_curve
+from lens_audio.plots.theme import points
 from lens_audio.steering.audio_silence.calibrate import Calibration
 from lens_audio.steering.audio_silence.controls import SteeringReport
+
+LAYERS = (
+    "What is added to the residual stream depends on the layers that hold the heads, and on nothing "
+    "else of them: heads of one layer cannot be told apart by this steering."
+)
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,15 @@ def steer_page(
     return report(
         "Audio-silence steering",
         (model_name,),
-        (_numbers(lines), *accuracies, _heads(chosen)),
+        (_said(tested), *accuracies, _numbers(lines), _heads(chosen)),
         (code(command), escape(own_versions())),
     )
+
+
+def _said(tested: SteeringReport | None) -> str:
+    if tested is None:
+        return section("In short", "<p>Only calibrated: other items were not asked.</p>")
+    return section("In short", f'<p class="question">{escape(tested.verdict)}</p>', note(LAYERS))
 
 
 def _numbers(lines: Sequence[Line]) -> str:
@@ -58,7 +70,9 @@ def _numbers(lines: Sequence[Line]) -> str:
         "Numbers",
         table_html(("", "value [95 % interval]", "aim"), numbers),
         note(
-            "Heads and β were chosen on calibration items; everything else is of other recordings."
+            "Heads and β were chosen on calibration items; everything else is of other recordings. "
+            "Intervals of 95 % are over items unless they say otherwise. One over draws is the range "
+            "of the random sets of heads on these items, and says nothing of other items."
         ),
     )
 
@@ -71,20 +85,25 @@ def _calibration(chosen: Calibration) -> str:
 
 
 def _report(tested: SteeringReport) -> str:
-    header = ("condition", "method", "n", "accuracy", "change")
+    header = ("condition", "method", "n", "accuracy [95 %]", "points gained [95 %]")
     rows = [
         (
             row["condition"],
             row["method"],
             row["n"],
-            f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]",
-            f"{row['change']:+.3f} [{row['change_low']:+.3f}, {row['change_high']:+.3f}]",
+            tested.interval("accuracy", row["condition"], row["method"]),
+            points(*gained[:3], gained.over),
         )
         for row in tested.table.to_dict("records")
+        for gained in (tested.interval("change", row["condition"], row["method"]),)
     ]
     return section(
         "Accuracy against the strength of steering",
-        note("Test items. Random heads and the fixed (mean) direction are controls."),
+        note(
+            "Test items. Random heads and the fixed (mean) direction are controls. Bands and "
+            "intervals are over items, but the accuracy of random heads has the range of 95 % of "
+            "the draws on these items."
+        ),
         figure_html(steering_curve(tested.curves), "curves"),
         table_html(header, rows),
     )
@@ -107,7 +126,10 @@ def _heads(chosen: Calibration) -> str:
     return section(
         "The specialists",
         note(
-            "Correlation of each head’s audio mass with right answers, over the calibration items."
+            "Correlation of each head’s audio mass with right answers, over the calibration items. "
+            + escape(specialists(chosen.steering.heads, chosen.correlation))
         ),
-        figure_html(correlation_map(chosen.correlation.r, chosen.steering.heads), "heads"),
+        figure_html(
+            correlation_map(chosen.correlation.r, chosen.correlation.significant()), "heads"
+        ),
     )

@@ -18,7 +18,7 @@ from lens_audio.analysis.listening import (
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.batches import batches
 from lens_audio.data.items import AudioQAItem, check_items
-from lens_audio.stats import Interval, auroc, over_draws, paired_difference, wilson
+from lens_audio.stats import Interval, auroc, over_draws, paired_difference, said_over, wilson
 from lens_audio.steering.audio_silence.attach import AudioSilenceSteering
 from lens_audio.steering.audio_silence.calibrate import Calibration
 from lens_audio.steering.audio_silence.item_activations import ItemActivations, item_activations
@@ -26,6 +26,7 @@ from lens_audio.steering.knockout import random_heads
 from lens_audio.tables import write_table
 
 CONFLICT = "conflict"
+OURS, RANDOM = "audio-silence", "random heads"  # methods
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +36,14 @@ class SteeringReport:
     `table` has one row a condition and method: `accuracy` with its interval (Wilson; for random
     heads the range of 95 % of the draws), `change` against the unsteered model and `lead`, by how
     much audio-silence steering is ahead of the method, both paired over items with bootstrap
-    intervals (random draws resampled too). `curves` has the accuracy of each method at every beta
-    of the grid, for figures: nothing was chosen by it.
+    intervals (random draws resampled too). Each has its `…_low`, its `…_high`, and in `…_over` what
+    the interval is over: "items", "draws" or "items and draws". `curves` has the accuracy of
+    each method at every beta of the grid, for figures: nothing was chosen by it.
     """
 
     steering: AudioSilenceSteering
     table: pd.DataFrame
-    curves: pd.DataFrame  # method, condition, beta, accuracy, low, high
+    curves: pd.DataFrame  # method, condition, beta, accuracy, low, high, over
     scores: Float[Tensor, " item"]  # listening score of the test items
     by_audio: Bool[Tensor, " item"]  # answered right, which in conflict means: as the audio says
     conflict: Bool[Tensor, " item"]  # which items have a caption against the audio
@@ -53,10 +55,43 @@ class SteeringReport:
     test_ids: list[str]
     random_draws: list[list[tuple[int, int]]]
 
-    def row(self, condition: str, method: str = "audio-silence") -> pd.Series:
+    def row(self, condition: str, method: str = OURS) -> pd.Series:
         """One row of the table."""
         table = self.table
         return table[(table["condition"] == condition) & (table["method"] == method)].iloc[0]
+
+    def interval(self, quantity: str, condition: str, method: str = OURS) -> Interval:
+        """The `accuracy`, `change` or `lead` of a row of the table."""
+        row = self.row(condition, method)
+        low, high = float(row[f"{quantity}_low"]), float(row[f"{quantity}_high"])
+        return Interval(float(row[quantity]), low, high, over=str(row[f"{quantity}_over"]))
+
+    @property
+    def verdict(self) -> str:
+        """What the table bears about which heads are chosen: by the lead over random heads.
+
+        The rule: one gains more where the whole 95 % interval of the paired difference (over items
+        and draws, in conflict) is on its side of 0; otherwise no difference is found, which is not
+        that there is none.
+        """
+        conditions = list(self.table["condition"].unique())
+        condition = CONFLICT if CONFLICT in conditions else conditions[0]
+        lead = self.interval("lead", condition, RANDOM)
+        ours, random = (self.interval("change", condition, m).value for m in (OURS, RANDOM))
+        if self.steering.beta == 0:
+            said = "Calibration chose strength 0, so steering changes nothing"
+        elif lead.high < 0:
+            more = "gain more" if random > 0 else "lose less"
+            said = f"Random heads {more}: choosing heads by correlation does not help here"
+        elif lead.low > 0:
+            more = "gain more" if ours > 0 else "lose less"
+            said = f"The specialists {more} than as many random heads here"
+        else:
+            said = "No difference between the specialists and as many random heads is found here"
+        numbers = "{:+.1f} points against {:+.1f}, difference {:+.1f} [{:+.1f}, {:+.1f}]".format(
+            *(100 * x for x in (ours, random, *lead[:3]))
+        )
+        return f"{said} ({condition}: {numbers}{said_over(lead.over)})."
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """The table; `tables.read_table` reads it."""
@@ -68,6 +103,7 @@ class SteeringReport:
             "heads": [list(head) for head in self.steering.heads],
             "beta": self.steering.beta,
             "adaptive": self.steering.adaptive,
+            "verdict": self.verdict,
             "provenance": self.steering.provenance,
             "table": json.loads(self.table.to_json(orient="records")),
             "auroc_conflict": self.auroc_conflict.to_dict(),
@@ -117,9 +153,9 @@ def report(
     found = item_activations(model, items, batch_size=batch_size, verbose=verbose, what="testing")
     methods = {
         "unsteered": [steering.with_beta(0)],
-        "audio-silence": [steering],
+        OURS: [steering],
         "fixed direction": [calibration.fixed],
-        "random heads": [replace(steering, heads=tuple(heads)) for heads in draws],
+        RANDOM: [replace(steering, heads=tuple(heads)) for heads in draws],
     }
     correct = {name: _correct(model, found, some) for name, some in methods.items()}
     betas = sorted({0.0, steering.beta, *calibration.table["beta"]})
@@ -175,8 +211,8 @@ def _curves(
             right = _correct(model, found, [s.with_beta(beta) for s in steerings])
             for condition, members in found.conditions.items():
                 share = _share(right[..., members])
-                rows.append((name, condition, beta, share.value, share.low, share.high))
-    columns = ["method", "condition", "beta", "accuracy", "low", "high"]
+                rows.append((name, condition, beta, *share[:3], share.over))
+    columns = ["method", "condition", "beta", "accuracy", "low", "high", "over"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -191,12 +227,13 @@ def _table_of_methods(
             for name, interval in (
                 ("accuracy", _share(right)),
                 ("change", paired_difference(right, here["unsteered"], seed)),
-                ("lead", paired_difference(here["audio-silence"], right, seed)),
+                ("lead", paired_difference(here[OURS], right, seed)),
             ):
                 row |= {
                     name: interval.value,
                     f"{name}_low": interval.low,
                     f"{name}_high": interval.high,
+                    f"{name}_over": interval.over,
                 }
             rows.append(row)
     return pd.DataFrame(rows)
