@@ -5,8 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 import plotly.graph_objects as go
+import traitlets
+from jaxtyping import Float
+from torch import Tensor
 
+from lens_audio.explorer.plotly_once import FIGURE_MODULE, PlotlySource
 from lens_audio.plots.report import escape
 
 # As in the reports: few buttons, and a figure as wide as its place.
@@ -18,16 +23,27 @@ CONFIG = {
 
 
 class FigureView(go.FigureWidget):
-    """A figure that becomes another in place: to make a new widget would load plotly again."""
+    """A figure that becomes another in place, so that handlers of its traces stay."""
 
+    _esm = FIGURE_MODULE
+    source = traitlets.Instance(PlotlySource).tag(sync=True, **widgets.widget_serialization)
     data: Any
 
+    @traitlets.default("source")
+    def _plotly(self) -> PlotlySource:
+        return PlotlySource.get()
+
     def __init__(self, figure: go.Figure) -> None:
-        super().__init__(figure)
+        super().__init__(_without_nan(figure))
         self._config = CONFIG
+
+    def static(self) -> go.Figure:
+        """What it shows, as a figure without a widget."""
+        return go.Figure(self.to_dict())
 
     def become(self, figure: go.Figure) -> None:
         """Show another figure; handlers of traces stay while the kinds of traces are the same."""
+        figure = _without_nan(figure)
         is_alike = [t.type for t in self.data] == [t.type for t in figure.data]
         with self.batch_update():
             if is_alike:
@@ -45,6 +61,36 @@ def _instead_of(old: Any, new: Any, keep: tuple[str, ...]) -> dict[str, Any]:
     given, before = new.to_plotly_json(), old.to_plotly_json()
     gone = dict.fromkeys(set(before) - set(given))
     return {name: value for name, value in (gone | given).items() if name not in keep}
+
+
+def _without_nan(figure: go.Figure) -> go.Figure:
+    """The figure with null for NaN, which JSON does not have; plotly leaves a gap for either."""
+    traces = [_null_for_nan(trace.to_plotly_json()) for trace in figure.data]
+    return go.Figure(traces, figure.layout)
+
+
+def _null_for_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _null_for_nan(part) for name, part in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and np.isnan(value).any():
+        nullable = value.astype(object)
+        nullable[np.isnan(value)] = None
+        return nullable.tolist()
+    return value
+
+
+def strip(values: Float[Tensor, " column"], title: str, color: str) -> str:
+    """A few numbers as a row of bars, the largest as high as the strip, in HTML."""
+    heights = (40 * values / float(values.max().clamp(min=1e-9))).tolist()
+    bars = "".join(
+        f'<rect x="{i}" y="{40 - height:.1f}" width="0.9" height="{height:.1f}"/>'
+        for i, height in enumerate(heights)
+    )
+    return (
+        f'<svg class="strip" viewBox="0 0 {len(heights)} 40" preserveAspectRatio="none" '
+        f'fill="{color}" role="img" aria-label="{escape(title)}">{bars}</svg>'
+        f'<div class="note">{escape(title)}</div>'
+    )
 
 
 class Status(widgets.HTML):
