@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import traitlets
 from jaxtyping import Float
+from plotly.serializers import custom_serializers
 from torch import Tensor
 
 from lens_audio.explorer.plotly_once import FIGURE_MODULE, PlotlySource
@@ -22,11 +23,34 @@ CONFIG = {
 }
 
 
+def _null_for_nan(value: Any) -> Any:
+    """With null for NaN, which JSON does not have; plotly leaves a gap for either."""
+    if isinstance(value, dict):
+        return {name: _null_for_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_nan(part) for part in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and np.isnan(value).any():
+        nullable = value.astype(object)
+        nullable[np.isnan(value)] = None
+        return nullable.tolist()
+    return None if isinstance(value, float) and value != value else value
+
+
+# As plotly sends figures, but for NaN.
+SENT = custom_serializers | {
+    "to_json": lambda value, widget: custom_serializers["to_json"](_null_for_nan(value), widget)
+}
+
+
 class FigureView(go.FigureWidget):
     """A figure that becomes another in place, so that handlers of its traces stay."""
 
     _esm = FIGURE_MODULE
     source = traitlets.Instance(PlotlySource).tag(sync=True, **widgets.widget_serialization)
+    _widget_data = traitlets.List().tag(sync=True, **SENT)
+    _py2js_addTraces = traitlets.Dict(allow_none=True).tag(sync=True, **SENT)
+    _py2js_restyle = traitlets.Dict(allow_none=True).tag(sync=True, **SENT)
+    _py2js_update = traitlets.Dict(allow_none=True).tag(sync=True, **SENT)
     data: Any
 
     @traitlets.default("source")
@@ -34,7 +58,7 @@ class FigureView(go.FigureWidget):
         return PlotlySource.get()
 
     def __init__(self, figure: go.Figure) -> None:
-        super().__init__(_without_nan(figure))
+        super().__init__(figure)
         self._config = CONFIG
 
     def static(self) -> go.Figure:
@@ -43,7 +67,6 @@ class FigureView(go.FigureWidget):
 
     def become(self, figure: go.Figure) -> None:
         """Show another figure; handlers of traces stay while the kinds of traces are the same."""
-        figure = _without_nan(figure)
         is_alike = [t.type for t in self.data] == [t.type for t in figure.data]
         with self.batch_update():
             if is_alike:
@@ -61,22 +84,6 @@ def _instead_of(old: Any, new: Any, keep: tuple[str, ...]) -> dict[str, Any]:
     given, before = new.to_plotly_json(), old.to_plotly_json()
     gone = dict.fromkeys(set(before) - set(given))
     return {name: value for name, value in (gone | given).items() if name not in keep}
-
-
-def _without_nan(figure: go.Figure) -> go.Figure:
-    """The figure with null for NaN, which JSON does not have; plotly leaves a gap for either."""
-    traces = [_null_for_nan(trace.to_plotly_json()) for trace in figure.data]
-    return go.Figure(traces, figure.layout)
-
-
-def _null_for_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _null_for_nan(part) for name, part in value.items()}
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and np.isnan(value).any():
-        nullable = value.astype(object)
-        nullable[np.isnan(value)] = None
-        return nullable.tolist()
-    return value
 
 
 def strip(values: Float[Tensor, " column"], title: str, color: str) -> str:
