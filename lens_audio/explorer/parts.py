@@ -47,7 +47,7 @@ class FigureView(go.FigureWidget):
 
     _esm = FIGURE_MODULE
     source = traitlets.Instance(PlotlySource).tag(sync=True, **widgets.widget_serialization)
-    _widget_data = traitlets.List().tag(sync=True, **SENT)
+    _widget_data: Any = traitlets.List().tag(sync=True, **SENT)
     _py2js_addTraces = traitlets.Dict(allow_none=True).tag(sync=True, **SENT)
     _py2js_restyle = traitlets.Dict(allow_none=True).tag(sync=True, **SENT)
     _py2js_update = traitlets.Dict(allow_none=True).tag(sync=True, **SENT)
