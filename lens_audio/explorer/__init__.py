@@ -1,5 +1,6 @@
 """`la.explore`: heads, patching and circuits of one question, by clicking, in Jupyter."""
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -8,6 +9,7 @@ from lens_audio.analysis.alignment import as_pair
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.explorer.session import Session
+from lens_audio.explorer.state import read_state, saved_choices
 from lens_audio.explorer.static import StaticExplorer
 from lens_audio.inputs import AudioPrompt
 
@@ -27,6 +29,7 @@ def explore(
     corrupted: AudioPrompt | None = None,
     *,
     choices: Sequence[str] | None = None,
+    state: str | os.PathLike[str] | None = None,
 ) -> Any:
     """Explore how a model answers a question about a recording; for a cell of a Jupyter notebook.
 
@@ -41,6 +44,8 @@ def explore(
             silence.
         choices: two or more answers to compare (metrics compare their first tokens); by default
             the likeliest next tokens.
+        state: a file of `Explorer.save("….json")`, of the same model, question and recordings, to go
+            on where it was saved: with its choices, where none are given.
 
     Returns:
         An `Explorer` widget (`.circuit`, `.result`, `.select(layer, head)`, … work from code too),
@@ -48,12 +53,16 @@ def explore(
 
     Raises:
         ValueError: for fewer than two choices, a prompt of several rows, without audio or without a
-            tokenizer, prompts of unequal shape, or hooks left on the model.
+            tokenizer, prompts of unequal shape, or hooks left on the model;
+            for a state, the field that does not fit.
     """
     if corrupted is None and isinstance(prompt, AudioPrompt):
         corrupted = prompt.silenced()
+    if state is not None and choices is None:
+        choices = saved_choices(state)
     session = Session(model, as_pair(prompt, corrupted), choices)
-    return Explorer(session) if has_widgets() else StaticExplorer(session)
+    saved = None if state is None else read_state(state, session)
+    return Explorer(session, saved) if has_widgets() else StaticExplorer(session, saved)
 
 
 __all__ = ["explore"]

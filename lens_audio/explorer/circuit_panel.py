@@ -8,11 +8,10 @@ import ipywidgets as widgets
 from lens_audio.analysis.circuit import Circuit, Head
 from lens_audio.explorer.parts import FigureView, Status, dropdown, heading
 from lens_audio.explorer.session import METRICS, Session
+from lens_audio.explorer.state import MODES
 from lens_audio.plots.choices import answer_probabilities
 from lens_audio.plots.report import escape
 from lens_audio.plots.theme import head_name
-
-MODES = {"as it is": None, "keep only these heads": True, "knock these heads out": False}
 
 
 class MetricChoice(widgets.HBox):
@@ -31,6 +30,10 @@ class MetricChoice(widgets.HBox):
     def key(self) -> tuple[str, int, int]:
         """As `Session.metric` takes it."""
         return self.name.value, self.answer.value, self.instead.value
+
+    def choose(self, key: tuple[str, int, int]) -> None:
+        """Set what `key` gives."""
+        self.name.value, self.answer.value, self.instead.value = key
 
     def on_change(self, function: Callable[..., None]) -> None:
         """Call a function whenever another metric is chosen."""

@@ -5,8 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 import plotly.graph_objects as go
+import traitlets
+from jaxtyping import Float
+from plotly.serializers import custom_serializers
+from torch import Tensor
 
+from lens_audio.explorer.plotly_once import FIGURE_MODULE, PlotlySource
 from lens_audio.plots.report import escape
 
 # As in the reports: few buttons, and a figure as wide as its place.
@@ -17,14 +23,47 @@ CONFIG = {
 }
 
 
-class FigureView(go.FigureWidget):
-    """A figure that becomes another in place: to make a new widget would load plotly again."""
+def _null_for_nan(value: Any) -> Any:
+    """With null for NaN, which JSON does not have; plotly leaves a gap for either."""
+    if isinstance(value, dict):
+        return {name: _null_for_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_nan(part) for part in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and np.isnan(value).any():
+        nullable = value.astype(object)
+        nullable[np.isnan(value)] = None
+        return nullable.tolist()
+    return None if isinstance(value, float) and value != value else value
 
+
+# As plotly sends figures, but for NaN.
+SENT = custom_serializers | {
+    "to_json": lambda value, widget: custom_serializers["to_json"](_null_for_nan(value), widget)
+}
+
+
+class FigureView(go.FigureWidget):
+    """A figure that becomes another in place, so that handlers of its traces stay."""
+
+    _esm = FIGURE_MODULE
+    source = traitlets.Instance(PlotlySource).tag(sync=True, **widgets.widget_serialization)
+    _widget_data: Any = traitlets.List().tag(sync=True, **SENT)
+    _py2js_addTraces = traitlets.Dict(allow_none=True).tag(sync=True, **SENT)
+    _py2js_restyle = traitlets.Dict(allow_none=True).tag(sync=True, **SENT)
+    _py2js_update = traitlets.Dict(allow_none=True).tag(sync=True, **SENT)
     data: Any
+
+    @traitlets.default("source")
+    def _plotly(self) -> PlotlySource:
+        return PlotlySource.get()
 
     def __init__(self, figure: go.Figure) -> None:
         super().__init__(figure)
         self._config = CONFIG
+
+    def static(self) -> go.Figure:
+        """What it shows, as a figure without a widget."""
+        return go.Figure(self.to_dict())
 
     def become(self, figure: go.Figure) -> None:
         """Show another figure; handlers of traces stay while the kinds of traces are the same."""
@@ -45,6 +84,20 @@ def _instead_of(old: Any, new: Any, keep: tuple[str, ...]) -> dict[str, Any]:
     given, before = new.to_plotly_json(), old.to_plotly_json()
     gone = dict.fromkeys(set(before) - set(given))
     return {name: value for name, value in (gone | given).items() if name not in keep}
+
+
+def strip(values: Float[Tensor, " column"], title: str, color: str) -> str:
+    """A few numbers as a row of bars, the largest as high as the strip, in HTML."""
+    heights = (40 * values / float(values.max().clamp(min=1e-9))).tolist()
+    bars = "".join(
+        f'<rect x="{i}" y="{40 - height:.1f}" width="0.9" height="{height:.1f}"/>'
+        for i, height in enumerate(heights)
+    )
+    return (
+        f'<svg class="strip" viewBox="0 0 {len(heights)} 40" preserveAspectRatio="none" '
+        f'fill="{color}" role="img" aria-label="{escape(title)}">{bars}</svg>'
+        f'<div class="note">{escape(title)}</div>'
+    )
 
 
 class Status(widgets.HTML):

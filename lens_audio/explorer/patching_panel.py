@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from time import monotonic
+from typing import Any
 
 import ipywidgets as widgets
 
@@ -11,7 +12,8 @@ from lens_audio.explorer.circuit_panel import MetricChoice
 from lens_audio.explorer.parts import FigureView, Status, dropdown, heading
 from lens_audio.explorer.player import OVER_TIME
 from lens_audio.explorer.session import SITES, Session
-from lens_audio.plots.patching import patching_heatmap
+from lens_audio.explorer.state import Sweep
+from lens_audio.plots.patching import WINDOW, patching_heatmap
 
 NAMES = {
     "head": "layer × head",
@@ -31,8 +33,10 @@ class PatchingPanel(widgets.VBox):
         session: Session,
         metric: MetricChoice,
         on_heads: Callable[[PatchingResult], None],
+        on_cell: Callable[[dict[str, str]], None],
     ) -> None:
-        self.session, self.metric, self._on_heads = session, metric, on_heads
+        self.session, self.metric = session, metric
+        self._on_heads, self._on_cell = on_heads, on_cell
         self.result: PatchingResult | None = None
         self.shown = ("", "")  # kind and site of the result
         self.status = Status()
@@ -49,7 +53,10 @@ class PatchingPanel(widgets.VBox):
         self.progress = widgets.IntProgress(layout={"width": "160px"})
         self.figure: FigureView | None = None  # made when there is something to draw
         self.drawn = widgets.Box(layout={"display": "block"})
-        note = "Recovery: 0, the patch does nothing; 1, as much as the whole source run."
+        note = (
+            "Recovery: 0, the patch does nothing; 1, as much as the whole source run. Click a cell to "
+            "select its head, or its layer and time."
+        )
         wrap = {"flex_flow": "wrap"}
         super().__init__(
             [
@@ -131,6 +138,41 @@ class PatchingPanel(widgets.VBox):
             self.figure.become(figure)
         over_time = figure.layout.xaxis.title.text == "time (s)"
         (self.figure.add_class if over_time else self.figure.remove_class)(OVER_TIME)
+        for trace in self.figure.data:
+            trace.on_click(self.status.reporting(self._clicked))
+
+    def _clicked(self, trace: Any, points: Any, state: Any) -> None:
+        """Tell which cell was clicked: its labels by axis, of the axes that vary."""
+        if self.result is None or not points.xs:
+            return
+        axes = {name: labels for name, labels in self.result.axes.items()
+                if name not in ("metric", "example") and len(labels) > 1}  # fmt: skip
+        places = (points.xs[0],) if len(axes) == 1 else (points.ys[0], points.xs[0])
+        cell = {name: _at(labels, place) for (name, labels), place
+                in zip(axes.items(), places, strict=False)}  # fmt: skip
+        self._on_cell(cell)
+
+    @property
+    def sweep(self) -> Sweep:
+        """What is chosen, and the last result."""
+        if self.result is not None:
+            kind, site = self.shown
+            direction = str(self.result.about["direction"])
+        else:
+            kind, site, direction = self.kind.value, self.site.value, self.direction.value
+        return Sweep(site, kind, direction, float(self.window.value), self.result)
+
+    def show(self, sweep: Sweep) -> None:
+        """Choose this, and draw its result."""
+        self.halt()
+        self.site.value, self.kind.value = sweep.site, sweep.by
+        self.direction.value, self.window.value = sweep.direction, sweep.window
+        self.result, self.shown = sweep.result, (sweep.by, sweep.site)
+        if self.result is not None:
+            self._draw()
+            self.status.say("As it was saved. In Python: explorer.result")
+            if sweep.by == "head":
+                self._on_heads(self.result)
 
     def _show_kinds(self) -> None:
         kinds = self.session.kinds(self.site.value)
@@ -141,3 +183,14 @@ class PatchingPanel(widgets.VBox):
 
     def _show_window(self) -> None:
         self.window.layout.display = "" if self.kind.value == "window" else "none"
+
+
+def _at(labels: list[str], place: float) -> str:
+    """The label at a place of an axis: a number of the entry, or a time where labels are windows."""
+    windows = [WINDOW.fullmatch(label) for label in labels]
+    if all(windows):
+        ends = [float(window[2]) for window in windows if window]
+        return next(
+            (label for label, end in zip(labels, ends, strict=True) if place < end), labels[-1]
+        )
+    return labels[int(place)]

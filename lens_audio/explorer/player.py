@@ -74,6 +74,7 @@ STYLE = (
 .lens-audio-explorer .error { color: #c0392b; font-weight: 600; }
 .lens-audio-explorer pre { white-space: pre-wrap; font-size: 12px; line-height: 1.4; user-select: all;
   padding: 8px; border: 1px solid rgba(128,128,128,.35); border-radius: 6px; margin: 2px 0; }
+.lens-audio-explorer .strip { width: 100%; height: 36px; display: block; }
 .lens-audio-player { display: flex; width: 100%; gap: 24px; flex-wrap: wrap; }
 .lens-audio-player label { display: flex; flex-direction: column; flex: 1 1 300px; font-size: 13px; }
 .lens-audio-player audio { width: 100%; height: 36px; margin-top: 4px; }

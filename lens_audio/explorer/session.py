@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,12 +21,27 @@ from lens_audio.data import pair as paired
 from lens_audio.data.answers import choice_log_probs, choice_probs, next_token_probs
 from lens_audio.inputs import AudioPrompt
 from lens_audio.sites import Site
+from lens_audio.testbed import checkpoint_dir
 
 ROLES = ("clean", "corrupted")
 N_CANDIDATES = 5  # answers that are shown where no choices are given
 SITES = ("z", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v",
          "pattern", "audio_embed", "audio_encoder.resid_pre", "audio_encoder.z")  # fmt: skip
 METRICS = ("logit difference", "log probability", "probability")
+
+
+Span: TypeAlias = tuple[float, float]  # seconds
+
+
+class HeadEffect(NamedTuple):
+    """A metric and an answer's probability in the clean run, and with one head's z corrupted."""
+
+    metric: str
+    whole: float
+    without: float
+    answer: str
+    probability: float
+    probability_without: float
 
 
 @dataclass
@@ -37,6 +53,7 @@ class Session:
     choices: Sequence[str] | None = None
     _tests: dict[tuple[str, int, int], CircuitTest] = field(default_factory=dict)
     _patterns: dict[tuple[str, Head], Tensor] = field(default_factory=dict)
+    _effects: dict[tuple[Head, tuple[str, int, int]], HeadEffect] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.choices, str) or (self.choices is not None and len(self.choices) < 2):
@@ -72,9 +89,68 @@ class Session:
         """From the last position to each audio token, by role."""
         return {role: audio_attention(self.model, self.prompt(role))[0].cpu() for role in ROLES}
 
-    def mass(self, role: str) -> Float[Tensor, "layer head"]:
-        """Each head's audio mass."""
-        return audio_mass(self.attention[role])
+    @property
+    def question(self) -> str:
+        """The clean prompt's text; each recording is "[audio]"."""
+        words, audio = self.clean.str_tokens(0), self.clean.audio_mask[0].tolist()
+        parts = [
+            "[audio]" if audio[i] else word
+            for i, word in enumerate(words)
+            if not (audio[i] and i and audio[i - 1])
+        ]
+        return "".join(parts)
+
+    @property
+    def model_title(self) -> str:
+        """What the model is called, and its size."""
+        cfg = self.model.cfg
+        source = str(getattr(self.model.tokenizer, "name_or_path", ""))
+        is_embedded = cfg.model_name == checkpoint_dir().name and source == str(checkpoint_dir())
+        name = (
+            "the embedded checkpoint (sixteen synthetic sounds)" if is_embedded else cfg.model_name
+        )
+        millions = sum(weight.numel() for weight in self.model.parameters()) / 1e6
+        return f"{name} · {cfg.n_layers} layers x {cfg.n_heads} heads, {millions:,.1f} M parameters"
+
+    def mass(
+        self, role: str, span: Span | None = None, clip: int = 0
+    ) -> Float[Tensor, "layer head"]:
+        """Each head's audio mass; of a span of seconds, that on the tokens of the clip within it."""
+        if span is None:
+            return audio_mass(self.attention[role])
+        prompt = self.prompt(role)
+        positions = prompt.positions_between(0, *span, clip=clip)
+        within = torch.isin(prompt.audio_positions(0).cpu(), positions.cpu())
+        return self.attention[role][..., within].sum(-1)
+
+    def check_span(self, span: Any, clip: int = 0) -> Span | None:
+        """A span of seconds within a clip of both recordings, or None: the whole.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        if span is None:
+            return None
+        try:
+            start, end = (float(second) for second in span)
+        except (TypeError, ValueError):
+            raise ValueError(f"a span is (start, end) in seconds or None, not {span!r}") from None
+        for role in ROLES:
+            self.prompt(role).positions_between(0, start, end, clip=clip)
+        return start, end
+
+    def head_effect(self, head: Head, metric: tuple[str, int, int]) -> HeadEffect:
+        """What the answer comes to without one head; kept, so that a second click is quick."""
+        key = (head, metric)
+        if key not in self._effects:
+            outcome, without = self.run_circuit(Circuit.of([head]), False, metric)
+            whole, left = float(outcome.whole.mean()), float(outcome.metric.mean())
+            answer = metric[1]
+            self._effects[key] = HeadEffect(
+                self.metric(*metric).name, whole, left,
+                _visible(self.candidates[answer]), self.unedited["clean"][answer], without[answer],
+            )  # fmt: skip
+        return self._effects[key]
 
     def pattern(self, role: str, head: Head) -> Float[Tensor, "query key"]:
         """A head's whole pattern; the last few that were asked for are kept."""

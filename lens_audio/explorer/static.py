@@ -4,30 +4,58 @@ import os
 from pathlib import Path
 
 from lens_audio.analysis.attention import top_heads
-from lens_audio.explorer.session import Session
+from lens_audio.explorer.session import ROLES, Session
+from lens_audio.explorer.state import State
 from lens_audio.plots.choices import answer_probabilities
+from lens_audio.plots.heads import head_map
 from lens_audio.plots.pages.explorer import explorer_page
-from lens_audio.plots.report import escape, write_page
+from lens_audio.plots.patching import patching_heatmap
+from lens_audio.plots.report import code, escape, write_page
+from lens_audio.plots.sound import attention_over_time
+from lens_audio.plots.theme import head_name
+from lens_audio.plots.tokens import token_attention
 
 N_HEADS = 8
 HEIGHT = 1500  # pixels, of the frame in a notebook
 
 
 class StaticExplorer:
-    """Figures of one question; shown by Jupyter, or saved as a page."""
+    """Figures of one question, or of a saved state; shown by Jupyter, or saved as a page."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, session: Session, state: State | None = None) -> None:
+        self.session, self.state = session, state
 
     def html(self) -> str:
         """The self-contained page."""
-        session = self.session
-        mass = session.mass("clean")
+        session, state = self.session, self.state
+        role, clip = ("clean", 0) if state is None else (state.run, state.clip)
+        prompt, mass = session.prompt(role), session.mass(role)
         heads = top_heads(mass, min(N_HEADS, mass.numel()))
+        if state is not None:
+            heads = list(dict.fromkeys([state.selection, *state.working_set.heads, *heads]))
+        rows = session.attention[role][tuple(zip(*heads, strict=True))]
+        outlined = heads if state is None else state.working_set.heads
         answers = answer_probabilities(session.candidates, session.unedited,
                                        quantity=session.quantity)  # fmt: skip
-        pattern = session.pattern("clean", heads[0])
-        return explorer_page(session.clean, answers, session.attention["clean"], heads, pattern)
+        figures = {
+            "Answers": (answers, ""),
+            "Which heads read the audio": (head_map(mass, outlined=outlined), ""),
+            "When the strongest heads listen": (
+                attention_over_time(prompt, rows, heads, clip=clip), ""
+            ),
+            f"Tokens: {head_name(*heads[0])}": (
+                token_attention(session.pattern(role, heads[0]), prompt), ""
+            ),
+        }  # fmt: skip
+        if state is not None and state.sweep.result is not None:
+            sweep = patching_heatmap(state.sweep.result, recovery=True)
+            figures[f"Activation patching: {state.sweep.site}"] = (sweep, "")
+        install = code("pip install anywidget ipywidgets")
+        return explorer_page(
+            {name: session.prompt(name) for name in ROLES}, figures, clip=clip,
+            about=(session.model_title,), notes="" if state is None else state.notes,
+            said=f"Figures only: {install} makes this an explorer to click on.",
+        )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page."""

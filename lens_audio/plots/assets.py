@@ -33,7 +33,7 @@ th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--li
 th { color: var(--soft); font-weight: 600; font-size: 13px; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .figure { position: relative; width: 100%; }
-.figure :not(.heatmap-label) > text { fill: var(--ink) !important; }
+.figure :not(.heatmap-label, .textpoint) > text { fill: var(--ink) !important; }
 .figure .hoverlayer text { fill: #ffffff !important; }
 .figure .updatemenu-item-rect { fill: var(--paper) !important; stroke: var(--line) !important; }
 footer { color: var(--soft); font-size: 13px; margin-top: 22px; overflow-wrap: anywhere; }

@@ -79,6 +79,7 @@ def answer_probabilities(
         ticktext=ticks,
         autorange="reversed",
         automargin=True,
+        ticklabelstandoff=8,  # of bars so short that their number would touch the name
         showgrid=False,
     )
     return styled(

@@ -171,21 +171,31 @@ def _nodes(
     shown: dict[Head, float] | None,
     quantity: str,
 ) -> go.Scatter:
-    marker: dict[str, Any] = {"size": 24, "color": "#7a7a7a", "line": {"width": 1.5, "color": INK}}
+    names = [head_name(*head) for head in heads]
+    size = 14 + 7 * max(map(len, names))  # a name lies on its head, which lies on the lines
+    marker: dict[str, Any] = {
+        "size": size,
+        "color": "#5a5a5a",
+        "line": {"width": 1.5, "color": INK},
+    }
+    letters = ["#ffffff"] * len(heads)
     if shown is not None:
         bar = {"title": {"text": quantity, "side": "right"}, "thickness": 12, "len": 0.8}
         numbers = list(shown.values())
         marker |= {"color": numbers, "colorscale": MAGNITUDE, "colorbar": bar}
         if min(numbers) >= 0:
             marker |= {"cmin": 0, "cmax": max(numbers) or 1.0}
+        low, high = marker.get("cmin", min(numbers)), marker.get("cmax", max(numbers))
+        is_light = [value - low > 0.55 * (high - low) for value in numbers]
+        letters = ["#000000" if light else "#ffffff" for light in is_light]
     return go.Scatter(
         x=[places[head][0] for head in heads],
         y=[places[head][1] for head in heads],
         mode="markers+text",
         marker=marker,
-        text=[f" <b>{head_name(*head)}</b>" for head in heads],
-        textposition="middle right",
-        textfont={"size": 12, "color": INK},
+        text=[f"<b>{name}</b>" for name in names],
+        textposition="middle center",
+        textfont={"size": 11, "color": letters},
         hovertext=[_about(head, edges, shown, quantity) for head in heads],
         hovertemplate="%{hovertext}<extra></extra>",
         showlegend=False,

@@ -11,6 +11,7 @@ import torch
 import lens_audio as la
 from lens_audio.explorer.player import OVER_TIME
 from lens_audio.explorer.session import SITES
+from lens_audio.explorer.state import read_state
 from lens_audio.plots.theme import BLUE
 
 pytest.importorskip("ipywidgets")
@@ -310,6 +311,82 @@ def test_no_hook_is_left_on_the_model(explorer):
     explorer.answers.mode.value = "knock these heads out"
     explorer.patching.run.click()
     assert all(not point.fwd_hooks for point in MODEL.hook_points())
+
+
+def test_no_figure_has_numbers_that_json_does_not_have(explorer):
+    for figure in (explorer.map, explorer.answers.figure, explorer.time, explorer.tokens):
+        data = figure.get_state()["_widget_data"]
+        json.dumps(data, allow_nan=False, default=lambda buffer: len(buffer))
+
+
+def test_plotly_is_sent_once_and_compressed(explorer):
+    assert len(explorer.map._esm) < 5000
+    assert explorer.map.source is explorer.tokens.source
+    assert len(explorer.map.source.code) < 2_500_000
+
+
+def test_a_click_shows_the_answer_without_the_head(explorer):
+    click(explorer, 1, 6)
+    right, wrong = (explorer.session.tokens[i] for i in explorer.session.default_answers)
+    metric = la.analysis.metrics.logit_diff(right, wrong)
+    outcome = la.analysis.CircuitTest(MODEL, PROMPT, PROMPT.silenced(), metric).without([(1, 6)])
+    expected = f"{float(outcome.whole.mean()):.2f} → {float(outcome.metric.mean()):.2f}"
+    assert expected in explorer.looked_at.value
+
+
+def test_a_cell_of_a_sweep_selects_its_head_or_its_layer_and_time(explorer):
+    explorer.patching.run.click()
+    explorer.patching.figure.data[0]._dispatch_on_click(Points(2, 3), None)
+    assert explorer.head == (2, 3)
+    explorer.patching.site.value, explorer.patching.kind.value = "resid_pre", "window"
+    explorer.patching.run.click()
+    explorer.patching.figure.data[0]._dispatch_on_click(Points(1, 1.1), None)
+    assert explorer.head[0] == 1
+    assert explorer.span == (1.0, 1.25)
+
+
+def test_a_span_counts_the_attention_on_its_seconds(explorer):
+    explorer.span = (0.5, 1.0)
+    positions = PROMPT.positions_between(0, 0.5, 1.0)
+    pattern = la.analysis.head_pattern(MODEL, PROMPT, 2, 7)[0]
+    assert explorer.map.data[0].z[2][7] == pytest.approx(
+        float(pattern[-1, positions].sum()), rel=1e-4
+    )
+    with pytest.raises(ValueError, match="span"):
+        explorer.span = "all"
+
+
+def test_a_saved_state_opens_where_it_was_left(explorer, tmp_path):
+    explorer.select(1, 6)
+    explorer.circuit, explorer.span = [(0, 2), (2, 7)], (0.5, 1.0)
+    explorer.answers.mode.value = "knock these heads out"
+    explorer.saving.notes.value = "the glass breaks <b>late</b>"
+    explorer.patching.run.click()
+    path = explorer.save(tmp_path / "x.json")
+    again = la.explore(MODEL, PROMPT, state=path)
+    assert (again.head, again.span, again.circuit.heads) == ((1, 6), (0.5, 1.0), ((0, 2), (2, 7)))
+    torch.testing.assert_close(again.result.values, explorer.result.values, rtol=0, atol=0)
+    assert again.answers.outcome.value == explorer.answers.outcome.value
+    assert again.save(tmp_path / "y.json").read_text() == path.read_text()
+    page = again.save(tmp_path / "x.html").read_text()
+    assert page.count('class="figure"') == 5
+    assert "<b>late" not in page
+    with pytest.raises(ValueError, match=r"\.json.*\.html"):
+        again.save(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("selection", [9, 0]), ("span", [2.0, 1.0]), ("run", "other"), ("question", "?"), ("notes", 3),
+     ("mode", None), ("working_set", [[0, -1]]), ("sweep", {"site": "nowhere"}),
+     ("answers", {"clean": [1, 0, 0, 0], "corrupted": [1, 0, 0, 0]}), ("metric", {})],
+)  # fmt: skip
+def test_a_field_of_a_state_that_does_not_fit_is_named(explorer, tmp_path, field, value):
+    saved = json.loads(explorer.state.to_json(explorer.session))
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(saved | {field: value}))
+    with pytest.raises(ValueError, match=f"x.json: {field}: "):
+        read_state(path, explorer.session)
 
 
 def test_without_widgets_there_are_figures(monkeypatch, tmp_path):

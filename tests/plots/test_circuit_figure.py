@@ -57,6 +57,16 @@ def test_heads_are_named_and_later_layers_stand_higher():
     assert found.y[0] == found.y[1] < found.y[2]
 
 
+def test_a_head_is_named_on_itself_where_no_line_crosses_the_name():
+    figure = circuit_graph(EDGES, ATTENTION)
+    found = nodes(figure)
+    assert found.textposition == "middle center"
+    assert found.marker.size > 7 * 4  # wider than the letters of "L0H1"
+    lines = [i for i, trace in enumerate(figure.data) if trace.mode == "lines" and trace.x[0]]
+    drawn_last = figure.data.index(found)
+    assert all(i < drawn_last for i in lines if figure.data[i].opacity == 0.85)
+
+
 def test_attention_colours_the_heads():
     assert list(nodes(circuit_graph(EDGES, ATTENTION)).marker.color) == pytest.approx(
         [1 / 11, 2 / 11, 1.0]

@@ -1,44 +1,63 @@
-"""The page of `la.explore`, where there are no widgets."""
+"""The page of `la.explore`: what it shows, without Python."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
-from jaxtyping import Float
-from torch import Tensor
 
-from lens_audio.analysis import audio_mass
 from lens_audio.inputs import AudioPrompt
-from lens_audio.plots.heads import head_map
-from lens_audio.plots.report import code, figure_html, note, page, player, section
-from lens_audio.plots.sound import attention_over_time
-from lens_audio.plots.theme import head_name
-from lens_audio.plots.tokens import token_attention
+from lens_audio.plots.report import (
+    audio_html,
+    columns,
+    escape,
+    figure_html,
+    label,
+    note,
+    own_versions,
+    report,
+    section,
+)
+
+STRIP_STYLE = "<style>.strip { width: 100%; height: 36px; display: block; }</style>"
+NOTES_STYLE = "white-space: pre-wrap"
 
 
 def explorer_page(
-    prompt: AudioPrompt,
-    answers: go.Figure,
-    attention: Float[Tensor, "layer head audio_token"],
-    heads: Sequence[tuple[int, int]],
-    pattern: Float[Tensor, "query key"],
+    prompts: Mapping[str, AudioPrompt],
+    figures: Mapping[str, tuple[go.Figure, str]],
+    *,
+    about: Sequence[str],
+    clip: int = 0,
+    notes: str = "",
+    circuit: str = "",
+    said: str = "",
 ) -> str:
-    """The page: the answers, the map of all heads, the strongest over time, the first over tokens.
+    """The page: notes and recordings, then each figure in a part of its own.
 
     Args:
-        heads: the strongest, strongest first.
-        pattern: of the first of them.
+        prompts: the clean and the corrupted one, by name.
+        figures: by title, with what stands below each as HTML.
+        about: the model, and what else stands below the title, as plain text.
+        clip: which clip of the prompts is heard.
+        notes: the user's own, as plain text.
+        circuit: Python that makes the working set and tests it.
+        said: a remark on the page, as HTML.
     """
-    install = code("pip install anywidget ipywidgets")
-    rows = attention[tuple(zip(*heads, strict=True))]
-    figures = {
-        "Answers": figure_html(answers, "answers"),
-        "Which heads read the audio": figure_html(
-            head_map(audio_mass(attention), outlined=heads), "heads"
-        ),
-        "When the strongest heads listen": player(prompt)
-        + figure_html(attention_over_time(prompt, rows, heads), "time", over_time=True),
-        f"Tokens: {head_name(*heads[0])}": figure_html(token_attention(pattern, prompt), "tokens"),
-    }
-    sections = [section(title, figure) for title, figure in figures.items()]
-    said = note(f"Figures only: {install} makes this an explorer to click on.")
-    return page("lens_audio explorer", said + "\n".join(sections))
+    first = [note(said)] if said else []
+    if notes.strip():
+        first += [label("Notes"), f'<p style="{NOTES_STYLE}">{escape(notes)}</p>']
+    players = [
+        label(name) + audio_html(prompt.waveforms[prompt.clips_of(0)[clip]], prompt.sampling_rate)
+        for name, prompt in prompts.items()
+        if prompt.waveforms is not None
+    ]
+    first.append(
+        columns(players[0], players[1], even=True) if len(players) == 2 else "".join(players)
+    )
+    sections = [section(None, STRIP_STYLE, *first)]
+    for number, (title, (figure, below)) in enumerate(figures.items()):
+        over_time = figure.layout.xaxis.title.text == "time (s)"
+        drawn = figure_html(figure, f"figure-{number}", over_time=over_time)
+        sections.append(section(title, drawn, below))
+    if circuit:
+        sections.append(section("The working set in Python", f"<pre>{escape(circuit)}</pre>"))
+    return report("lens_audio explorer", about, sections, (escape(own_versions()),))
