@@ -6,9 +6,11 @@ from lens_audio.plots.heads import attribution_by_source, head_map
 from lens_audio.plots.logit_lens import logit_lens_table
 from lens_audio.plots.patching import patching_heatmap
 from lens_audio.plots.report import write_page
+from lens_audio.plots.save import save
 from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.sound import attention_over_time
 from lens_audio.plots.steering import steering_curve
+from lens_audio.plots.thumbnails import head_thumbnails
 from lens_audio.plots.tokens import token_attention
 
 __all__ = [
@@ -18,8 +20,10 @@ __all__ = [
     "choice_probabilities",
     "circuit_graph",
     "head_map",
+    "head_thumbnails",
     "logit_lens_table",
     "patching_heatmap",
+    "save",
     "score_distributions",
     "steering_curve",
     "token_attention",

@@ -93,16 +93,70 @@ PLAYHEAD_STYLE = """
   pointer-events: none; display: none; z-index: 2; }
 """
 
+# What a figure shows as CSV. Texts are written as `lens_audio.tables` writes them: not to be run.
+CSV = r"""
+function csv(figure) {
+  const cell = (x) => {
+    if (x === undefined || x === null || Number.isNaN(x)) return "";
+    if (typeof x === "number") return String(x);
+    const text = String(x).replace(/<br>/g, " ").replace(/<[^>]*>/g, "")
+      .replace(/&lt;/g, "<").replace(/&gt;/g, ">").replace(/&amp;/g, "&")
+      .replace(/(^|[;\t\r\n])(?=[\s"\0\ufeff]*[=+\-@'\uff1d\uff0b\uff0d\uff20])/g, "$1'");
+    return '"' + text.replace(/"/g, '""') + '"';
+  };
+  const titled = (part) => part && part.title ? part.title.text : undefined;
+  const rows = [["series", "x", "x_end", "y", "value", "text"]];
+  for (const trace of figure._fullData) {
+    if (trace.visible !== true || (trace.hoverinfo === "skip" && trace.type === "scatter")) continue;
+    const layout = figure._fullLayout;
+    const series = trace.type === "heatmap"
+      ? titled(trace.colorbar) || titled((layout[trace.coloraxis] || {}).colorbar) || trace.name
+      : trace.name;
+    const extra = (i) => [trace.hovertext, trace.customdata].map((from) => from && from[i])
+      .find((text) => typeof text === "string");
+    if (trace.type !== "heatmap") {
+      const values = trace.y || trace.x || [];
+      for (let i = 0; i < values.length; i++) {
+        rows.push([series, trace.x && trace.x[i], "", trace.y && trace.y[i], "", extra(i)]);
+      }
+      continue;
+    }
+    const width = trace.z.length ? trace.z[0].length : 0;
+    const along = (name) => (i) => {
+      const given = trace[name];
+      if (!given) return (trace[name + "0"] || 0) + i * (trace["d" + name] || 1);
+      return i < given.length ? given[i] : undefined;
+    };
+    const x = along("x"), y = along("y");
+    const is_edges = trace.x && trace.x.length === width + 1;
+    trace.z.forEach((line, i) => Array.from(line).forEach((z, j) => rows.push([
+      series, x(j), is_edges ? x(j + 1) : "", y(i), z,
+      trace.hovertext && trace.hovertext[i] ? trace.hovertext[i][j] : ""])));
+  }
+  return rows.map((row) => row.map(cell).join(",") + "\n").join("");
+}
+function saveCsv(figure) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([csv(figure)], {type: "text/csv"}));
+  link.download = figure.id + ".csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+"""
+
 # Every figure is drawn from the JSON beside it.
 SCRIPT = f"""
 {PLAYHEADS}
-const config = {{responsive: true, displaylogo: false,
-  modeBarButtons: [["toImage", "resetScale2d"]]}};
+{CSV}
+const config = (figure) => ({{responsive: true, displaylogo: false,
+  toImageButtonOptions: {{format: "svg", filename: figure.id}},
+  modeBarButtons: [["toImage", {{name: "csv", title: "Download data as CSV",
+    icon: Plotly.Icons.disk, click: saveCsv}}, "resetScale2d"]]}});
 const sounds = [...document.querySelectorAll("audio")];
 const follow = sounds.length ? playheads(sounds) : () => {{}};
 for (const figure of document.querySelectorAll(".figure")) {{
   const spec = JSON.parse(document.getElementById(figure.id + "-data").textContent);
-  Plotly.newPlot(figure, spec.data, spec.layout, config).then(() => {{
+  Plotly.newPlot(figure, spec.data, spec.layout, config(figure)).then(() => {{
     if (figure.dataset.time) follow(figure);
   }});
 }}

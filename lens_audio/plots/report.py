@@ -146,7 +146,8 @@ def report(
 
 
 def page(title: str, body: str) -> str:
-    """The whole page around a body that is HTML already."""
+    """The whole page around a body that is HTML already; it holds plotly if the body has a figure."""
+    plotly = f"<script>{get_plotlyjs()}</script>" if 'class="figure"' in body else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -155,7 +156,7 @@ def page(title: str, body: str) -> str:
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{escape(title)}</title>
 <style>{STYLE}{PLAYHEAD_STYLE}</style>
-<script>{get_plotlyjs()}</script>
+{plotly}
 </head>
 <body>
 <main>
