@@ -106,7 +106,9 @@ def _millimetres(length: str, name: str) -> float:
     found = LENGTH.fullmatch(str(length))
     if found is None or not float(found[1]):
         names = " or ".join(repr(name) for name in WIDTHS)
-        raise ValueError(f'{name}={length!r}; give {names}, or a length such as "89 mm" or "3.5 in"')
+        raise ValueError(
+            f'{name}={length!r}; give {names}, or a length such as "89 mm" or "3.5 in"'
+        )
     return float(found[1]) * MILLIMETRES[found[2]]
 
 

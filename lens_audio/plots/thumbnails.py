@@ -256,6 +256,8 @@ def _packed(shares: Float[np.ndarray, "layer head token"]) -> dict[str, object]:
 def _envelope(wave: Float[np.ndarray, " samples"]) -> list[list[float]]:
     """The lowest and the highest sample of each column."""
     samples = np.asarray(wave, dtype=np.float32)
-    starts = np.linspace(0, len(samples), min(WAVE_COLUMNS, len(samples)), endpoint=False).astype(int)
+    starts = np.linspace(0, len(samples), min(WAVE_COLUMNS, len(samples)), endpoint=False).astype(
+        int
+    )
     low, high = np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)
     return np.stack([low, high], -1).round(3).astype(float).round(3).tolist()
