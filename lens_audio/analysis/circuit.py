@@ -60,6 +60,9 @@ class Circuit:
     def __contains__(self, head: object) -> bool:
         return head in self.heads
 
+    def __repr__(self) -> str:
+        return f"Circuit({self})"
+
     def __str__(self) -> str:
         return ", ".join(f"L{layer}H{head}" for layer, head in self.heads) or "no heads"
 
@@ -104,6 +107,10 @@ class Outcome(NamedTuple):
     metric: Float[Tensor, " example"]
     whole: Float[Tensor, " example"]  # every head clean
     none: Float[Tensor, " example"]  # every head corrupted
+
+    def __repr__(self) -> str:
+        mean, n = float(self.metric.mean()), len(self.metric)
+        return f"Outcome(metric {mean:.4g}, faithfulness {self.faithfulness:.3f}, n {n})"
 
     @property
     def faithfulness(self) -> float:

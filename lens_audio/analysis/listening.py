@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import NamedTuple
 
 import pandas as pd
@@ -205,6 +206,20 @@ class Specialists:
     stratified: bool = False  # whether all correlations are within conditions
     test_conditions: list[str] = field(default_factory=list)  # of each test item
     within: dict[str, Within] = field(default_factory=dict)  # by condition
+
+    def __repr__(self) -> str:
+        items = f"{len(self.calibration_ids)} calibration and {len(self.test_ids)} test items"
+        if self.undefined:
+            return f"Specialists(none: {self.undefined}; {items})"
+        heads = ", ".join(f"L{layer}H{head}" for layer, head in self.heads)
+        return f"Specialists({heads}; {items}; AUROC {self.auroc})"
+
+    def _repr_html_(self) -> str:
+        table = self.to_dataframe().query("specialist > 0").sort_values("specialist")
+        columns = ["layer", "head", "r_calibration", "p_corrected_calibration", "r_test"]
+        return f"<p>{escape(repr(self))}</p>" + table[columns].to_html(
+            index=False, float_format="%.3f"
+        )
 
     @property
     def undefined(self) -> str | None:

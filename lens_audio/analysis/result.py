@@ -31,6 +31,23 @@ class PatchingResult:
     source: Float[Tensor, "metric example"]  # the metric of the run that patches come from
     about: dict[str, Any] = field(default_factory=dict)  # site, direction, model, …
 
+    def __repr__(self) -> str:
+        swept = " x ".join(
+            f"{len(labels)} {name}s"
+            for name, labels in self.axes.items()
+            if name not in ("metric", "example")
+        )
+        site = self.about.get("site") or self.about.get("method", "patches")
+        runs = ", ".join(
+            f"{name} {float(base):.4g} -> {float(source):.4g}"
+            for name, base, source in zip(
+                self.metrics, self.base.mean(-1), self.source.mean(-1), strict=True
+            )
+        )
+        n = self.values.shape[-1]
+        examples = "1 example" if n == 1 else f"{n} examples"
+        return f"PatchingResult({site}: {swept}, {examples}; {runs})"
+
     @property
     def metrics(self) -> list[str]:
         return self.axes["metric"]

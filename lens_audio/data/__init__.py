@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_audio.data.collect import collecting
+    from lens_audio.data.encoder import encoder_activations
     from lens_audio.data.items import AudioQAItem, check_items, split_items
     from lens_audio.data.pairs import Group, Pair, pair
 
@@ -15,6 +16,7 @@ _HOMES = {
     "Pair": "pairs",
     "check_items": "items",
     "collecting": "collect",
+    "encoder_activations": "encoder",
     "pair": "pairs",
     "split_items": "items",
 }
@@ -25,6 +27,7 @@ __all__ = [
     "Pair",
     "check_items",
     "collecting",
+    "encoder_activations",
     "pair",
     "split_items",
 ]

@@ -37,6 +37,10 @@ class AudioQAItem:
         audio = plain_clip(self.audio) if isinstance(self.audio, Mapping) else self.audio
         object.__setattr__(self, "audio", Path(audio) if isinstance(audio, str) else audio)
 
+    def __repr__(self) -> str:
+        question = self.question if len(self.question) <= 60 else self.question[:59] + "…"
+        return f"{type(self).__name__}({self.id!r}, {question!r}, answer={self.answer!r})"
+
     @property
     def condition(self) -> str:
         """The group of items that it is reported with, such as "conflict"; "all" without groups."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -32,6 +33,19 @@ class Answers:
     records: Records  # one an item, in order
     manifest: dict[str, Any]
     chosen: Chosen | None
+
+    def __repr__(self) -> str:
+        name = f"{type(self).__name__}({self.dataset.name} {self.dataset.version}, {len(self.items)} items"
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        if self.correct is None:
+            return f"{name}{failed}; answers withheld; runs: {', '.join(self.runs)})"
+        shares = ", ".join(f"{r} {float(c.double().mean()):.3f}" for r, c in self.correct.items())
+        return f"{name}{failed}; accuracy: {shares})"
+
+    def _repr_html_(self) -> str:
+        table = self.comparison
+        below = "" if table is None else table.to_html(index=False, float_format="%.3f")
+        return f"<p>{escape(repr(self))}</p>{below}"
 
     @property
     def failed(self) -> dict[str, str]:

@@ -34,6 +34,10 @@ class KnockOut:
     correct: Bool[Tensor, "cut item"]
     probs: Float[Tensor, "cut item"]
 
+    def __repr__(self) -> str:
+        parts = "; ".join(f"{name} {found}" for name, found in self.accuracies.items())
+        return f"KnockOut({self.correct.shape[1]} items; accuracy: {parts})"
+
     @property
     def accuracies(self) -> dict[str, Interval]:
         """Each with a 95 % interval: Wilson, and for the random heads over the draws."""

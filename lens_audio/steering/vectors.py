@@ -45,6 +45,15 @@ class SteeringVector:
         if min(self.directions) < 0:
             raise ValueError("layers of a steering vector count from 0")
 
+    def __repr__(self) -> str:
+        norms = ", ".join(
+            f"layer {l} norm {float(d.norm()):.3g}" for l, d in self.directions.items()
+        )
+        how = ", ".join(
+            str(self.provenance[k]) for k in ("method", "data") if self.provenance.get(k)
+        )
+        return f"SteeringVector({self.site}, {norms}{how and '; ' + how})"
+
     @classmethod
     def supplied(
         cls,

@@ -66,7 +66,7 @@ FIRM_CAPTIONS = (
 CAPTION_CONDITIONS = {"none": "captionless", "true": "truthful", "false": "conflict"}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Item(AudioQAItem):
     """One question about one synthesised recording.
 

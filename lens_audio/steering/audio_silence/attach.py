@@ -46,6 +46,12 @@ class AudioSilenceSteering(AudioSilenceSettings):
         provenance: model, data, split, seed, versions; `model` is checked on attaching.
     """
 
+    def __repr__(self) -> str:
+        heads = ", ".join(f"L{layer}H{head}" for layer, head in self.heads)
+        kind = "" if self.adaptive == "constant" else f", adaptive by {self.adaptive}"
+        fixed = "" if self.direction is None else ", fixed direction"
+        return f"AudioSilenceSteering({heads}; beta {self.beta:g}{kind}{fixed})"
+
     @classmethod
     def of(
         cls,

@@ -6,6 +6,7 @@ under each of the same `candidates`. They differ in how answers come about.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -43,6 +44,14 @@ class Calibration:
     heads_of_all: list[Head]  # as many heads, found on the items of all conditions
     table: pd.DataFrame  # k, auroc, beta, condition, n, accuracy, change, chosen
     ids: list[str]
+
+    def __repr__(self) -> str:
+        tried = f"{self.table['k'].nunique()} ks and {self.table['beta'].nunique()} betas"
+        return f"Calibration({self.steering!r}, chosen of {tried} on {len(self.ids)} items)"
+
+    def _repr_html_(self) -> str:
+        chosen = self.table[self.table["chosen"]].drop(columns="chosen")
+        return f"<p>{escape(repr(self))}</p>" + chosen.to_html(index=False, float_format="%.3f")
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -54,6 +55,19 @@ class SteeringReport:
     n_text_only: int
     test_ids: list[str]
     random_draws: list[list[tuple[int, int]]]
+
+    def __repr__(self) -> str:
+        conditions = ", ".join(
+            f"{condition} {self.row(condition, 'unsteered')['accuracy']:.3f} -> "
+            f"{self.row(condition)['accuracy']:.3f}"
+            for condition in self.table["condition"].unique()
+        )
+        return f"SteeringReport({len(self.test_ids)} items; accuracy unsteered -> steered: {conditions})"
+
+    def _repr_html_(self) -> str:
+        columns = ["condition", "method", "accuracy", "low", "high", "change", "lead"]
+        table = self.table[[name for name in columns if name in self.table]]
+        return f"<p>{escape(repr(self))}</p>" + table.to_html(index=False, float_format="%.3f")
 
     def row(self, condition: str, method: str = OURS) -> pd.Series:
         """One row of the table."""
