@@ -26,7 +26,7 @@ def test_the_page_holds_each_heads_attention_to_the_clip() -> None:
     np.testing.assert_allclose(numbers / 65535 * largest, own, atol=1e-4)
     np.testing.assert_allclose(data["mass"], own.sum(-1).ravel(), rtol=1e-4)
     assert len(data["edges"]) == own.shape[-1] + 1
-    assert "plotly" not in head_thumbnails(prompt, attention).lower()
+    assert len(head_thumbnails(prompt, attention)) < 200_000  # plotly alone has 4 million
 
 
 def test_as_many_numbers_as_a_thousand_heads_over_thirty_seconds_have_stay_small() -> None:
