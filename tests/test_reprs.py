@@ -34,7 +34,9 @@ def shown() -> dict:
         "report": la.steering.report(
             model, chosen, others, n_draws=2, n_text_only=1, verbose=False
         ),
-        "vector": la.steering.mean_difference(model, [prompt], [silent], layers=[1, 2], data="sound"),
+        "vector": la.steering.mean_difference(
+            model, [prompt], [silent], layers=[1, 2], data="sound"
+        ),
         "steering": chosen.fixed,
         "circuit": la.analysis.Circuit.of([(0, 2), (2, 7)]),
         "outcome": Outcome(torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([0.0])),

@@ -14,7 +14,7 @@ from lens_audio.cli.checks import shown_name
 from lens_audio.cli.commands import FULL, SpecialistsFrom, Steer
 from lens_audio.cli.heads import held_out
 from lens_audio.files import write_text
-from lens_audio.plots.pages.steer import LAYERS, Line, steer_page
+from lens_audio.plots.pages.steer import Line, depends_on, steer_page
 from lens_audio.plots.report import write_page
 from lens_audio.plots.theme import head_name, points
 from lens_audio.stats import Interval
@@ -191,7 +191,7 @@ def show(
 ) -> None:
     """Print the numbers, and the accuracy of every method in every condition."""
     if tested is not None:
-        console.print(f"[bold]{escape(tested.verdict)}[/]\n{LAYERS}")
+        console.print(f"[bold]{escape(tested.verdict)}[/]\n{depends_on(tested)}")
     title = "audio-silence steering; intervals are over items unless they say otherwise"
     table = Table("number", "value [95 % interval]", "aim", title=title)
     for line in lines:

@@ -57,7 +57,8 @@ def points(change: float, low: float, high: float, over: str = ITEMS) -> str:
 
     Behind it what the interval is over, unless that is items.
     """
-    said = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in (change, low, high)))
+    rounded = (round(100 * x, 1) + 0.0 for x in (change, low, high))  # no -0.0
+    said = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*rounded)
     return said + said_over(over)
 
 

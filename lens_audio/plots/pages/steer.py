@@ -20,10 +20,15 @@ from lens_audio.plots.theme import points
 from lens_audio.steering.audio_silence.calibrate import Calibration
 from lens_audio.steering.audio_silence.controls import SteeringReport
 
-LAYERS = (
-    "What is added to the residual stream depends on the layers that hold the heads, and on nothing "
-    "else of them: heads of one layer cannot be told apart by this steering."
-)
+
+def depends_on(tested: SteeringReport) -> str:
+    """In a sentence, what of the chosen heads this steering depends on."""
+    said = "What is added to the residual stream points where the layers that hold the heads say"
+    if tested.steering.adaptive == "listening":
+        return f"{said}; the heads themselves only say how much of it is added."
+    return (
+        f"{said}, whichever their heads: heads of one layer cannot be told apart by this steering."
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,9 @@ def steer_page(
 def _said(tested: SteeringReport | None) -> str:
     if tested is None:
         return section("In short", "<p>Only calibrated: other items were not asked.</p>")
-    return section("In short", f'<p class="question">{escape(tested.verdict)}</p>', note(LAYERS))
+    return section(
+        "In short", f'<p class="question">{escape(tested.verdict)}</p>', note(depends_on(tested))
+    )
 
 
 def _numbers(lines: Sequence[Line]) -> str:
