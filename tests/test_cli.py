@@ -119,7 +119,7 @@ def test_dtype_and_max_seconds(tiny: Path, sound: Path) -> None:
         sound, "--model", tiny, "--dtype", "bfloat16", "--max-seconds", 0.5, "--device", "cpu"
     )
     assert result.exit_code == 0, result.output
-    assert "(0.50 s)" in result.stdout
+    assert "(first 0.50 of 1.00 s)" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ class Explorer(widgets.VBox):
         return None if is_whole else (start, end)
 
     @span.setter
-    def span(self, span: Span | None) -> None:
+    def span(self, span: Any) -> None:
         span = self.session.check_span(span, self.clip.value)
         self.seconds.value = span or (self.seconds.min, self.seconds.max)
 

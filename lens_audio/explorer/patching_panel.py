@@ -185,7 +185,7 @@ class PatchingPanel(widgets.VBox):
         self.window.layout.display = "" if self.kind.value == "window" else "none"
 
 
-def _at(labels: list[str], place: float) -> str:
+def _at(labels: list[str], place: float | int) -> str:
     """The label at a place of an axis: a number of the entry, or a time where labels are windows."""
     windows = [WINDOW.fullmatch(label) for label in labels]
     if all(windows):

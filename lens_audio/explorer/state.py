@@ -113,7 +113,7 @@ def read_state(path: str | os.PathLike[str], session: Session) -> State:
     return State(
         selection=of("selection", lambda it: _heads([it], session).heads[0]),
         metric=of("metric", lambda it: _metric(it, session)),
-        working_set=of("working_set", lambda it: _heads(it, session)),
+        working_set=of("working_set", lambda it: _heads(it, session) if it else NO_HEADS),
         mode=of("mode", lambda it: _one_of(it, tuple(MODES))),
         run=of("run", lambda it: _one_of(it, ROLES)),
         clip=clip,
