@@ -285,7 +285,11 @@ class _Decoding:
         if self.ends_within_packet:
             raise _truncated(name, f"it ends within a packet, after {self.seconds:.3f} s")
         frames, size = mp3_length(recording.file) if self.kind == "mp3" else (0, 0)
-        if frames - self.n_packets > (size <= recording.file.size):  # some count the header, too
+        if size > recording.file.size:
+            raise _truncated(
+                name, f"its header says {size} bytes and it holds {recording.file.size}"
+            )
+        if frames - self.n_packets > 1:  # some count the header, too
             each = self.seconds / max(self.n_packets, 1)
             _refuse_short(name, frames * each, self.n_packets * each)
         said, lost = self._said_seconds(recording), 0.0
