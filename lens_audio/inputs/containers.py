@@ -97,6 +97,8 @@ def recordings(file: SeekableFile) -> list[Recording]:
         size = int.from_bytes(whole.read_at(16 if head == _W64 else 20, 8), "little")
         lacks = size + (0 if head == _W64 else 8) - whole.size
         return [Recording(whole, f"{lacks} of its bytes" if lacks > 0 and size < 2**62 else None)]
+    if head == b"Creative Voice F":
+        return [_voc(whole)]
     if head == _ASF:
         return [_asf(whole)]
     if head[:4] == _EBML:
@@ -309,6 +311,14 @@ def _riff_chunks(file: Section) -> Iterator[tuple[int, bytes, str | None]]:
             return
         yield start, head[8:], f"{end - file.size} of its bytes" if end - 1 > file.size else None
         start = end
+
+
+def _voc(file: Section) -> Recording:
+    """Blocks of a type and a size of three bytes each, ended by a block of type 0."""
+    offset = int.from_bytes(file.read_at(20, 2), "little")
+    while (head := file.read_at(offset, 4)) and head[0]:
+        offset += 4 + int.from_bytes(head[1:], "little")
+    return Recording(file, None if head else "its end mark")
 
 
 def _asf(file: Section) -> Recording:

@@ -190,6 +190,11 @@ def test_a_cut_link_of_a_chain_is_truncated(folder):
         load_audio(data[: data.rindex(b"OggS")] + data)
 
 
+def test_a_cut_behind_the_last_block_is_truncated(folder):
+    with pytest.raises(ValueError, match=r"truncated.*end mark"):
+        load_audio(need(folder / "a.voc").read_bytes()[:-1])
+
+
 @pytest.mark.parametrize("name", ["vorbis.ogg", "xing.mp3", "faststart.m4a", "opus.webm", "a.aiff"])
 def test_a_cut_behind_what_is_kept_does_no_harm(folder, name):
     data = need(folder / name).read_bytes()
