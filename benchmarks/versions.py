@@ -2,8 +2,7 @@
 
 The folder holds another version's `lens_audio/` (`git worktree add ../before COMMIT`). Both run the
 same public calls on the same random weights of 46 M parameters and 30 s of audio, each in a process
-of its own. They take turns, whoever is first changing with every round, so that a noisy machine is
-noisy for both. The interval is of the median ratio over the rounds, by bootstrap.
+of its own, and they take turns. The interval is of the median ratio over the rounds, by bootstrap.
 """
 
 import argparse
@@ -11,10 +10,11 @@ import os
 import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from measure import ratio, side_by_side
 
 HERE = Path(__file__).resolve().parent
 RUNS = (
@@ -29,7 +29,7 @@ RUNS = (
 
 
 def serve() -> None:
-    """Time each run whose name is read from standard input; in the process of one version."""
+    """Do each run whose number is read from standard input; in the process of one version."""
     import torch
     from shapes import SHAPES, build, thirty_seconds
 
@@ -66,9 +66,8 @@ def serve() -> None:
             run()
         print("ready", flush=True)
         for line in sys.stdin:
-            start = time.perf_counter()
             runs[int(line)]()
-            print(time.perf_counter() - start, flush=True)
+            print("done", flush=True)
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -84,13 +83,14 @@ def start(folder: Path) -> subprocess.Popen:
     return server
 
 
-def seconds(server: subprocess.Popen, run: int) -> float:
-    """How long one run takes there."""
+def run(server: subprocess.Popen, number: int) -> None:
+    """Have one run done there."""
     assert server.stdin is not None
     assert server.stdout is not None
-    server.stdin.write(f"{run}\n")
+    server.stdin.write(f"{number}\n")
     server.stdin.flush()
-    return float(server.stdout.readline())
+    if not server.stdout.readline():
+        raise SystemExit("a version's process ended")
 
 
 def main() -> None:
@@ -108,16 +108,16 @@ def main() -> None:
     rng = np.random.default_rng(0)
     print(f"{'':40}{'now':>8}{'before':>9}{'ratio':>8}   [95 % interval of the median]")
     for number, name in enumerate(RUNS):
-        times: dict[str, list[float]] = {"now": [], "before": []}
-        for turn in range(args.rounds):
-            for version in ("now", "before") if turn % 2 else ("before", "now"):
-                times[version].append(seconds(servers[version], number))
+        times = side_by_side(
+            {version: partial(run, server, number) for version, server in servers.items()},
+            args.rounds,
+        )
         ratios = np.array(times["now"]) / np.array(times["before"])
         drawn = np.median(rng.choice(ratios, (10_000, len(ratios))), axis=1)
         low, high = np.quantile(drawn, [0.025, 0.975])
         now, before = (statistics.median(times[version]) for version in ("now", "before"))
-        print(f"{name:40}{now:7.2f}s{before:8.2f}s{np.median(ratios):8.3f}   [{low:.3f}, {high:.3f}]",
-              flush=True)  # fmt: skip
+        line = f"{name:40}{now:7.2f}s{before:8.2f}s{ratio(times, 'now', 'before'):8.3f}"
+        print(f"{line}   [{low:.3f}, {high:.3f}]", flush=True)
     for server in servers.values():
         server.terminate()
 

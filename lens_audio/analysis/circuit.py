@@ -32,7 +32,7 @@ from lens_audio.analysis.path_patching import Paths
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
-from lens_audio.sites import Head, head_pairs
+from lens_audio.sites import Head, head_name, head_pairs
 
 MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 
@@ -64,7 +64,7 @@ class Circuit:
         return f"Circuit({self})"
 
     def __str__(self) -> str:
-        return ", ".join(f"L{layer}H{head}" for layer, head in self.heads) or "no heads"
+        return ", ".join(head_name(*head) for head in self.heads) or "no heads"
 
     def added(self, head: Head) -> "Circuit":
         """With one head more."""

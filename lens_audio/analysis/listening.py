@@ -29,7 +29,7 @@ from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.answers import chosen_answers
 from lens_audio.data.batches import batches
 from lens_audio.data.items import AudioQAItem, check_items, split_items
-from lens_audio.sites import check_pairs
+from lens_audio.sites import check_pairs, head_name
 from lens_audio.stats import Interval, auroc, correlation_test
 
 MIN_ITEMS = 4  # of a split: a correlation over fewer says nothing
@@ -211,7 +211,7 @@ class Specialists:
         items = f"{len(self.calibration_ids)} calibration and {len(self.test_ids)} test items"
         if self.undefined:
             return f"Specialists(none: {self.undefined}; {items})"
-        heads = ", ".join(f"L{layer}H{head}" for layer, head in self.heads)
+        heads = ", ".join(head_name(*head) for head in self.heads)
         return f"Specialists({heads}; {items}; AUROC {self.auroc})"
 
     def _repr_html_(self) -> str:

@@ -12,7 +12,7 @@ from lens_audio.cli.commands import Heads
 from lens_audio.data.items import AudioQAItem
 from lens_audio.plots.pages.heads import CONDITIONS, HEADER, condition_rows, heads_page, rows
 from lens_audio.plots.report import write_page
-from lens_audio.plots.theme import head_name
+from lens_audio.sites import head_name
 from lens_audio.tables import write_table
 from lens_audio.testbed.items import Caption
 

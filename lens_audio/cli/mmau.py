@@ -18,7 +18,8 @@ from lens_audio.evals.run import evaluate, refuse_missing, split
 from lens_audio.evals.runner import Spent
 from lens_audio.evals.scores import ALL
 from lens_audio.evals.testbed import SyntheticQA
-from lens_audio.plots.theme import head_name, points, share
+from lens_audio.plots.theme import points, share
+from lens_audio.sites import head_name
 from lens_audio.steering import AudioSilenceSteering
 
 

@@ -16,7 +16,8 @@ from lens_audio.cli.heads import held_out
 from lens_audio.files import write_text
 from lens_audio.plots.pages.steer import Line, depends_on, steer_page
 from lens_audio.plots.report import write_page
-from lens_audio.plots.theme import head_name, points
+from lens_audio.plots.theme import points
+from lens_audio.sites import head_name
 from lens_audio.stats import Interval
 from lens_audio.steering.audio_silence.calibrate import KS, Calibration, calibrate
 from lens_audio.steering.audio_silence.controls import CONFLICT, SteeringReport, report

@@ -11,7 +11,7 @@ from lens_audio.explorer.session import METRICS, Session
 from lens_audio.explorer.state import MODES
 from lens_audio.plots.choices import answer_probabilities
 from lens_audio.plots.report import escape
-from lens_audio.plots.theme import head_name
+from lens_audio.sites import head_name
 
 
 class MetricChoice(widgets.HBox):

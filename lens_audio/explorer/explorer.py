@@ -24,9 +24,9 @@ from lens_audio.plots.pages.explorer import explorer_page
 from lens_audio.plots.patching import WINDOW
 from lens_audio.plots.report import escape, write_page
 from lens_audio.plots.sound import attention_over_time
-from lens_audio.plots.theme import BLUE, head_name
+from lens_audio.plots.theme import BLUE
 from lens_audio.plots.tokens import token_attention
-from lens_audio.sites import Site
+from lens_audio.sites import Site, head_name
 
 MOST_ROWS = 12  # heads over time
 

@@ -12,8 +12,8 @@ from lens_audio.plots.pages.explorer import explorer_page
 from lens_audio.plots.patching import patching_heatmap
 from lens_audio.plots.report import code, escape, write_page
 from lens_audio.plots.sound import attention_over_time
-from lens_audio.plots.theme import head_name
 from lens_audio.plots.tokens import token_attention
+from lens_audio.sites import head_name
 
 N_HEADS = 8
 HEIGHT = 1500  # pixels, of the frame in a notebook

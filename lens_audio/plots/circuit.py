@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Real
 
 from lens_audio.plots.arrays import Array, as_array
-from lens_audio.plots.theme import BLUE, INK, MAGNITUDE, ORANGE, head_name, styled, text
+from lens_audio.plots.theme import BLUE, INK, MAGNITUDE, ORANGE, styled, text
+from lens_audio.sites import head_name
 
 Head = tuple[int, int]
 COLUMNS = ("sender", "receiver", "input", "recovery")

@@ -10,7 +10,8 @@ from plotly.subplots import make_subplots
 
 from lens_audio.analysis.listening import LEVEL, Correlation
 from lens_audio.plots.arrays import Array, as_array
-from lens_audio.plots.theme import INK, MAGNITUDE, SIGNED, head_name, styled, text
+from lens_audio.plots.theme import INK, MAGNITUDE, SIGNED, styled, text
+from lens_audio.sites import head_name
 
 
 def head_map(

@@ -12,7 +12,8 @@ from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
 from lens_audio.inputs import AudioPrompt
 from lens_audio.plots.arrays import Array, as_array
-from lens_audio.plots.theme import BLUE, GRID, INK, MAGNITUDE, head_name, styled
+from lens_audio.plots.theme import BLUE, GRID, INK, MAGNITUDE, styled
+from lens_audio.sites import head_name
 
 MAX_COLUMNS = 1000  # of a waveform's envelope and of a spectrogram: more than a screen shows
 MAX_CELLS = 120_000  # of attention: a page of more is slow; neighbouring tokens are then summed

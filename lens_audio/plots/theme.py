@@ -42,11 +42,6 @@ def text(label: object, width: int | None = None) -> str:
     return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 
-def head_name(layer: int, head: int) -> str:
-    """L3H5: layer 3, head 5, both counted from 0."""
-    return f"L{layer}H{head}"
-
-
 def share(value: float, low: float, high: float, over: str = ITEMS) -> str:
     """A share with its interval: 71.4% [52.9%, 84.7%]; what it is over, unless that is items."""
     return f"{value:.1%} [{low:.1%}, {high:.1%}]{said_over(over)}"

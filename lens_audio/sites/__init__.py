@@ -10,6 +10,7 @@ from lens_audio.sites.heads import (
     as_integers,
     check_pairs,
     counted,
+    head_name,
     head_pairs,
     heads_by_layer,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "check_positions",
     "count_from_end",
     "counted",
+    "head_name",
     "head_pairs",
     "heads_by_layer",
     "is_by_clip",

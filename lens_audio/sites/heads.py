@@ -15,6 +15,11 @@ Head = tuple[int, int]  # (layer, head)
 LABEL = re.compile(r"L(-?\d+) ?H(-?\d+)")
 
 
+def head_name(layer: int, head: int) -> str:
+    """L3H5: layer 3, head 5, both counted from 0."""
+    return f"L{layer}H{head}"
+
+
 def as_integers(chosen: Any, what: str) -> Tensor:
     """Numbers [n], or pairs [n, 2], of layers or heads.
 

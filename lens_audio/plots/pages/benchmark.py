@@ -22,7 +22,8 @@ from lens_audio.plots.report import (
 )
 from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.steering import steering_curve
-from lens_audio.plots.theme import clipped, head_name, points, share
+from lens_audio.plots.theme import clipped, points, share
+from lens_audio.sites import head_name
 
 PAPER = "Glazer, Aharon, Fetaya, arXiv 2603.06854"
 PUBLISHED = {"Qwen2-Audio-7B-Instruct": 8.0, "R1-AQA": 4.9}  # points gained by steering, on MMAU

@@ -16,7 +16,7 @@ from lens_audio.plots.report import (
     table_html,
 )
 from lens_audio.plots.scores import score_distributions
-from lens_audio.plots.theme import head_name
+from lens_audio.sites import head_name
 
 HEADER = ("head", "mean audio mass", "r", "p", "p, all heads", "r on test items")
 CONDITIONS = ("condition", "n", "right", "highest r", "significant heads", "AUROC [95 %]")

@@ -23,7 +23,7 @@ from lens_audio.plots.report import (
     table_html,
 )
 from lens_audio.plots.sound import attention_over_time
-from lens_audio.plots.theme import head_name
+from lens_audio.sites import head_name
 
 TITLE = "Is the model listening?"
 HEAD_COLUMNS = ("head", "audio mass", "looks most at")

@@ -23,7 +23,8 @@ from lens_audio.plots.report import (
     table_html,
 )
 from lens_audio.plots.sound import waveform_traces
-from lens_audio.plots.theme import BLUE, GRID, ORANGE, head_name
+from lens_audio.plots.theme import BLUE, GRID, ORANGE
+from lens_audio.sites import head_name
 
 WAVE_HEIGHT, GAP = 78, 14  # pixels
 

@@ -18,7 +18,7 @@ from lens_audio.data.collect import at_positions
 from lens_audio.fingerprint import as_json, versions
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.hook_point import ForwardInfo
-from lens_audio.sites import last_positions
+from lens_audio.sites import head_name, last_positions
 from lens_audio.steering.audio_silence import on_transformers
 from lens_audio.steering.audio_silence.direction import (
     SilenceEmbeddings,
@@ -47,7 +47,7 @@ class AudioSilenceSteering(AudioSilenceSettings):
     """
 
     def __repr__(self) -> str:
-        heads = ", ".join(f"L{layer}H{head}" for layer, head in self.heads)
+        heads = ", ".join(head_name(*head) for head in self.heads)
         kind = "" if self.adaptive == "constant" else f", adaptive by {self.adaptive}"
         fixed = "" if self.direction is None else ", fixed direction"
         return f"AudioSilenceSteering({heads}; beta {self.beta:g}{kind}{fixed})"
