@@ -133,8 +133,9 @@ class HookedAudioTransformer(HookedTransformer):
         """A HookedAudioTransformer over the weights of a transformers model of one of the `FAMILIES`.
 
         Nothing is copied: a change to one model's weights is a change to the other's. A subclass is
-        accepted if it computes what its parent does. Hooks that are set on the transformers model
-        are not taken over.
+        accepted if it computes what its parent does. Of a model that holds one of a family among
+        others (the whole Qwen2.5-Omni holds the thinker) that one is taken. Hooks that are set on the
+        transformers model are not taken over.
 
         Args:
             processor: the checkpoint's own, such as a `Qwen2AudioProcessor`, for `prompt` and the
@@ -146,6 +147,7 @@ class HookedAudioTransformer(HookedTransformer):
                 own); for weights that are offloaded, quantised, of several dtypes, on several
                 devices, NaN or infinite. Each is named, with the way out.
         """
+        hf_model = hf.model_inside(hf_model)
         model = cls.without_weights(hf.read_config(hf_model))
         hf.share_weights(hf_model, model)
         model.processor, model.tokenizer = processor, getattr(processor, "tokenizer", None)

@@ -1,6 +1,6 @@
 """Sizes of the decoder and the audio encoder, read from a checkpoint's config.json."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import torch
@@ -22,58 +22,85 @@ class AudioTiming:
     conv_stride: int = (
         2  # mel frames to a frame of the blocks: the convolutions' strides, multiplied
     )
-    pool: int = 2  # frames of the blocks to an audio token
+    pool: int = 2  # frames of the blocks that are averaged
+    stack: int = 1  # pooled frames that stand side by side in one audio token
+    chunk_frames: int | None = None  # mel frames after which the convolutions start anew
+    mel_per_window: int | None = None  # a longer clip is several spectrograms of so many frames
+    max_windows: int | None = 1  # spectrograms that a clip may be; None: without limit
 
     @property
     def timing(self) -> "AudioTiming":
-        """These two alone, as a prompt carries them to wherever it goes."""
-        return AudioTiming(conv_stride=self.conv_stride, pool=self.pool)
+        """These fields alone, as a prompt carries them to wherever it goes."""
+        return AudioTiming(**{f.name: getattr(self, f.name) for f in fields(AudioTiming)})
+
+    @property
+    def frames_per_token(self) -> int:
+        """Frames of the blocks to an audio token."""
+        return self.pool * self.stack
 
     @property
     def mel_frames_per_token(self) -> int:
-        """Mel frames from one audio token to the next."""
-        return self.conv_stride * self.pool
+        """Mel frames from one audio token to the next (in chunks that they fill: at most)."""
+        return self.conv_stride * self.frames_per_token
 
     @property
     def min_mel_frames(self) -> int:
         """Mel frames of the shortest clip that makes an audio token."""
-        return (self.pool - 1) * self.conv_stride + 1
+        whole, rest = 0, self.frames_per_token
+        if self.chunk_frames is not None:
+            per_chunk = self._halved(self.chunk_frames)
+            whole, rest = divmod(rest - 1, per_chunk)
+            whole, rest = whole * self.chunk_frames, rest + 1
+        return whole + (rest - 1) * self.conv_stride + 1
+
+    def _halved(self, mel_frames: Count) -> Count:
+        """What the convolutions make of so many mel frames: every stride rounds up."""
+        return (mel_frames - 1) // self.conv_stride + 1
 
     def n_frames(self, mel_frames: Count) -> Count:
-        """Frames of the encoder's blocks for so many mel frames: the convolutions round up.
+        """Frames of the encoder's blocks for so many mel frames, chunk by chunk.
 
         Takes an int or an integer tensor of any shape and returns the same kind, as `n_tokens` does.
         """
-        return (mel_frames - 1) // self.conv_stride + 1
+        if self.chunk_frames is None:
+            return self._halved(mel_frames)
+        whole, rest = mel_frames // self.chunk_frames, mel_frames % self.chunk_frames
+        return whole * self._halved(self.chunk_frames) + self._halved(rest)
 
     def n_tokens(self, mel_frames: Count) -> Count:
-        """Audio tokens of a clip of so many mel frames: the pool leaves out what does not fill it."""
-        return self.n_frames(mel_frames) // self.pool
+        """Audio tokens of a spectrogram of so many mel frames; what does not fill one is left out."""
+        return self.n_frames(mel_frames) // self.frames_per_token
 
     def frames_of(self, tokens: Int[Tensor, " token"]) -> Int[Tensor, " frame"]:
-        """The frames of the blocks that these audio tokens of a clip are pooled from, in order."""
-        within = torch.arange(self.pool, device=tokens.device)
-        return (self.pool * tokens[:, None] + within).flatten()
+        """The frames of the blocks that these audio tokens of a spectrogram are made of, in order."""
+        within = torch.arange(self.frames_per_token, device=tokens.device)
+        return (self.frames_per_token * tokens[:, None] + within).flatten()
 
     def tokens_of(self, frames: Int[Tensor, " frame"]) -> Int[Tensor, " frame"]:
-        """The audio token that each of these frames of the blocks is pooled into.
+        """The audio token that each of these frames of the blocks is part of.
 
-        A clip's last frame may be left over: the token it is given is then one more than there are.
+        A clip's last frames may be left over: the token they are given is then one more than there
+        are.
         """
-        return frames // self.pool
+        return frames // self.frames_per_token
 
     def frame_starts(
         self, n_frames: int, hop_length: int = 160, sampling_rate: int = 16000
     ) -> Float[Tensor, " frame"]:
-        """When each of so many frames of the blocks begins, in seconds (float64) from the clip's start.
+        """When each of so many frames of the blocks begins, in seconds (float64) from the
+        spectrogram's start.
 
         `hop_length` is the samples between mel frames.
         """
         frames = torch.arange(n_frames, dtype=torch.float64)
-        return frames * (self.conv_stride * hop_length) / sampling_rate
+        if self.chunk_frames is None:
+            return frames * (self.conv_stride * hop_length) / sampling_rate
+        per_chunk = self._halved(self.chunk_frames)
+        mel = frames // per_chunk * self.chunk_frames + frames % per_chunk * self.conv_stride
+        return mel * hop_length / sampling_rate
 
     def seconds_per_token(self, hop_length: int = 160, sampling_rate: int = 16000) -> float:
-        """Seconds from one audio token to the next."""
+        """Seconds from one audio token to the next (in chunks that they fill: at most)."""
         return self.mel_frames_per_token * hop_length / sampling_rate
 
     def token_spans(
@@ -83,13 +110,14 @@ class AudioTiming:
         hop_length: int = 160,
         sampling_rate: int = 16000,
     ) -> Float[Tensor, "token 2"]:
-        """Start and end in seconds (float64) of each of a clip's `n_tokens` audio tokens.
+        """Start and end in seconds (float64) of each of a spectrogram's `n_tokens` audio tokens.
 
         The spans are contiguous, begin at 0 and end at `seconds`, the clip's own length: the last
         token takes the mel frames left over, or lacks them.
         """
-        edges = torch.arange(n_tokens + 1, dtype=torch.float64)
-        edges = edges * (self.mel_frames_per_token * hop_length) / sampling_rate
+        rates = hop_length, sampling_rate
+        edges = self.frame_starts(n_tokens * self.frames_per_token + 1, *rates)
+        edges = edges[:: self.frames_per_token].clone()
         edges[-1] = seconds
         return torch.stack([edges[:-1], edges[1:]], dim=1)
 
@@ -197,21 +225,32 @@ class DecoderConfig(BlockConfig):
 class AudioEncoderConfig(BlockConfig, AudioTiming):
     """A Whisper encoder with an average pool; `n_ctx` counts frames after the convolutions.
 
-    With `cuts_mel` a batch of spectrograms ends with its longest clip, and the convolutions see
-    zeros after it; otherwise they see the silence that every clip is padded with.
+    What the convolutions see behind a clip: the silence that its spectrogram is padded with; with
+    `cuts_mel` zeros from where the longest clip of the batch ends; with `zeros_after_clip` zeros from
+    each clip's own end, and zeros again before the second convolution.
+
+    `positional_embedding_type` is "standard" (stored) or "sinusoidal" (computed), in chunks the same
+    in each. Attention stays inside `window_frames` mel frames, if that is given.
     """
 
     n_mels: int = 128
     cuts_mel: bool = False
+    zeros_after_clip: bool = False
+    window_frames: int | None = None
     attention_dir: str = "bidirectional"
     attn_bias: str = "qvo"
     mlp_bias: bool = True
     act_fn: str = "gelu"
 
     @property
-    def max_mel_frames(self) -> int:
-        """Longest mel spectrogram, in frames."""
-        return self.conv_stride * self.n_ctx
+    def max_mel_frames(self) -> int | None:
+        """Longest mel spectrogram, in frames; None where it may be of any length."""
+        return self.conv_stride * self.n_ctx if self.chunk_frames is None else None
+
+    @property
+    def window(self) -> int | None:
+        """Frames of the blocks inside which attention stays; None: all of a spectrogram."""
+        return None if self.window_frames is None else self.n_frames(self.window_frames)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +259,7 @@ class ProjectorConfig:
 
     d_hidden: int | None = None  # None: one linear layer
     act_fn: str = "gelu"
+    bias: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,10 +35,16 @@ WITHOUT_EFFECT = (
 # Of a config: fields that came later, with what all models had before. They count where they differ,
 # so that what was begun without them is still resumed.
 LATER = {
+    "chunk_frames": None,
     "conv_stride": 2,
+    "max_windows": 1,
+    "mel_per_window": None,
     "pool": 2,
     "projector": ProjectorConfig(),
+    "stack": 1,
     "ungroup_grouped_query_attention": False,
+    "window_frames": None,
+    "zeros_after_clip": False,
 }
 
 

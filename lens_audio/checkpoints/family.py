@@ -25,6 +25,8 @@ class InTransformers:
     encoder_out: str
     projector: str
     classes: Any = transformers  # has a class by the name of every architecture
+    # Architectures that hold a model of the family among others, and the attribute that is it.
+    inside: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +55,14 @@ class Family:
         return (named or self.architectures)[0]
 
     def model_class(self, architecture: str) -> Any:
-        """The transformers class of that name, if the family has one."""
+        """The transformers class of that name, if the family has one.
+
+        Of an architecture that holds a model of the family among others it is that model's class.
+        """
         if self.in_transformers is None or architecture not in self.architectures:
             return None
+        if architecture in self.in_transformers.inside:
+            architecture = self.architectures[0]
         return getattr(self.in_transformers.classes, architecture, None)
 
     def sizes(self, config: Json, generation: Json, where: str) -> AudioModelConfig:

@@ -25,6 +25,15 @@ WRAPPED_BY = {  # class of a wrapper, and the way to what is inside
 }
 
 
+def model_inside(hf_model: Any) -> Any:
+    """The model of a family that a larger one, such as the whole Qwen2.5-Omni, holds; else itself."""
+    kind = type(hf_model).__name__
+    for family in families.FAMILIES:
+        if family.in_transformers is not None and kind in family.in_transformers.inside:
+            return getattr(hf_model, family.in_transformers.inside[kind])
+    return hf_model
+
+
 def family_of_model(hf_model: nn.Module) -> tuple[Family, type[nn.Module]]:
     """The family of a transformers model, and the class of the family that it is or descends from.
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import FactoredMatrix
@@ -30,6 +31,7 @@ class AttentionContext:
     device: torch.device
     rotary: tuple[Tensor, Tensor] | None = None
     query_scale: Float[Tensor, "#batch query 1 1"] | None = None  # log-n scaling
+    window: int | None = None  # attention stays inside each run of so many positions
 
     @classmethod
     def of(
@@ -38,6 +40,7 @@ class AttentionContext:
         x: Float[Tensor, "batch pos ..."],
         attention_mask: Bool[Tensor, "batch total"] | None = None,
         n_past: int = 0,
+        window: int | None = None,
     ) -> "AttentionContext":
         """The context for new activations `x` after `n_past` positions; the mask covers both."""
         n_queries, n_keys = x.shape[1], n_past + x.shape[1]
@@ -51,7 +54,8 @@ class AttentionContext:
             rotary = policy.tables(positions, n_keys, key_mask, x.dtype)
             query_scale = policy.query_scale(positions, n_keys, x.dtype)
         causal = cfg.attention_dir == "causal"
-        return cls(n_queries, n_keys, causal, key_mask, x.device, rotary, query_scale)
+        window = window if window is not None and window < n_keys else None
+        return cls(n_queries, n_keys, causal, key_mask, x.device, rotary, query_scale, window)
 
     def to(self, device: torch.device | str | int, **_: Any) -> "AttentionContext":
         """The same on another device: a model spread over several asks for it at each block."""
@@ -76,6 +80,10 @@ class AttentionContext:
             allowed = torch.ones(self.n_queries, self.n_keys, dtype=torch.bool, device=self.device)
             allowed = allowed.tril(self.n_keys - self.n_queries)[None, None]
             mask = allowed if mask is None else mask & allowed
+        if self.window is not None:
+            number = torch.arange(self.n_keys, device=self.device) // self.window
+            inside = (number[-self.n_queries :, None] == number)[None, None]
+            mask = inside if mask is None else mask & inside
         return mask
 
     @cached_property
@@ -180,6 +188,8 @@ class Attention(ShowsWeights):
         v: Float[Tensor, "batch key kv_head d_head"],
         context: AttentionContext,
     ) -> Float[Tensor, "batch query head d_head"]:
+        if context.window is not None:
+            return _z_in_windows(q, k, v, context.window, context.key_mask)
         z = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
@@ -364,3 +374,31 @@ def project_to_heads(
         groups = x.shape[2] // n_heads
         weight, bias = (t.repeat_interleave(groups, dim=0) for t in (weight, bias))
     return torch.einsum("bphm,hdm->bphd", x, weight) + bias
+
+
+def _z_in_windows(
+    q: Float[Tensor, "batch pos head d_head"],
+    k: Float[Tensor, "batch pos head d_head"],
+    v: Float[Tensor, "batch pos head d_head"],
+    window: int,
+    key_mask: Bool[Tensor, "batch pos"] | None,
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Bidirectional attention inside each run of `window` positions; zero where no key is real."""
+    batch, n_positions = q.shape[:2]
+    missing = -n_positions % window
+    if key_mask is None and missing:
+        key_mask = q.new_ones(batch, n_positions, dtype=torch.bool)
+
+    def runs(x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, 0, 0, missing))
+        return rearrange(x, "batch (n pos) head d -> (batch n) head pos d", pos=window)
+
+    mask = blind = None
+    if key_mask is not None:
+        keys = rearrange(F.pad(key_mask, (0, missing)), "batch (n pos) -> (batch n) pos", pos=window)
+        mask, blind = keys[:, None, None], ~keys.any(1)[:, None, None, None]
+    z = F.scaled_dot_product_attention(runs(q), runs(k), runs(v), attn_mask=mask)
+    z = z if blind is None else z.masked_fill(blind, 0)
+    return rearrange(z, "(batch n) head pos d -> batch (n pos) head d", batch=batch)[
+        :, :n_positions
+    ]

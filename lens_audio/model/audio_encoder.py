@@ -1,8 +1,11 @@
 """The audio encoder: mel spectrogram -> convolutions -> transformer blocks -> pool -> LayerNorm."""
 
+import math
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -15,9 +18,11 @@ from lens_audio.model.norm import LayerNorm
 
 
 class HookedAudioEncoder(HookedModule):
-    """Qwen-Audio's encoder, a Whisper encoder with a pool before the last LayerNorm.
+    """A Whisper encoder with a pool before the last LayerNorm.
 
-    Its blocks carry the decoder's hook points, without rotary embedding or gate.
+    Its blocks carry the decoder's hook points, without rotary embedding or gate. With
+    `cfg.chunk_frames` the convolutions and the positions start anew in each chunk of a clip, whose
+    activations stand one behind the other.
     """
 
     cfg: AudioEncoderConfig
@@ -29,7 +34,8 @@ class HookedAudioEncoder(HookedModule):
         self.conv2 = nn.Conv1d(
             cfg.d_model, cfg.d_model, kernel_size=3, stride=cfg.conv_stride, padding=1
         )
-        self.W_pos = nn.Parameter(torch.zeros(cfg.n_ctx, cfg.d_model))
+        if cfg.positional_embedding_type == "standard":
+            self.W_pos = nn.Parameter(torch.zeros(cfg.n_ctx, cfg.d_model))
         self.blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
         self.ln_final = LayerNorm(cfg)
 
@@ -59,13 +65,21 @@ class HookedAudioEncoder(HookedModule):
             The tokens of the padded spectrogram; only the first `cfg.n_tokens` of a clip are its own.
         """
         self._check(mel, mel_lengths)
-        mel = mel.to(self.W_pos)
-        # The last frame of sound reads mel frames of padding through the convolutions.
-        n_read = self.cfg.n_frames(int(mel_lengths.max())) + (0 if self.cfg.cuts_mel else 1)
-        n_read *= self.cfg.conv_stride
+        weight = self.conv1.weight
+        mel, mel_lengths = mel.to(weight), mel_lengths.to(weight.device)
+        n_read = self._n_read(int(mel_lengths.max()))
         if not (keep_padding or any(hook.has_hooks() for hook in self.hook_points())):
             mel = mel[:, :, :n_read]
-        return self.from_layer(0, self._embed(mel, n_read), mel_lengths)
+        return self.from_layer(0, self._embed(mel, mel_lengths, n_read), mel_lengths)
+
+    def _n_read(self, longest: int) -> int:
+        """How many mel frames reach the tokens of a clip of so many."""
+        # The last frame of sound reads mel frames of padding through the convolutions.
+        sees_zeros = self.cfg.cuts_mel or self.cfg.zeros_after_clip
+        stride = self.cfg.conv_stride
+        n_read = stride * (-(-longest // stride) + (0 if sees_zeros else 1))
+        chunk = self.cfg.chunk_frames
+        return n_read if chunk is None or n_read <= chunk else chunk * -(-longest // chunk)
 
     def from_layer(
         self,
@@ -80,27 +94,50 @@ class HookedAudioEncoder(HookedModule):
         x = resid_pre
         frames = torch.arange(x.shape[1], device=x.device)
         key_mask = frames < self.cfg.n_frames(mel_lengths.to(x.device))[:, None]
-        context = AttentionContext.of(self.cfg, x, key_mask)
+        context = AttentionContext.of(self.cfg, x, key_mask, window=self.cfg.window)
         for block in self.blocks[layer:]:
             x = block(x, context)
         pooled = F.avg_pool1d(x.transpose(1, 2), self.cfg.pool).transpose(1, 2)
         return self.hook_out(self.ln_final(self.hook_pooled(pooled)))
 
     def _embed(
-        self, mel: Float[Tensor, "audio n_mels mel_frame"], n_read: int
+        self,
+        mel: Float[Tensor, "audio n_mels mel_frame"],
+        mel_lengths: Int[Tensor, " audio"],
+        n_read: int,
     ) -> Float[Tensor, "audio frame d_model"]:
-        if self.cfg.cuts_mel:
-            mel = zero_from(mel, n_read)
-        elif self.hook_mel.has_hooks():
+        chunk = min(self.cfg.chunk_frames or mel.shape[2], mel.shape[2])
+        mel = F.pad(mel, (0, -mel.shape[2] % chunk))
+        mel = self._behind_clips(mel, mel_lengths, n_read)
+        if self.hook_mel.has_hooks():
             mel = mel.clone()  # hooks and caches must not have the caller's
-        x = F.gelu(self.conv1(self.hook_mel(mel)))
+        x = _chunked(self.hook_mel(mel), chunk)
+        x = _joined(F.gelu(self.conv1(x)), len(mel))
         x = self.hook_conv1(x.transpose(1, 2)).transpose(1, 2)
-        if self.cfg.cuts_mel:
-            x = zero_from(x, n_read)
+        x = _chunked(self._behind_clips(x, mel_lengths, n_read), chunk)
+        x = F.gelu(self.conv2(x))
+        pos_embed = self._positions(x.shape[2]).repeat(len(mel), x.shape[0] // len(mel), 1)
         # Contiguous, or every later sum and norm would walk the convolution's layout.
-        x = self.hook_conv2(F.gelu(self.conv2(x)).transpose(1, 2).contiguous())
-        pos_embed = self.hook_pos_embed(self.W_pos[: x.shape[1]].repeat(len(x), 1, 1))
-        return self.hook_embed(x + pos_embed)
+        x = self.hook_conv2(_joined(x, len(mel)).transpose(1, 2).contiguous())
+        return self.hook_embed(x + self.hook_pos_embed(pos_embed))
+
+    def _behind_clips(
+        self,
+        x: Float[Tensor, "audio channel mel_frame"],
+        mel_lengths: Int[Tensor, " audio"],
+        n_read: int,
+    ) -> Float[Tensor, "audio channel mel_frame"]:
+        """What a convolution reads: zeros behind the clips, where the config says so."""
+        if self.cfg.zeros_after_clip:
+            frames = torch.arange(x.shape[2], device=x.device)
+            return x.masked_fill(frames >= mel_lengths[:, None, None], 0)
+        return zero_from(x, n_read) if self.cfg.cuts_mel else x
+
+    def _positions(self, n_frames: int) -> Float[Tensor, "frame d_model"]:
+        if self.cfg.positional_embedding_type == "sinusoidal":
+            weight = self.conv1.weight
+            return sinusoids(n_frames, self.cfg.d_model, weight.device).to(weight.dtype)
+        return self.W_pos[:n_frames]
 
     def _check(self, mel: Tensor, mel_lengths: Tensor) -> None:
         if mel.shape[1] != self.cfg.n_mels:
@@ -108,7 +145,7 @@ class HookedAudioEncoder(HookedModule):
                 f"the mel spectrogram has {mel.shape[1]} bins; this encoder reads {self.cfg.n_mels}"
             )
         n_frames, cuts_mel = self.cfg.max_mel_frames, self.cfg.cuts_mel
-        if mel.shape[2] > n_frames or (mel.shape[2] < n_frames and not cuts_mel):
+        if n_frames and (mel.shape[2] > n_frames or (mel.shape[2] < n_frames and not cuts_mel)):
             raise ValueError(
                 f"the mel spectrogram has {mel.shape[2]} frames; this encoder reads "
                 f"{'at most' if cuts_mel else 'exactly'} {n_frames} ({n_frames / 100:g} s). Pad a "
@@ -128,6 +165,27 @@ class HookedAudioEncoder(HookedModule):
                 f"{stride}, the convolutions' stride. Pad it to {n_needed} frames, as the processor "
                 "does"
             )
+
+
+def sinusoids(
+    n_frames: int, width: int, device: torch.device | None = None
+) -> Float[Tensor, "frame width"]:
+    """Whisper's positions (Radford et al., arXiv 2212.04356): sines, then cosines, of wavelengths
+    from 2 pi to 10,000 times that, in float32."""
+    step = math.log(10000) / (width // 2 - 1)
+    rates = torch.exp(-step * torch.arange(width // 2, device=device).float())
+    angles = torch.arange(n_frames, device=device)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def _chunked(x: Float[Tensor, "audio channel mel_frame"], chunk: int) -> Tensor:
+    """[audio * chunk, channel, mel_frame]: each chunk as a clip of its own."""
+    return rearrange(x, "audio channel (n frame) -> (audio n) channel frame", frame=chunk)
+
+
+def _joined(x: Float[Tensor, "chunk channel frame"], n_clips: int) -> Tensor:
+    """[audio, channel, frame]: the chunks of each clip in one line again."""
+    return rearrange(x, "(audio n) channel frame -> audio channel (n frame)", audio=n_clips)
 
 
 def zero_from(x: Float[Tensor, "audio channel frame"], end: int) -> Tensor:
