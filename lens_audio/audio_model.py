@@ -5,7 +5,7 @@ with the weights that the third reads.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -23,9 +23,10 @@ from lens_audio.checkpoints.options import TransformerLensOptions
 from lens_audio.checkpoints.pretrained import fill, open_checkpoint, resolve_device
 from lens_audio.config import AudioModelConfig
 from lens_audio.inputs import AudioPrompt, build_prompt
+from lens_audio.inputs.from_inputs import prompt_from_inputs
 from lens_audio.model import HookedTransformer
 from lens_audio.model.audio_encoder import HookedAudioEncoder
-from lens_audio.model.clips import clips_by_row
+from lens_audio.model.clips import spectrograms_by_row, window_numbers
 from lens_audio.model.decoder import Embedded
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCache
@@ -171,6 +172,12 @@ class HookedAudioTransformer(HookedTransformer):
                 self.processor, question, audio, device=self.device, cfg=self.cfg, **kwargs
             )
 
+    def prompt_from_inputs(self, inputs: Mapping[str, Any]) -> AudioPrompt:
+        """The keyword arguments that the transformers model itself takes, whatever processor made
+        them, as an AudioPrompt; see `inputs.from_inputs.prompt_from_inputs`.
+        """
+        return prompt_from_inputs(inputs, self.cfg, self.processor).to(self.device)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "HookedAudioTransformer":
         """A copy outside every `with` block, `listening_to` included."""
         with self.lock:
@@ -196,15 +203,22 @@ class HookedAudioTransformer(HookedTransformer):
                 self._listening = previous
 
     def embed_audio(
-        self, mel: Float[Tensor, "audio n_mels mel_frame"], mel_lengths: Int[Tensor, " audio"]
+        self,
+        mel: Float[Tensor, "audio n_mels mel_frame"],
+        mel_lengths: Int[Tensor, " audio"],
+        windows: Int[Tensor, " audio"] | None = None,
     ) -> Float[Tensor, "audio token d_model"]:
-        """What is written into the residual stream: encoder, projector, up to the longest clip."""
+        """What is written into the residual stream: encoder, projector, up to the longest clip.
+
+        Args:
+            windows: which window of its clip each spectrogram is, from 0 (default: each the first).
+        """
         mel_lengths = mel_lengths.to(self.device)
         encoded = self.audio_encoder(
             mel, mel_lengths, keep_padding=self.audio_projector.has_hooks()
         )
         longest = int(self.cfg.audio.n_tokens(mel_lengths).max())
-        return self.hook_audio_embed(self.audio_projector(encoded)[:, :longest])
+        return self.hook_audio_embed(self.audio_projector(encoded, windows)[:, :longest])
 
     def embed_input(
         self,
@@ -245,12 +259,18 @@ class HookedAudioTransformer(HookedTransformer):
         resid = self.embed_text(tokens, audio_mask)
         if prompt.mel is not None and prompt.mel_lengths is not None:
             if audio_embed is None:
-                audio_embed = self.embed_audio(prompt.mel, prompt.mel_lengths)
+                audio_embed = self._embed_audio_of(prompt)
             resid = self.write_audio(resid, audio_embed, audio_mask, prompt.mel_lengths)
         elif bool(audio_mask.any()):
             raise ValueError("the prompt has audio tokens but no mel spectrogram")
-        clips = clips_by_row(audio_mask, prompt.mel_lengths, self.cfg.audio)
+        clips = spectrograms_by_row(audio_mask, prompt.mel_lengths, self.cfg.audio)
         return Embedded(resid, tokens, mask, audio_mask, clips, prompt)
+
+    def _embed_audio_of(self, prompt: AudioInput) -> Float[Tensor, "audio token d_model"]:
+        assert prompt.mel is not None
+        assert prompt.mel_lengths is not None
+        windows = window_numbers(prompt.audio_mask, prompt.mel_lengths, self.cfg.audio)
+        return self.embed_audio(prompt.mel, prompt.mel_lengths, windows)
 
     def write_audio(
         self,
@@ -298,8 +318,7 @@ class HookedAudioTransformer(HookedTransformer):
         if self._front_end_hooked() or torch.is_grad_enabled():
             return self._embed_prompt(spoken, attention_mask, None)
         if listening.audio_embed is None and prompt.mel is not None:
-            assert prompt.mel_lengths is not None
-            listening.audio_embed = self.embed_audio(prompt.mel, prompt.mel_lengths)
+            listening.audio_embed = self._embed_audio_of(prompt)
         return self._embed_prompt(spoken, attention_mask, listening.audio_embed)
 
     def _front_end_hooked(self) -> bool:

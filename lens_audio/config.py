@@ -260,6 +260,9 @@ class ProjectorConfig:
     d_hidden: int | None = None  # None: one linear layer
     act_fn: str = "gelu"
     bias: bool = True
+    time_rotary_base: float | None = None  # the encoder's outputs are rotated by their time, if given
+    time_rotary_dim: int = 0  # for each of the two axes, window and place in it
+    seconds_per_frame: float = 0.04  # of the encoder's outputs, for that rotation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +277,7 @@ class PromptParts:
     opening: str | None = "audio_bos_token"  # before a clip
     closing: str | None = "audio_eos_token"  # behind it
     mel_mask: str | None = "feature_attention_mask"
+    max_clips: int | None = None  # clips that a text may have; None: any number
 
     def clip(self, processor: Any) -> tuple[str, str, str]:
         """The texts before, for and behind a clip; empty for a part that there is not."""

@@ -22,6 +22,7 @@ from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.attention import AttentionContext
+from lens_audio.model.clips import window_numbers
 from lens_audio.model.shared_prefix import SharedPrefix
 from lens_audio.sites import Site
 
@@ -217,12 +218,13 @@ class FastPatcher:
         """The decoder's residual streams over the audio of a patched encoder."""
         assert self.base.mel_lengths is not None
         lengths = self.base.mel_lengths.to(self.model.device)
+        windows = window_numbers(self.base.audio_mask, lengths, self.model.cfg.audio)
         rows = []
         for cell in cells:
             resid = self.base_run.encoder_resid_pre[cell.layer].clone()
             with self._patching_encoder(cell):
                 encoded = self.model.audio_encoder.from_layer(cell.layer, resid, lengths)
-            embed = self.model.audio_projector(encoded)
+            embed = self.model.audio_projector(encoded, windows)
             places = self.base.audio_mask.to(resid.device)[:, first:]
             rest = self.base_run.resid_pre[0][:, first - self.first :]
             rows.append(self.model.write_audio(rest, embed, places, lengths))

@@ -68,6 +68,11 @@ def positions_by(
     if kind == "window":
         windows = time_windows(prompt, window)
         if in_encoder:
+            if len(prompt.spectrograms_of(0)) > 1:
+                raise ValueError(
+                    "this clip is several windows to the encoder, each with frames of its own: patch "
+                    "by window at a site of the decoder, or give the frames of a window as positions"
+                )
             first = int(prompt.audio_positions(0)[0])
             windows = {name: prompt.timing.frames_of(p - first) for name, p in windows.items()}
         return windows, f"{layer}{window:g} s of the recording"
@@ -135,7 +140,8 @@ def mask_of(site: Site, positions: Positions, prompt: AudioPrompt) -> Bool[Tenso
         raise ValueError("'generated' selects nothing here: the prompt alone is run")
     positions = check_positions(positions, where)
     if where.in_encoder:
-        sequence = TokenSequence.untold(len(prompt.frame_labels()), prompt.n_clips)
+        n_spectrograms = 0 if prompt.mel is None else len(prompt.mel)
+        sequence = TokenSequence.untold(len(prompt.frame_labels()), n_spectrograms)
     else:
         sequence = TokenSequence.of(prompt)
     mask = select(positions, sequence)

@@ -187,9 +187,9 @@ def _windows(prompt: AudioPrompt, seconds: float | int) -> Windows:
         if prompt.mel_lengths is None or not clips:
             rows.append([])
             continue
-        lengths = prompt.mel_lengths[clips.start : clips.stop]
-        counts = prompt.timing.n_tokens(lengths).tolist()
-        rows.append(list(prompt.audio_windows(row, seconds).split(counts)))
+        counts = prompt.timing.n_tokens(prompt.mel_lengths).tolist()
+        of_clips = [sum(counts[one] for one in prompt.windows_of(clip)) for clip in clips]
+        rows.append(list(prompt.audio_windows(row, seconds).split(of_clips)))
     return rows
 
 
@@ -230,18 +230,21 @@ def _numbered(
 
 def _numbered_frames(
     prompt: AudioPrompt, windows: Windows, names: list[list[str]]
-) -> Int[Tensor, "clip frame"]:
-    """Of every frame of the encoder's blocks the number of its window's group."""
+) -> Int[Tensor, "spectrogram frame"]:
+    """Of every frame of the encoder's blocks, by spectrogram, the number of its window's group."""
     if prompt.mel is None or prompt.mel_lengths is None:
         return torch.zeros(0, 0, dtype=torch.long)
     timing = prompt.timing
-    numbers = torch.full((prompt.n_clips, timing.n_frames(prompt.mel.shape[2])), -1)
+    numbers = torch.full((len(prompt.mel), timing.n_frames(prompt.mel.shape[2])), -1)
     for row, clips in enumerate(windows):
         first = 1
         for clip, of_token, clip_names in zip(prompt.clips_of(row), clips, names, strict=True):
-            n_frames = timing.n_frames(int(prompt.mel_lengths[clip]))
-            token = timing.tokens_of(torch.arange(n_frames)).clamp(max=len(of_token) - 1)
-            numbers[clip, :n_frames] = first + of_token[token]
+            for one in prompt.windows_of(clip):
+                length = int(prompt.mel_lengths[one])
+                n_frames, n_tokens = timing.n_frames(length), timing.n_tokens(length)
+                token = timing.tokens_of(torch.arange(n_frames)).clamp(max=n_tokens - 1)
+                numbers[one, :n_frames] = first + of_token[token]
+                of_token = of_token[n_tokens:]
             first += len(clip_names) + 1
     return numbers
 

@@ -184,14 +184,15 @@ def _up_to_audio(prompt: AudioPrompt, row: int) -> AudioPrompt:
     end = int(prompt.audio_positions(row)[-1]) + 1
     assert prompt.mel is not None
     assert prompt.mel_lengths is not None
-    one = slice(row, row + 1)
+    one, windows = slice(row, row + 1), prompt.spectrograms_of(row)
+    spectrograms = slice(windows.start, windows.stop)
     return replace(
         prompt,
         tokens=prompt.tokens[one, start:end],
         attention_mask=prompt.attention_mask[one, start:end],
         audio_mask=prompt.audio_mask[one, start:end],
-        mel=prompt.mel[one],
-        mel_lengths=prompt.mel_lengths[one],
+        mel=prompt.mel[spectrograms],
+        mel_lengths=prompt.mel_lengths[spectrograms],
         waveforms=prompt.waveforms and prompt.waveforms[one],
     )
 
@@ -199,4 +200,5 @@ def _up_to_audio(prompt: AudioPrompt, row: int) -> AudioPrompt:
 def _identity(prefix: AudioPrompt) -> tuple[int, ...]:
     """What a prefix over silence depends on."""
     assert prefix.mel_lengths is not None
-    return int(prefix.mel_lengths[0]), *prefix.tokens[0].tolist()
+    lengths = prefix.mel_lengths.tolist()
+    return len(lengths), *lengths, *prefix.tokens[0].tolist()

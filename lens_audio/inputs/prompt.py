@@ -22,7 +22,7 @@ from lens_audio.inputs.layout import (
 )
 from lens_audio.inputs.loading import check_placeholders, clip_rows, load_clips
 from lens_audio.inputs.timing import Seconds, tokens_between
-from lens_audio.model.clips import clips_by_row
+from lens_audio.model.clips import windows_by_clip
 
 AUDIO_TOKEN_ID = 151646  # <|AUDIO|> in Qwen2-Audio's vocabulary
 
@@ -32,14 +32,16 @@ class AudioPrompt:
     """A batch of prompts as a model takes them. Made by `model.prompt` or `from_tensors`.
 
     The clips of all rows are flat in row order (`clips_of(i)` are row i's), and a row may have
-    none or several. Without any clip `mel`, `mel_lengths` and `waveforms` are None.
+    none or several. Without any clip `mel`, `mel_lengths` and `waveforms` are None. A clip is one
+    spectrogram of `mel`, or for models that read long clips in windows several, one after another
+    (`windows_of(clip)`).
     """
 
     tokens: Int[Tensor, "batch pos"]
     attention_mask: Bool[Tensor, "batch pos"]  # False at padding
     audio_mask: Bool[Tensor, "batch pos"]  # True at audio tokens
     mel: Float[Tensor, "audio mel frame"] | None = None
-    mel_lengths: Int[Tensor, " audio"] | None = None  # valid frames of each clip
+    mel_lengths: Int[Tensor, " audio"] | None = None  # valid frames of each spectrogram
     waveforms: list[Float[np.ndarray, " _"]] | None = None  # None when made from tensors
     sampling_rate: int = 16000
     hop_length: int = 160  # samples between mel frames
@@ -168,7 +170,7 @@ class AudioPrompt:
     @property
     def n_clips(self) -> int:
         """Number of clips in the whole batch."""
-        return 0 if self.mel_lengths is None else len(self.mel_lengths)
+        return sum(map(len, self._clips_by_row))
 
     @property
     def seconds_per_frame(self) -> float:
@@ -176,19 +178,30 @@ class AudioPrompt:
         return self.hop_length / self.sampling_rate
 
     @cached_property
-    def _clips_by_row(self) -> list[range]:
-        return clips_by_row(self.audio_mask, self.mel_lengths, self.timing)
+    def _clips_by_row(self) -> list[list[range]]:
+        return windows_by_clip(self.audio_mask, self.mel_lengths, self.timing)
 
     def clips_of(self, i: int) -> range:
-        """Indices of row i's clips into `mel`, `mel_lengths` and `waveforms`."""
-        return self._clips_by_row[self._row(i)]
+        """Indices of row i's clips among all: into `waveforms`, and of `windows_of`."""
+        before = sum(map(len, self._clips_by_row[: self._row(i)]))
+        return range(before, before + len(self._clips_by_row[self._row(i)]))
+
+    def windows_of(self, clip: int) -> range:
+        """Indices of a clip's spectrograms into `mel` and `mel_lengths`: one, or its windows."""
+        return [windows for row in self._clips_by_row for windows in row][clip]
+
+    def spectrograms_of(self, i: int) -> range:
+        """Indices of row i's spectrograms, of all of its clips, into `mel` and `mel_lengths`."""
+        ranges = [self.windows_of(clip) for clip in self.clips_of(i)]
+        return range(ranges[0].start, ranges[-1].stop) if ranges else range(0)
 
     def clip_seconds(self, clip: int) -> float:
         """Length of a clip in seconds: of its waveform, or without one of its valid mel frames."""
         if self.waveforms is not None:
             return len(self.waveforms[clip]) / self.sampling_rate
         assert self.mel_lengths is not None
-        return int(self.mel_lengths[clip]) * self.hop_length / self.sampling_rate
+        frames = sum(int(self.mel_lengths[one]) for one in self.windows_of(clip))
+        return frames * self.hop_length / self.sampling_rate
 
     def str_tokens(self, i: int) -> list[str]:
         """Row i's tokens as strings, one a position (padding included). Needs a tokenizer."""
@@ -312,11 +325,7 @@ class AudioPrompt:
                 "This prompt has no processor to make the features of silence with: make it with "
                 "model.prompt(...), or pass processor= to AudioPrompt.from_tensors."
             )
-        if self.waveforms is None:
-            lengths = [int(n) * self.hop_length for n in self.mel_lengths]
-        else:
-            lengths = [len(wave) for wave in self.waveforms]
-        silence = [np.zeros(n, dtype=np.float32) for n in lengths]
+        silence = [np.zeros(n, dtype=np.float32) for n in self._samples_of_spectrograms()]
         extractor = self.processor.feature_extractor
         features = extractor(
             silence,
@@ -330,7 +339,7 @@ class AudioPrompt:
                 f"The processor makes features of shape {list(features.shape)} and this prompt's "
                 f"are {list(self.mel.shape)}: pass the processor that made them."
             )
-        waveforms = None if self.waveforms is None else silence
+        waveforms = None if self.waveforms is None else [np.zeros_like(w) for w in self.waveforms]
         return replace(self, mel=features.to(self.mel), waveforms=waveforms)
 
     def to(self, device: str | torch.device) -> AudioPrompt:
@@ -350,10 +359,31 @@ class AudioPrompt:
         return i % len(self)
 
     def _spans(self, clip: int) -> Float[Tensor, "token 2"]:
+        """Start and end of each of a clip's audio tokens, window after window."""
         assert self.mel_lengths is not None
-        count = self.timing.n_tokens(int(self.mel_lengths[clip]))
         rates = self.hop_length, self.sampling_rate
-        return self.timing.token_spans(count, self.clip_seconds(clip), *rates)
+        windows = self.windows_of(clip)
+        left, spans = self.clip_seconds(clip), []
+        whole = (self.timing.mel_per_window or 0) * self.seconds_per_frame
+        for number, one in enumerate(windows):
+            count = self.timing.n_tokens(int(self.mel_lengths[one]))
+            is_last = one == windows[-1]
+            found = self.timing.token_spans(count, left if is_last else whole, *rates)
+            spans.append(found + number * whole)
+            left -= whole
+        return torch.cat(spans)
+
+    def _samples_of_spectrograms(self) -> list[int]:
+        """How many samples each spectrogram is of: its part of the waveform, or its frames' own."""
+        assert self.mel_lengths is not None
+        if self.waveforms is None:
+            return [int(n) * self.hop_length for n in self.mel_lengths]
+        whole = (self.timing.mel_per_window or 0) * self.hop_length
+        samples = []
+        for clip, wave in enumerate(self.waveforms):
+            n_before = whole * (len(self.windows_of(clip)) - 1)
+            samples += [whole] * (len(self.windows_of(clip)) - 1) + [len(wave) - n_before]
+        return samples
 
 
 def _mel_lengths(inputs: Mapping[str, Any], parts: PromptParts) -> Int[Tensor, " audio"] | None:

@@ -23,8 +23,8 @@ class ActivationCache(transformer_lens.ActivationCache):
         cache_dict: activations by hook name, [batch, …], or [audio, …] where they are by clip.
         model: the model that ran.
         has_batch_dim: False where the batch dimension was removed.
-        clips_by_row: for each row the places of its clips in the activations by clip, as
-            `prompt.clips_of(i)` gives them. `run_with_cache` and `generate` know it; in a cache
+        clips_by_row: for each row the places of its spectrograms in the activations by clip, as
+            `prompt.spectrograms_of(i)` gives them. `run_with_cache` and `generate` know it; in a cache
             made by hand it may be left out where nothing is by clip.
     """
 
@@ -169,7 +169,7 @@ class ActivationCache(transformer_lens.ActivationCache):
 
 UNKNOWN_CLIPS = (
     "this cache cannot know which of its clips belong to which row. Give them when it is made: "
-    "ActivationCache(activations, model, clips_by_row=[prompt.clips_of(i) for i in "
+    "ActivationCache(activations, model, clips_by_row=[prompt.spectrograms_of(i) for i in "
     "range(len(prompt))])"
 )
 

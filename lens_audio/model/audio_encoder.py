@@ -106,19 +106,18 @@ class HookedAudioEncoder(HookedModule):
         mel_lengths: Int[Tensor, " audio"],
         n_read: int,
     ) -> Float[Tensor, "audio frame d_model"]:
-        chunk = min(self.cfg.chunk_frames or mel.shape[2], mel.shape[2])
-        mel = F.pad(mel, (0, -mel.shape[2] % chunk))
+        n_mel = mel.shape[2]
+        chunk = min(self.cfg.chunk_frames or n_mel, n_mel)
         mel = self._behind_clips(mel, mel_lengths, n_read)
         if self.hook_mel.has_hooks():
             mel = mel.clone()  # hooks and caches must not have the caller's
-        x = _chunked(self.hook_mel(mel), chunk)
-        x = _joined(F.gelu(self.conv1(x)), len(mel))
-        x = self.hook_conv1(x.transpose(1, 2)).transpose(1, 2)
-        x = _chunked(self._behind_clips(x, mel_lengths, n_read), chunk)
-        x = F.gelu(self.conv2(x))
-        pos_embed = self._positions(x.shape[2]).repeat(len(mel), x.shape[0] // len(mel), 1)
+        x = F.gelu(self.conv1(_chunked(self.hook_mel(mel), chunk)))
+        x = self.hook_conv1(_joined(x, len(mel), n_mel).transpose(1, 2)).transpose(1, 2)
+        x = F.gelu(self.conv2(_chunked(self._behind_clips(x, mel_lengths, n_read), chunk)))
+        n_chunks, n_frames = len(x) // len(mel), self.cfg.n_frames(n_mel)
+        pos_embed = self._positions(x.shape[2]).repeat(len(mel), n_chunks, 1)[:, :n_frames]
         # Contiguous, or every later sum and norm would walk the convolution's layout.
-        x = self.hook_conv2(_joined(x, len(mel)).transpose(1, 2).contiguous())
+        x = self.hook_conv2(_joined(x, len(mel), n_frames).transpose(1, 2).contiguous())
         return self.hook_embed(x + self.hook_pos_embed(pos_embed))
 
     def _behind_clips(
@@ -180,12 +179,14 @@ def sinusoids(
 
 def _chunked(x: Float[Tensor, "audio channel mel_frame"], chunk: int) -> Tensor:
     """[audio * chunk, channel, mel_frame]: each chunk as a clip of its own."""
+    x = F.pad(x, (0, -x.shape[2] % chunk))
     return rearrange(x, "audio channel (n frame) -> (audio n) channel frame", frame=chunk)
 
 
-def _joined(x: Float[Tensor, "chunk channel frame"], n_clips: int) -> Tensor:
-    """[audio, channel, frame]: the chunks of each clip in one line again."""
-    return rearrange(x, "(audio n) channel frame -> audio channel (n frame)", audio=n_clips)
+def _joined(x: Float[Tensor, "chunk channel frame"], n_clips: int, n_frames: int) -> Tensor:
+    """[audio, channel, frame]: the chunks of each clip in one line again, cut to so many frames."""
+    x = rearrange(x, "(audio n) channel frame -> audio channel (n frame)", audio=n_clips)
+    return x[:, :, :n_frames]
 
 
 def zero_from(x: Float[Tensor, "audio channel frame"], end: int) -> Tensor:

@@ -1,17 +1,20 @@
-"""Which clips are of which row."""
+"""Which spectrograms are of which row, and which of them are windows of one clip."""
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lens_audio.config import AudioTiming
 
 
-def clips_by_row(
+def spectrograms_by_row(
     audio_mask: Bool[Tensor, "batch pos"],
     mel_lengths: Int[Tensor, " audio"] | None,
     timing: AudioTiming,
 ) -> list[range]:
-    """For each row, the range of its clips among all clips, which are flat in row order.
+    """For each row, the range of its spectrograms among all, which are flat in row order.
+
+    A clip is one spectrogram, or several (`windows_by_clip`).
 
     Raises ValueError unless each row's audio tokens are made up exactly by whole clips in order.
     """
@@ -33,6 +36,47 @@ def clips_by_row(
             f"({_totals(audio_mask, counts)}). {_ADVICE}"
         )
     return rows
+
+
+def windows_by_clip(
+    audio_mask: Bool[Tensor, "batch pos"],
+    mel_lengths: Int[Tensor, " audio"] | None,
+    timing: AudioTiming,
+) -> list[list[range]]:
+    """For each row, the spectrograms of each of its clips.
+
+    Where the timing cuts long clips into windows, a clip goes on in the next spectrogram while this
+    one is full and their audio tokens follow each other.
+    """
+    rows = spectrograms_by_row(audio_mask, mel_lengths, timing)
+    if mel_lengths is None or timing.mel_per_window is None:
+        return [[range(one, one + 1) for one in row] for row in rows]
+    counts, lengths = timing.n_tokens(mel_lengths).tolist(), mel_lengths.tolist()
+    clips = []
+    for row, mask in zip(rows, audio_mask, strict=True):
+        places = torch.nonzero(mask).flatten().tolist()
+        found: list[range] = []
+        first = 0  # audio token of the spectrogram
+        for one in row:
+            goes_on = (
+                bool(found)
+                and lengths[one - 1] == timing.mel_per_window
+                and places[first] == places[first - 1] + 1
+            )
+            found[-1:] = [range(found[-1].start, one + 1)] if goes_on else [*found[-1:], range(one, one + 1)]
+            first += counts[one]
+        clips.append(found)
+    return clips
+
+
+def window_numbers(
+    audio_mask: Bool[Tensor, "batch pos"],
+    mel_lengths: Int[Tensor, " audio"],
+    timing: AudioTiming,
+) -> Int[Tensor, " audio"]:
+    """Of every spectrogram, which window of its clip it is, from 0."""
+    clips = [clip for row in windows_by_clip(audio_mask, mel_lengths, timing) for clip in row]
+    return torch.tensor([number for clip in clips for number in range(len(clip))])
 
 
 _ADVICE = (

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
@@ -112,8 +113,9 @@ def _spectrogram(prompt: AudioPrompt, clip: int) -> go.Heatmap:
     """The clip's own frames; Whisper's features are (log10 power + 4) / 4, 80 dB deep."""
     assert prompt.mel is not None
     assert prompt.mel_lengths is not None
-    frames = int(prompt.mel_lengths[clip])
-    decibels = 40 * (prompt.mel[clip, :, :frames].detach().float().cpu().numpy() - 1)
+    parts = [prompt.mel[one, :, : prompt.mel_lengths[one]] for one in prompt.windows_of(clip)]
+    decibels = 40 * (torch.cat(parts, dim=1).detach().float().cpu().numpy() - 1)
+    frames = decibels.shape[1]
     pool = -(-frames // MAX_COLUMNS)
     n_columns = -(-frames // pool)
     padded = np.pad(decibels, ((0, 0), (0, n_columns * pool - frames)), mode="edge")

@@ -2,12 +2,19 @@
 
 from reprlib import repr as shortened
 
+from lens_audio.checkpoints.families.audio_flamingo import AUDIO_FLAMINGO_3, MUSIC_FLAMINGO
 from lens_audio.checkpoints.families.qwen2_5_omni import QWEN2_5_OMNI
 from lens_audio.checkpoints.families.qwen2_audio import QWEN2_AUDIO
 from lens_audio.checkpoints.families.qwen_audio import QWEN_AUDIO
 from lens_audio.checkpoints.family import Family, Json, architectures_of
 
-FAMILIES: list[Family] = [QWEN2_AUDIO, QWEN_AUDIO, QWEN2_5_OMNI]
+FAMILIES: list[Family] = [
+    QWEN2_AUDIO,
+    QWEN_AUDIO,
+    QWEN2_5_OMNI,
+    AUDIO_FLAMINGO_3,
+    MUSIC_FLAMINGO,
+]
 
 
 def family_of(config: Json) -> Family:

@@ -14,6 +14,7 @@ from torch import Tensor
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import at_positions, collecting, layer_names
 from lens_audio.inputs import AudioPrompt
+from lens_audio.model.clips import window_numbers
 from lens_audio.sites import last_positions
 
 KEPT_LENGTHS = 64  # silences kept; 30 s of the 7B model in bfloat16 is 6 MB
@@ -36,10 +37,11 @@ def direction(
 
 
 class SilenceEmbeddings:
-    """The projected encoder output of silence, by length in mel frames; the oldest go first."""
+    """The projected encoder output of silence, by length in mel frames and number of the window in
+    its clip; the oldest go first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[int, torch.dtype, str], Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int, torch.dtype, str], Tensor] = OrderedDict()
 
     def of(
         self, model: HookedAudioTransformer, prompt: AudioPrompt
@@ -51,7 +53,10 @@ class SilenceEmbeddings:
         """
         assert prompt.mel_lengths is not None
         weight = model.embed.W_E
-        keys = [(int(n), weight.dtype, str(weight.device)) for n in prompt.mel_lengths]
+        timing = model.cfg.audio
+        windows = window_numbers(prompt.audio_mask, prompt.mel_lengths, timing)
+        lengths = zip(prompt.mel_lengths.tolist(), windows.tolist(), strict=True)
+        keys = [(*both, weight.dtype, str(weight.device)) for both in lengths]
         missing = {key: clip for clip, key in enumerate(keys) if key not in self._kept}
         found = {key: self._kept[key] for key in keys if key in self._kept}
         if missing:
@@ -59,9 +64,10 @@ class SilenceEmbeddings:
             assert mel is not None
             for key, clip in missing.items():
                 # Alone, so that what is kept is no matter of the batch that it was first met in.
-                lengths = prompt.mel_lengths[clip : clip + 1]
-                embedded = model.embed_audio(mel[clip : clip + 1], lengths)[0]
-                n_tokens = int(model.cfg.audio.n_tokens(lengths))
+                one = slice(clip, clip + 1)
+                lengths = prompt.mel_lengths[one]
+                embedded = model.embed_audio(mel[one], lengths, windows[one])[0]
+                n_tokens = int(timing.n_tokens(lengths))
                 found[key] = self._kept[key] = embedded[:n_tokens].clone()
         while len(self._kept) > KEPT_LENGTHS:
             self._kept.popitem(last=False)

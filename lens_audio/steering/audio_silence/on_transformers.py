@@ -8,11 +8,12 @@ import torch
 import torch.nn as nn
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from lens_audio.analysis.attention import pattern_rows
-from lens_audio.checkpoints.hf import family_of_model, sizes_of
+from lens_audio.checkpoints.hf import family_of_model, model_inside, sizes_of
 from lens_audio.data.collect import at_positions
+from lens_audio.model.clips import windows_by_clip
+from lens_audio.model.rotary import apply_rotary
 from lens_audio.sites import last_positions
 from lens_audio.steering.audio_silence.direction import direction
 from lens_audio.steering.audio_silence.settings import AudioSilenceSettings, added, steps
@@ -34,11 +35,12 @@ def attached(steering: AudioSilenceSettings, hf_model: Any) -> Iterator[Any]:
         ValueError: for another model, one that the steering does not fit, and while attached, for
             prompts that hold one audio token a clip.
     """
-    state = _AttachedToHf(steering, hf_model)
+    inside = model_inside(hf_model)
+    state = _AttachedToHf(steering, inside)
     cfg = state.cfg
     steering.check_sizes({"n_layers": cfg.n_layers, "n_heads": cfg.n_heads, "d_model": cfg.d_model})
     handles = [
-        hf_model.register_forward_pre_hook(state.see, with_kwargs=True),
+        inside.register_forward_pre_hook(state.see, with_kwargs=True),
         state.decoder.layers[-1].register_forward_hook(state.add),
     ]
     try:
@@ -61,7 +63,7 @@ class _AttachedToHf:
         assert family.in_transformers is not None
         self.decoder = hf_model.get_submodule(family.in_transformers.decoder)
         self.cfg = sizes_of(hf_model)
-        self.silences: dict[int, Tensor] = {}  # by length in mel frames
+        self.silences: dict[tuple[int, ...], Tensor] = {}  # by a clip's windows, in mel frames
         self.is_computing = self.continues = False
         self.seen: tuple[Tensor, Tensor] | None = None  # the prompt whose s is in use
         self.s: Tensor | None = None
@@ -129,7 +131,9 @@ class _AttachedToHf:
             s = self.steering.direction.to(self.decoder.embed_tokens.weight).expand(len(ids), -1)
         if self.steering.direction is None or self.steering.adaptive == "listening":
             entered, position_ids = self._decoder_input(inputs)
-            quiet = torch.cat([self._silence(int(n), inputs) for n in frames])
+            rows = windows_by_clip(is_audio, frames, self.cfg.audio)
+            clips = [tuple(frames[list(clip)].tolist()) for row in rows for clip in row]
+            quiet = torch.cat([self._silence(clip, inputs) for clip in clips])
             place = is_audio[..., None].to(entered.device)
             over_silence = entered.masked_scatter(place, quiet.to(entered))
             both = torch.cat([entered, over_silence])
@@ -164,25 +168,27 @@ class _AttachedToHf:
             self.hf_model.model(**given, use_cache=False)
         return found["inputs_embeds"], found.get("position_ids")
 
-    def _silence(self, n_frames: int, inputs: dict[str, Any]) -> Float[Tensor, "token d_model"]:
-        """What silence of this length writes at its audio positions; computed once a length."""
-        if n_frames not in self.silences:
+    def _silence(
+        self, windows: tuple[int, ...], inputs: dict[str, Any]
+    ) -> Float[Tensor, "token d_model"]:
+        """What a silent clip of these windows writes at its audio positions; computed once."""
+        if windows not in self.silences:
             features, ids = inputs["input_features"], inputs["input_ids"]
-            n_tokens = self.cfg.audio.n_tokens(n_frames)
-            audio = self.cfg.audio_token_id
-            mel = torch.full_like(features[:1], SILENT_LOG_MEL)
-            row = ids.new_tensor([[int(ids[0, -1]), *[audio] * n_tokens]])
+            n_tokens = sum(map(self.cfg.audio.n_tokens, windows))
+            mel = torch.full_like(features[:1], SILENT_LOG_MEL).repeat(len(windows), 1, 1)
+            row = ids.new_tensor([[int(ids[0, -1]), *[self.cfg.audio_token_id] * n_tokens]])
             quiet = {
                 "input_ids": row,
                 "input_features": mel,
                 "attention_mask": torch.ones_like(row),
             }
             if self.cfg.prompt_parts.mel_mask is not None:
-                is_real = torch.arange(mel.shape[2], device=mel.device)[None] < n_frames
+                frames = torch.arange(mel.shape[2], device=mel.device)
+                is_real = frames < mel.new_tensor(windows)[:, None]
                 quiet[self.cfg.prompt_parts.mel_mask] = is_real.long()
             embeds, _ = self._decoder_input(quiet)
-            self.silences[n_frames] = embeds[0, 1:]
-        return self.silences[n_frames]
+            self.silences[windows] = embeds[0, 1:]
+        return self.silences[windows]
 
     def _run(
         self, both: Tensor, position_ids: Tensor | None, is_audio: Tensor
@@ -209,8 +215,8 @@ class _AttachedToHf:
             handles += [
                 _watch_mass(self.decoder.layers[l], l, masses, n, *readable) for l in layers
             ]
-        if position_ids is not None and len(position_ids) > 1:
-            position_ids = position_ids.repeat(2, 1)
+        if position_ids is not None and position_ids.shape[-2] > 1:
+            position_ids = torch.cat([position_ids] * 2, dim=-2)  # [..., batch, pos]
         with _hooked(handles):
             self.decoder(
                 inputs_embeds=both,
@@ -254,7 +260,7 @@ def _watch_mass(
         shape = (*x.shape[:2], -1, attention.head_dim)
         q, k = attention.q_proj(x).view(shape), attention.k_proj(x).view(shape)
         cos, sin = (part[:n] for part in kwargs["position_embeddings"])
-        q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=2)
+        q, k = (apply_rotary(part, cos[:, :, None], sin[:, :, None]) for part in (q, k))
         last = last_positions(mask)
         may_read = mask & (torch.arange(mask.shape[1], device=mask.device) <= last[:, None])
         at_last = at_positions(q, last)[:, None]
