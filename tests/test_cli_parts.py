@@ -43,7 +43,7 @@ def run(line: str) -> Result:
 def test_a_part_is_the_samples_between_two_moments(
     long: np.ndarray, start: float, end: float, at_most: float, samples: slice, said: str
 ) -> None:
-    found = read_excerpt(Path("long.wav"), Checkpoint.read(None).processor, start, end, at_most)
+    found = read_excerpt(Path("long.wav"), Checkpoint.read(None), start, end, at_most)
     np.testing.assert_array_equal(found.samples, long[samples])
     assert found.said == said
 

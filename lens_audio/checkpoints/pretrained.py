@@ -1,6 +1,7 @@
 """From a checkpoint folder or the hub, tensor by tensor, straight to the device."""
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +96,26 @@ def fill(
             has NaN or infinite values; and for a dtype that the model cannot run in.
     """
     places, cfg = checkpoint.match(model), checkpoint.cfg
+    if verbose and (left_out := parts_left_out(places)):
+        tqdm.write(f"not read, as no part of this model: {left_out}", file=sys.stderr)
     wanted = resolve_dtype(dtype, checkpoint.config)
     for name, weight in read_tensors(places, model, device, wanted, verbose):
         cfg.dtype = cfg.audio.dtype = weight.dtype
         assign(model, name, nn.Parameter(weight))
     model.tie_weights()
     cfg.device = cfg.audio.device = str(device)
+
+
+def parts_left_out(places: Places) -> str:
+    """What a checkpoint holds beside the model, by the outermost names that tell it apart."""
+    used = [name for ours in places.values() for name, to in ours.items() if to]
+    counts: dict[str, int] = {}
+    for name in (name for ours in places.values() for name, to in ours.items() if not to):
+        pieces = name.split(".")
+        prefixes = [".".join(pieces[:n]) for n in range(1, len(pieces) + 1)]
+        part = next(p for p in prefixes if not any(one.startswith(f"{p}.") for one in used))
+        counts[part] = counts.get(part, 0) + 1
+    return ", ".join(f"{part} ({n} tensor{'s'[: n > 1]})" for part, n in counts.items())
 
 
 def read_config(folder: Path, config: Json, family: Family) -> AudioModelConfig:

@@ -187,7 +187,7 @@ def read_excerpts(checkpoint: Checkpoint, task: Task, request: Patch) -> list[Ex
     """The same part of both recordings; of one that is changed, that part alone."""
     return [
         read_excerpt(
-            each.audio, checkpoint.processor, request.start, request.end, request.max_seconds
+            each.audio, checkpoint, request.start, request.end, request.max_seconds
         )
         for each in (task.clean, task.corrupted)
         if each.corrupt is None

@@ -8,10 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lens_audio.inputs.audio import load_audio, stored_seconds
+from lens_audio.inputs.loading import MOST_SECONDS, longest_clip
 from lens_audio.inputs.timing import Seconds
-
-MOST_SECONDS = 24 * 3600.0  # of a recording of which a later part is taken
-
 
 @dataclass(frozen=True)
 class Excerpt:
@@ -45,7 +43,7 @@ class Excerpt:
 
 
 def read_excerpt(
-    audio: Any, processor: Any, start: float | None, end: float | None, at_most: Seconds | None
+    audio: Any, checkpoint: Any, start: float | None, end: float | None, at_most: Seconds | None
 ) -> Excerpt:
     """A file's or (samples, rate)'s part from `start` to `end`, or its first `at_most` seconds from there.
 
@@ -53,9 +51,8 @@ def read_excerpt(
         OSError, ValueError: for what is no recording, ends before `start`, or is longer than the
             model hears; in the words of the command line.
     """
-    extractor = processor.feature_extractor
-    rate = extractor.sampling_rate
-    hears = extractor.n_samples / rate
+    rate = checkpoint.processor.feature_extractor.sampling_rate
+    hears = longest_clip(checkpoint.processor, checkpoint.cfg.audio)
     first = start or 0.0
     if at_most is not None and at_most > hears:
         raise ValueError(

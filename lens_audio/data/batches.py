@@ -14,6 +14,7 @@ from lens_audio.data.items import AudioQAItem, Item
 from lens_audio.data.wording import Wording
 from lens_audio.inputs import AudioPrompt, build_prompt, load_audio
 from lens_audio.inputs.audio import is_clip, stored_seconds
+from lens_audio.inputs.loading import longest_clip
 from lens_audio.progress_bar import ProgressBar
 from lens_audio.workers import end_with_parent
 
@@ -144,7 +145,7 @@ class BatchDataset(Dataset):
         return load_audio(
             as_clip(item.audio),
             target_rate=extractor.sampling_rate,
-            limit_seconds=extractor.n_samples / extractor.sampling_rate,
+            limit_seconds=longest_clip(self.processor, self.timing),
             max_seconds=self.max_seconds,
             hop_length=extractor.hop_length,
             timing=self.timing,

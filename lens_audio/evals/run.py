@@ -16,6 +16,7 @@ from lens_audio.evals.processes import Processes
 from lens_audio.evals.protocol import Chosen, Settings, SteeringProtocol, check_recorded
 from lens_audio.evals.report import Results
 from lens_audio.evals.runner import Runner, Spent
+from lens_audio.inputs.loading import longest_clip
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.storage import model_facts
 
@@ -71,8 +72,7 @@ def evaluate(
     try:
         if manifests != [manifest] * len(manifests):
             raise ValueError("the processes of this run have different models, data or settings")
-        extractor = model.processor.feature_extractor
-        longest = extractor.n_samples / extractor.sampling_rate
+        longest = longest_clip(model.processor, model.cfg.audio.timing)
         to_load = partial(
             BatchDataset,
             processor=model.processor,

@@ -13,6 +13,9 @@ from lens_audio.inputs.audio import Rate, is_clip, load_audio
 from lens_audio.inputs.timing import Seconds
 
 
+MOST_SECONDS = 24 * 3600.0  # of a clip, where the model has no limit of its own
+
+
 def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
     """The clips of each row. `n_rows` is None for one prompt that is not in a list."""
     if audio is None:
@@ -38,10 +41,31 @@ def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
     return rows
 
 
+def longest_clip(processor: Any, timing: AudioTiming) -> float:
+    """The most seconds of a clip that a model hears: of its windows, and by its processor."""
+    if timing.max_windows is None:
+        return MOST_SECONDS
+    extractor = processor.feature_extractor
+    seconds = timing.max_windows * extractor.n_samples / extractor.sampling_rate
+    return min(seconds, getattr(processor, "max_audio_len", seconds))
+
+
 def check_placeholders(
     texts: Sequence[str], rows: Sequence[Sequence[Any]], processor: Any, parts: PromptParts
 ) -> None:
-    """ValueError unless each text holds one audio placeholder for each of its row's clips."""
+    """ValueError unless each text holds one audio placeholder for each of its row's clips, and no
+    more clips than the model's processor takes."""
+    n_clips = [len(clips) for clips in rows]
+    if parts.max_clips is not None and max(n_clips, default=0) > parts.max_clips:
+        raise ValueError(
+            f"A prompt has {max(n_clips)} clips and this model's processor takes at most "
+            f"{parts.max_clips} a prompt: ask about one, or join the recordings into one."
+        )
+    if parts.max_clips == 1 and len(set(n_clips)) > 1:
+        raise ValueError(
+            "Some of these prompts have a clip and others have none, and this model's processor takes "
+            "one for each prompt or none at all: make the prompts without audio apart."
+        )
     before, audio_token, behind = parts.clip(processor)
     for row, (text, clips) in enumerate(zip(texts, rows, strict=True)):
         found = text.count(audio_token)
@@ -60,7 +84,7 @@ def load_clips(
     timing: AudioTiming,
 ) -> list[Float[np.ndarray, " _"]]:
     """The clips of all rows, in order, as mono waveforms at the processor's rate."""
-    extractor = processor.feature_extractor
+    extractor, longest = processor.feature_extractor, longest_clip(processor, timing)
     waveforms = []
     for row, clips in enumerate(rows):
         for number, clip in enumerate(clips):
@@ -69,7 +93,7 @@ def load_clips(
                     clip,
                     sampling_rate,
                     target_rate=extractor.sampling_rate,
-                    limit_seconds=extractor.n_samples / extractor.sampling_rate,
+                    limit_seconds=longest,
                     max_seconds=max_seconds,
                     hop_length=extractor.hop_length,
                     timing=timing,

@@ -130,10 +130,8 @@ class AudioPrompt:
         inputs = processor(
             text=list(texts),
             audio=list(waveforms) or None,
-            sampling_rate=extractor.sampling_rate,
             return_tensors="pt",
-            padding=True,
-            padding_side=padding_side,
+            **_processor_options(extractor, waveforms, timing, padding_side),
         )
         tokens, mel = inputs["input_ids"], inputs.get("input_features")
         mel_lengths = _mel_lengths(inputs, parts)
@@ -384,6 +382,29 @@ class AudioPrompt:
             n_before = whole * (len(self.windows_of(clip)) - 1)
             samples += [whole] * (len(self.windows_of(clip)) - 1) + [len(wave) - n_before]
         return samples
+
+
+def _processor_options(
+    extractor: Any,
+    waveforms: Sequence[Float[np.ndarray, " _"]],
+    timing: AudioTiming,
+    padding_side: str,
+) -> dict[str, Any]:
+    """What a processor is asked for: texts padded to the longest; windows to their whole length; clips
+    of any length to the longest and a chunk more.
+
+    Qwen2.5-Omni's own pads to five minutes, of which its encoder reads nothing, and cuts there.
+    """
+    text, audio = {"padding": True, "padding_side": padding_side}, {}
+    audio["sampling_rate"] = extractor.sampling_rate
+    if timing.max_windows is None and len(waveforms):
+        more = (timing.chunk_frames or 0) * extractor.hop_length
+        audio["max_length"] = max(map(len, waveforms)) + more
+    elif timing.mel_per_window is not None:
+        audio["padding"] = "max_length"
+    else:
+        return text | audio
+    return {"text_kwargs": text, "audio_kwargs": audio}
 
 
 def _mel_lengths(inputs: Mapping[str, Any], parts: PromptParts) -> Int[Tensor, " audio"] | None:
