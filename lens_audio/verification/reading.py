@@ -116,9 +116,14 @@ def transformers_inputs(prompt: AudioPrompt) -> dict[str, Tensor]:
 
 
 def at_real_positions(
-    name: str, x: Float[Tensor, "row pos width"], prompt: AudioPrompt
+    name: str, x: Float[Tensor, "*row pos width"], prompt: AudioPrompt
 ) -> Float[Tensor, "real width"]:
-    """What stands at tokens of the prompt, or at frames or tokens of its clips, on the CPU."""
+    """What stands at tokens of the prompt, or at frames or tokens of its clips, on the CPU.
+
+    transformers' encoders that read a clip in chunks hold no other frames: theirs is as it is.
+    """
+    if x.ndim == 2:
+        return x.cpu()
     assert prompt.mel_lengths is not None
     if name in (ENCODER_OUT, PROJECTOR_OUT):
         lengths = prompt.timing.n_tokens(prompt.mel_lengths)
