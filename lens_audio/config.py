@@ -260,7 +260,9 @@ class ProjectorConfig:
     d_hidden: int | None = None  # None: one linear layer
     act_fn: str = "gelu"
     bias: bool = True
-    time_rotary_base: float | None = None  # the encoder's outputs are rotated by their time, if given
+    time_rotary_base: float | None = (
+        None  # the encoder's outputs are rotated by their time, if given
+    )
     time_rotary_dim: int = 0  # for each of the two axes, window and place in it
     seconds_per_frame: float = 0.04  # of the encoder's outputs, for that rotation
 

@@ -149,7 +149,9 @@ class FamilyCase:
                 audio_d_model=2 * sizes.audio_d_model,
             )
         if self.in_windows:  # whole tokens of a window, as the published have
-            sizes = replace(sizes, n_frames=2 * (sizes.n_frames // 2), audio_d_model=10 * sizes.audio_heads)
+            sizes = replace(
+                sizes, n_frames=2 * (sizes.n_frames // 2), audio_d_model=10 * sizes.audio_heads
+            )
         return replace(sizes, **self.fix)
 
     def build(self, sizes: Sizes, seed: int = 0, attn: str = "eager") -> Any:
@@ -201,7 +203,9 @@ class FamilyCase:
         generator = torch.Generator().manual_seed(seed)
         rows, lengths = [], []
         for n_row, row in enumerate(clips):
-            text = torch.randint(4, sizes.d_vocab, (5 + longer * n_row,), generator=generator).tolist()
+            text = torch.randint(
+                4, sizes.d_vocab, (5 + longer * n_row,), generator=generator
+            ).tolist()
             ids = text[:2]
             for clip in row:
                 parts = self.windows(sizes, clip)

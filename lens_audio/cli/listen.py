@@ -62,9 +62,7 @@ def run(request: Listen) -> None:
     task = Task.of(request)
     checkpoint = Checkpoint.read(request.model, request.device)
     checkpoint.check_heads(request.top)
-    excerpt = read_excerpt(
-        task.audio, checkpoint, request.start, request.end, request.max_seconds
-    )
+    excerpt = read_excerpt(task.audio, checkpoint, request.start, request.end, request.max_seconds)
     prompt = checkpoint.prompt(task.question, (excerpt.samples, excerpt.rate))
     model = load(request.model, request.device, dtype=request.dtype)
     prompt = prompt.to(model.device)

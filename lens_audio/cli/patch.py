@@ -186,9 +186,7 @@ def _label(prompt: AudioPrompt, position: int) -> str:
 def read_excerpts(checkpoint: Checkpoint, task: Task, request: Patch) -> list[Excerpt]:
     """The same part of both recordings; of one that is changed, that part alone."""
     return [
-        read_excerpt(
-            each.audio, checkpoint, request.start, request.end, request.max_seconds
-        )
+        read_excerpt(each.audio, checkpoint, request.start, request.end, request.max_seconds)
         for each in (task.clean, task.corrupted)
         if each.corrupt is None
     ]

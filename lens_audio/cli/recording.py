@@ -11,6 +11,7 @@ from lens_audio.inputs.audio import load_audio, stored_seconds
 from lens_audio.inputs.loading import MOST_SECONDS, longest_clip
 from lens_audio.inputs.timing import Seconds
 
+
 @dataclass(frozen=True)
 class Excerpt:
     """Samples from `start` to `end`, in seconds, of a recording that lasts `total` seconds."""

@@ -12,8 +12,8 @@ from lens_audio.config import AudioTiming, PromptParts
 from lens_audio.inputs.audio import Rate, is_clip, load_audio
 from lens_audio.inputs.timing import Seconds
 
-
-MOST_SECONDS = 24 * 3600.0  # of a clip, where the model has no limit of its own
+MOST_SECONDS = 24 * 3600.0  # of a recording of which a part is taken
+ANY_SECONDS = MOST_SECONDS / 2  # of a clip, where the model has no limit of its own
 
 
 def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
@@ -44,7 +44,7 @@ def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
 def longest_clip(processor: Any, timing: AudioTiming) -> float:
     """The most seconds of a clip that a model hears: of its windows, and by its processor."""
     if timing.max_windows is None:
-        return MOST_SECONDS
+        return ANY_SECONDS
     extractor = processor.feature_extractor
     seconds = timing.max_windows * extractor.n_samples / extractor.sampling_rate
     return min(seconds, getattr(processor, "max_audio_len", seconds))

@@ -395,7 +395,9 @@ def _z_in_windows(
 
     mask = blind = None
     if key_mask is not None:
-        keys = rearrange(F.pad(key_mask, (0, missing)), "batch (n pos) -> (batch n) pos", pos=window)
+        keys = rearrange(
+            F.pad(key_mask, (0, missing)), "batch (n pos) -> (batch n) pos", pos=window
+        )
         mask, blind = keys[:, None, None], ~keys.any(1)[:, None, None, None]
     z = F.scaled_dot_product_attention(runs(q), runs(k), runs(v), attn_mask=mask)
     z = z if blind is None else z.masked_fill(blind, 0)

@@ -63,7 +63,9 @@ def windows_by_clip(
                 and lengths[one - 1] == timing.mel_per_window
                 and places[first] == places[first - 1] + 1
             )
-            found[-1:] = [range(found[-1].start, one + 1)] if goes_on else [*found[-1:], range(one, one + 1)]
+            found[-1:] = (
+                [range(found[-1].start, one + 1)] if goes_on else [*found[-1:], range(one, one + 1)]
+            )
             first += counts[one]
         clips.append(found)
     return clips

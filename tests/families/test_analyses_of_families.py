@@ -14,8 +14,8 @@ from lens_audio.analysis import audio_attention
 from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
 from lens_audio.analysis.metrics import logit_diff
-from lens_audio.analysis.path_patching import path_patch
 from lens_audio.analysis.patching import sweep, time_windows
+from lens_audio.analysis.path_patching import path_patch
 from lens_audio.steering import AudioSilenceSteering
 
 families = pytest.mark.parametrize("family", FAMILY_CASES, ids=lambda family: family.name)
@@ -105,9 +105,7 @@ def test_transformer_lens_patching_runs_unchanged(family):
         theirs = tl_patching.get_act_patch_attn_head_out_all_pos(
             model, corrupted.tokens, cache, lambda logits: METRIC(logits[:, -1]).mean()
         )
-    ours = sweep(
-        model, clean, corrupted, "z", METRIC, positions="all", heads="each", verbose=False
-    )
+    ours = sweep(model, clean, corrupted, "z", METRIC, positions="all", heads="each", verbose=False)
     torch.testing.assert_close(ours.values.flatten(), theirs.flatten(), atol=1e-4, rtol=0)
 
 
@@ -138,9 +136,7 @@ def test_audio_attention_is_the_patterns_last_row(family):
 def test_both_lenses_end_with_the_models_own_answer(family):
     model, clean, _ = long_pair(family)
     expected = model(clean)[:, -1].log_softmax(-1)
-    torch.testing.assert_close(
-        encoder_lens(model, clean, None)[:, -1], expected, atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(encoder_lens(model, clean, None)[:, -1], expected, atol=1e-4, rtol=0)
     lens = logit_lens(model, clean, tokens=None, positions="last")
     torch.testing.assert_close(lens.flatten(0, -2)[-1], expected[0], atol=1e-4, rtol=0)
 

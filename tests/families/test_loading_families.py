@@ -28,9 +28,7 @@ def test_a_saved_model_loads(family, seed, max_shard_size, tmp_path):
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (max_shard_size == "20KB")
     ours, inputs = load(tmp_path), family.inputs(sizes, [[23]], seed=seed)
     expected = hf(**inputs).logits
-    torch.testing.assert_close(
-        ours(ours.prompt_from_inputs(inputs)), expected, atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(ours(ours.prompt_from_inputs(inputs)), expected, atol=1e-4, rtol=0)
 
 
 @families

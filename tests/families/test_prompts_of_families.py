@@ -1,100 +1,15 @@
 """Prompts by each family's real processor: token counts, times, silence, long and several clips."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
-from family_models import FAMILY_CASES, FamilyCase
-from transformers import (
-    AudioFlamingo3Processor,
-    AutoTokenizer,
-    MusicFlamingoProcessor,
-    Qwen2_5OmniProcessor,
-    Qwen2AudioProcessor,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
-    WhisperFeatureExtractor,
-)
+from family_processors import PROCESSORS, model_of
 
 import lens_audio as la
-from lens_audio.checkpoints.families import FAMILIES
 
 RATE = 16000
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'audio' %}{{ 'PLACE' }}{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-OMNI = "<|audio_bos|><|AUDIO|><|audio_eos|>"
-
-
-def tokenizer(**special):
-    """The embedded checkpoint's, with the special tokens of a family and their names."""
-    found = AutoTokenizer.from_pretrained(la.testbed.checkpoint_dir())
-    found.add_special_tokens({"additional_special_tokens": list(special.values())})
-    for name, token in special.items():
-        setattr(found, name, token)
-        setattr(found, f"{name}_id", found.convert_tokens_to_ids(token))
-    return found
-
-
-def qwen2_audio():
-    special = tokenizer()
-    extractor = WhisperFeatureExtractor(feature_size=8)
-    return Qwen2AudioProcessor(extractor, special, chat_template=TEMPLATE.replace("PLACE", OMNI))
-
-
-def omni():
-    special = tokenizer(
-        image_token="<|IMAGE|>", audio_token="<|AUDIO|>", video_token="<|VIDEO|>",
-        vision_bos_token="<|vision_bos|>", vision_eos_token="<|vision_eos|>",
-        audio_bos_token="<|audio_bos|>", audio_eos_token="<|audio_eos|>",
-    )  # fmt: skip
-    extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=300)
-    images = Qwen2VLImageProcessor(), Qwen2VLVideoProcessor()
-    template = TEMPLATE.replace("PLACE", OMNI)
-    return Qwen2_5OmniProcessor(*images, extractor, special, chat_template=template)
-
-
-def flamingo(cls):
-    special = tokenizer(sound="<sound>", bos="<|sound_bos|>", eos="<|sound_eos|>")
-    extractor = WhisperFeatureExtractor(feature_size=8)
-    return cls(extractor, special, chat_template=TEMPLATE.replace("PLACE", "<sound>"))
-
-
-PROCESSORS = {
-    "Qwen2-Audio": qwen2_audio,
-    "Qwen2.5-Omni": omni,
-    "Audio Flamingo 3": lambda: flamingo(AudioFlamingo3Processor),
-    "Music Flamingo": lambda: flamingo(MusicFlamingoProcessor),
-}
-CASES = {family.name: family for family in FAMILY_CASES}
 families = pytest.mark.parametrize("name", PROCESSORS)
 long_clips = pytest.mark.parametrize("name", [n for n in PROCESSORS if n != "Qwen2-Audio"])
-
-
-@cache
-def model_of(name: str) -> la.HookedAudioTransformer:
-    """A small model whose windows and chunks are as long as the published ones."""
-    family: FamilyCase = CASES[name]
-    processor = PROCESSORS[name]()
-    place = next(f for f in FAMILIES if f.name == name).prompt_parts.clip(processor)[1]
-    changed = {"d_vocab": len(processor.tokenizer), "n_mels": 8, "n_frames": 1500, "tied": False}
-    sizes = family.sizes(1).__class__(**vars(family.sizes(1)) | changed)
-    cls, config = family.config(sizes)
-    for name_of_it in ("audio_token_id", "audio_token_index"):
-        if hasattr(config, name_of_it):
-            setattr(config, name_of_it, processor.tokenizer.convert_tokens_to_ids(place))
-    if hasattr(config.audio_config, "n_window"):
-        config.audio_config.n_window = 100
-        config.audio_config.max_source_positions = 1500
-    config.text_config.max_position_embeddings = 8192
-    torch.manual_seed(0)
-    return la.HookedAudioTransformer.from_hf(cls(config).eval(), processor)
 
 
 def sound(seconds, seed=0):
