@@ -48,12 +48,12 @@ class AudioTiming:
         """Mel frames of the shortest clip that makes an audio token."""
         whole, rest = 0, self.frames_per_token
         if self.chunk_frames is not None:
-            per_chunk = self._halved(self.chunk_frames)
+            per_chunk = self.halved(self.chunk_frames)
             whole, rest = divmod(rest - 1, per_chunk)
             whole, rest = whole * self.chunk_frames, rest + 1
         return whole + (rest - 1) * self.conv_stride + 1
 
-    def _halved(self, mel_frames: Count) -> Count:
+    def halved(self, mel_frames: Count) -> Count:
         """What the convolutions make of so many mel frames: every stride rounds up."""
         return (mel_frames - 1) // self.conv_stride + 1
 
@@ -63,9 +63,9 @@ class AudioTiming:
         Takes an int or an integer tensor of any shape and returns the same kind, as `n_tokens` does.
         """
         if self.chunk_frames is None:
-            return self._halved(mel_frames)
+            return self.halved(mel_frames)
         whole, rest = mel_frames // self.chunk_frames, mel_frames % self.chunk_frames
-        return whole * self._halved(self.chunk_frames) + self._halved(rest)
+        return whole * self.halved(self.chunk_frames) + self.halved(rest)
 
     def n_tokens(self, mel_frames: Count) -> Count:
         """Audio tokens of a spectrogram of so many mel frames; what does not fill one is left out."""
@@ -95,7 +95,7 @@ class AudioTiming:
         frames = torch.arange(n_frames, dtype=torch.float64)
         if self.chunk_frames is None:
             return frames * (self.conv_stride * hop_length) / sampling_rate
-        per_chunk = self._halved(self.chunk_frames)
+        per_chunk = self.halved(self.chunk_frames)
         mel = frames // per_chunk * self.chunk_frames + frames % per_chunk * self.conv_stride
         return mel * hop_length / sampling_rate
 
@@ -156,6 +156,8 @@ class BlockConfig(TransformerLensConfig):
     attn_bias: str = ""
     mlp_bias: bool = False
     rotary_base: float = 10000.0
+    rotary_dim: int | None = None  # of each head, its first dimensions; None: all
+    use_qk_norm: bool = False  # RMSNorm of each head's query and key, before they are rotated
     seq_length: int | None = None  # beyond it the next two act, as in Qwen's first generation
     use_dynamic_ntk: bool = False
     use_logn_attn: bool = False
@@ -171,8 +173,12 @@ class BlockConfig(TransformerLensConfig):
             raise ValueError(
                 f"n_heads {self.n_heads} is not a multiple of n_key_value_heads {self.kv_heads}"
             )
-        if self.positional_embedding_type == "rotary" and self.d_head % 2:
-            raise ValueError(f"rotary embedding needs an even d_head, not {self.d_head}")
+        rotated = self.d_head if self.rotary_dim is None else self.rotary_dim
+        if self.positional_embedding_type == "rotary" and (rotated % 2 or rotated > self.d_head):
+            raise ValueError(
+                f"rotary embedding needs an even number of dimensions of the {self.d_head} of a "
+                f"head, not {rotated}"
+            )
         if (self.use_dynamic_ntk or self.use_logn_attn) and (self.seq_length or 0) < 2:
             raise ValueError(
                 f"use_dynamic_ntk and use_logn_attn act beyond seq_length, which cannot be "
@@ -225,18 +231,26 @@ class DecoderConfig(BlockConfig):
 class AudioEncoderConfig(BlockConfig, AudioTiming):
     """A Whisper encoder with an average pool; `n_ctx` counts frames after the convolutions.
 
+    With `conv_channels` the convolutions are three in time and frequency, of stride 2 each, and a
+    linear layer (AuT); else Whisper's two in time, of strides 1 and `conv_stride`.
+
     What the convolutions see behind a clip: the silence that its spectrogram is padded with; with
     `cuts_mel` zeros from where the longest clip of the batch ends; with `zeros_after_clip` zeros from
     each clip's own end, and zeros again before the second convolution.
 
-    `positional_embedding_type` is "standard" (stored) or "sinusoidal" (computed), in chunks the same
-    in each. Attention stays inside `window_frames` mel frames, if that is given.
+    `positional_embedding_type` is "standard" (stored, in float32 with `float32_positions`),
+    "sinusoidal" (computed, in each chunk the same) or "rotary". Attention stays inside
+    `window_frames` mel frames, if that is given, and out of the padding unless `masks_padding` is
+    False.
     """
 
     n_mels: int = 128
+    conv_channels: int | None = None
     cuts_mel: bool = False
     zeros_after_clip: bool = False
     window_frames: int | None = None
+    masks_padding: bool = True
+    float32_positions: bool = False
     attention_dir: str = "bidirectional"
     attn_bias: str = "qvo"
     mlp_bias: bool = True

@@ -36,13 +36,18 @@ WITHOUT_EFFECT = (
 # so that what was begun without them is still resumed.
 LATER = {
     "chunk_frames": None,
+    "conv_channels": None,
     "conv_stride": 2,
+    "float32_positions": False,
+    "masks_padding": True,
     "max_windows": 1,
     "mel_per_window": None,
     "pool": 2,
     "projector": ProjectorConfig(),
+    "rotary_dim": None,
     "stack": 1,
     "ungroup_grouped_query_attention": False,
+    "use_qk_norm": False,
     "window_frames": None,
     "zeros_after_clip": False,
 }

@@ -53,7 +53,9 @@ def prompt_from_inputs(
         raise ValueError(f"no input_ids among the inputs, which are {', '.join(sorted(given))}")
     tensors = {name: torch.as_tensor(value) for name, value in given.items() if name in READ}
     mel, extractor = tensors.get("input_features"), getattr(processor, "feature_extractor", None)
-    rates = {} if extractor is None else _rates(extractor)
+    rates: dict[str, Any] = {}
+    if extractor is not None:
+        rates = {"sampling_rate": extractor.sampling_rate, "hop_length": extractor.hop_length}
     return AudioPrompt.from_tensors(
         tensors["input_ids"],
         mel,
@@ -64,10 +66,6 @@ def prompt_from_inputs(
         cfg=cfg,
         **rates,
     )
-
-
-def _rates(extractor: Any) -> dict[str, int]:
-    return {"sampling_rate": extractor.sampling_rate, "hop_length": extractor.hop_length}
 
 
 def _mel_lengths(mel: Tensor, tensors: Mapping[str, Tensor]) -> Int[Tensor, " spectrogram"]:

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 from lens_audio.model.activation_cache import ActivationCache
-from lens_audio.model.audio_encoder import HookedAudioEncoder
+from lens_audio.model.encoders import HookedAudioEncoder
 from lens_audio.model.hooked_transformer import HookedTransformer
 from lens_audio.model.kv_cache import KeyValueCache
 

@@ -15,6 +15,7 @@ from transformer_lens import FactoredMatrix
 from lens_audio.config import BlockConfig
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCacheEntry
+from lens_audio.model.norm import RMSNorm
 from lens_audio.model.rotary import Rotary, apply_rotary
 from lens_audio.model.shared_prefix import SHORT_CONTINUATION, SharedPrefix
 from lens_audio.model.shown import ShownWeight, ShowsWeights, bias_or_zeros, shown_bias, store
@@ -131,6 +132,10 @@ class Attention(ShowsWeights):
         self.v_proj = nn.Linear(cfg.d_model, kv_width, bias="v" in cfg.attn_bias)
         self.o_proj = nn.Linear(width, cfg.d_model, bias="o" in cfg.attn_bias)
 
+        if cfg.use_qk_norm:
+            self.q_norm = RMSNorm(cfg, cfg.d_head)
+            self.k_norm = RMSNorm(cfg, cfg.d_head)
+
         self.hook_q = HookPoint()  # [batch, pos, n_heads, d_head]
         self.hook_k = HookPoint()  # [batch, pos, kv_heads, d_head]
         self.hook_v = HookPoint()  # [batch, pos, kv_heads, d_head]
@@ -155,6 +160,8 @@ class Attention(ShowsWeights):
         q = self.hook_q(project_to_heads(self.q_proj, query_input, self.cfg.n_heads))
         k = self.hook_k(self._keys_or_values(self.k_proj, key_input))
         v = self.hook_v(self._keys_or_values(self.v_proj, value_input))
+        if self.cfg.use_qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         if context.rotary is not None:
             q = apply_rotary(q, *context.rotary)
             q = self.hook_rot_q(q if context.query_scale is None else q * context.query_scale)

@@ -19,12 +19,12 @@ class RMSNorm(nn.Module):
 
     centered = False
 
-    def __init__(self, cfg: BlockConfig) -> None:
+    def __init__(self, cfg: BlockConfig, width: int | None = None) -> None:
         super().__init__()
         self.eps = cfg.eps
-        self.w = nn.Parameter(torch.ones(cfg.d_model))
-        self.hook_scale = HookPoint()  # [batch, pos, 1]
-        self.hook_normalized = HookPoint()  # [batch, pos, d_model]
+        self.w = nn.Parameter(torch.ones(cfg.d_model if width is None else width))
+        self.hook_scale = HookPoint()  # [batch, pos, 1], of heads [batch, pos, head, 1]
+        self.hook_normalized = HookPoint()  # [batch, pos, d_model], [batch, pos, head, d_head]
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         dtype = self.w.dtype
@@ -50,9 +50,9 @@ class LayerNorm(RMSNorm):
 
     centered = True
 
-    def __init__(self, cfg: BlockConfig) -> None:
-        super().__init__(cfg)
-        self.b = nn.Parameter(torch.zeros(cfg.d_model))
+    def __init__(self, cfg: BlockConfig, width: int | None = None) -> None:
+        super().__init__(cfg, width)
+        self.b = nn.Parameter(torch.zeros_like(self.w))
 
     def _fused(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         return F.layer_norm(x, self.w.shape, self.w, self.b, self.eps)

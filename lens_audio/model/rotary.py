@@ -49,14 +49,18 @@ def rotary_tables(
 
 def apply_rotary(
     x: Float[Tensor, "batch pos head d_head"],
-    cos: Float[Tensor, "#batch pos 1 d_head"],
-    sin: Float[Tensor, "#batch pos 1 d_head"],
+    cos: Float[Tensor, "#batch pos 1 rotated"],
+    sin: Float[Tensor, "#batch pos 1 rotated"],
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotate the pairs (i, i + d_head / 2) of every head: x cos + (-second, first) sin.
+    """Rotate the pairs (i, i + n / 2) of the first n dimensions of every head, as many as the tables
+    have: x cos + (-second, first) sin.
 
     The halves are added in place: on a CPU a tenth of the time of joining the rotated halves.
     """
-    half = x.shape[-1] // 2
+    n_rotated = cos.shape[-1]
+    if n_rotated < x.shape[-1]:
+        return torch.cat([apply_rotary(x[..., :n_rotated], cos, sin), x[..., n_rotated:]], dim=-1)
+    half = n_rotated // 2
     rotated = x * cos
     rotated[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
     rotated[..., half:].addcmul_(x[..., :half], sin[..., half:])
@@ -87,7 +91,7 @@ class Rotary:
     ) -> tuple[Float[Tensor, "batch pos 1 d_head"], Float[Tensor, "batch pos 1 d_head"]]:
         """Cosine and sine for positions of a sequence of so many keys, padding included."""
         base = self.base(positions, n_keys, key_mask)
-        return rotary_tables(positions, self.cfg.d_head, base, dtype)
+        return rotary_tables(positions, self.cfg.rotary_dim or self.cfg.d_head, base, dtype)
 
     def base(
         self,

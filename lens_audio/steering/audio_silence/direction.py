@@ -55,8 +55,8 @@ class SilenceEmbeddings:
         weight = model.embed.W_E
         timing = model.cfg.audio
         windows = window_numbers(prompt.audio_mask, prompt.mel_lengths, timing)
-        lengths = zip(prompt.mel_lengths.tolist(), windows.tolist(), strict=True)
-        keys = [(*both, weight.dtype, str(weight.device)) for both in lengths]
+        places = zip(prompt.mel_lengths.tolist(), windows.tolist(), strict=True)
+        keys = [(n, number, weight.dtype, str(weight.device)) for n, number in places]
         missing = {key: clip for clip, key in enumerate(keys) if key not in self._kept}
         found = {key: self._kept[key] for key in keys if key in self._kept}
         if missing:

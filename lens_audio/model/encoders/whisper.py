@@ -30,23 +30,29 @@ class HookedAudioEncoder(HookedModule):
     def __init__(self, cfg: AudioEncoderConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.conv1 = nn.Conv1d(cfg.n_mels, cfg.d_model, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv1d(
-            cfg.d_model, cfg.d_model, kernel_size=3, stride=cfg.conv_stride, padding=1
-        )
+        self.make_convolutions()
         if cfg.positional_embedding_type == "standard":
             self.W_pos = nn.Parameter(torch.zeros(cfg.n_ctx, cfg.d_model))
         self.blocks = nn.ModuleList(TransformerBlock(cfg) for _ in range(cfg.n_layers))
         self.ln_final = LayerNorm(cfg)
 
         self.hook_mel = HookPoint()  # [audio, n_mels, mel_frame]
-        self.hook_conv1 = HookPoint()  # [audio, mel_frame, d_model], after GELU
-        self.hook_conv2 = HookPoint()  # [audio, frame, d_model], after GELU
-        self.hook_pos_embed = HookPoint()  # [audio, frame, d_model]
+        if cfg.positional_embedding_type != "rotary":
+            self.hook_pos_embed = HookPoint()  # [audio, frame, d_model]
         self.hook_embed = HookPoint()  # [audio, frame, d_model]
         self.hook_pooled = HookPoint()  # [audio, token, d_model]
         self.hook_out = HookPoint()  # [audio, token, d_model]
         self.setup()
+
+    def make_convolutions(self) -> None:
+        """Whisper's two."""
+        cfg = self.cfg
+        self.conv1 = nn.Conv1d(cfg.n_mels, cfg.d_model, kernel_size=3, padding=1)
+        self.conv2 = nn.Conv1d(
+            cfg.d_model, cfg.d_model, kernel_size=3, stride=cfg.conv_stride, padding=1
+        )
+        self.hook_conv1 = HookPoint()  # [audio, mel_frame, d_model], after GELU
+        self.hook_conv2 = HookPoint()  # [audio, frame, d_model], after GELU
 
     def forward(
         self,
@@ -68,7 +74,8 @@ class HookedAudioEncoder(HookedModule):
         weight = self.conv1.weight
         mel, mel_lengths = mel.to(weight), mel_lengths.to(weight.device)
         n_read = self._n_read(int(mel_lengths.max()))
-        if not (keep_padding or any(hook.has_hooks() for hook in self.hook_points())):
+        watched = keep_padding or any(hook.has_hooks() for hook in self.hook_points())
+        if self.cfg.masks_padding and not watched:
             mel = mel[:, :, :n_read]
         return self.from_layer(0, self._embed(mel, mel_lengths, n_read), mel_lengths)
 
@@ -93,12 +100,15 @@ class HookedAudioEncoder(HookedModule):
         """
         x = resid_pre
         frames = torch.arange(x.shape[1], device=x.device)
-        key_mask = frames < self.cfg.n_frames(mel_lengths.to(x.device))[:, None]
+        key_mask = None
+        if self.cfg.masks_padding:
+            key_mask = frames < self.cfg.n_frames(mel_lengths.to(x.device))[:, None]
         context = AttentionContext.of(self.cfg, x, key_mask, window=self.cfg.window)
         for block in self.blocks[layer:]:
             x = block(x, context)
-        pooled = F.avg_pool1d(x.transpose(1, 2), self.cfg.pool).transpose(1, 2)
-        return self.hook_out(self.ln_final(self.hook_pooled(pooled)))
+        if self.cfg.pool > 1:
+            x = F.avg_pool1d(x.transpose(1, 2), self.cfg.pool).transpose(1, 2)
+        return self.hook_out(self.ln_final(self.hook_pooled(x)))
 
     def _embed(
         self,
@@ -111,14 +121,29 @@ class HookedAudioEncoder(HookedModule):
         mel = self._behind_clips(mel, mel_lengths, n_read)
         if self.hook_mel.has_hooks():
             mel = mel.clone()  # hooks and caches must not have the caller's
-        x = F.gelu(self.conv1(_chunked(self.hook_mel(mel), chunk)))
-        x = self.hook_conv1(_joined(x, len(mel), n_mel).transpose(1, 2)).transpose(1, 2)
-        x = F.gelu(self.conv2(_chunked(self._behind_clips(x, mel_lengths, n_read), chunk)))
-        n_chunks, n_frames = len(x) // len(mel), self.cfg.n_frames(n_mel)
-        pos_embed = self._positions(x.shape[2]).repeat(len(mel), n_chunks, 1)[:, :n_frames]
+        x = self._convolved(self.hook_mel(mel), chunk, mel_lengths, n_read)
+        if self.cfg.positional_embedding_type == "rotary":
+            return self.hook_embed(x)
+        per_chunk, n_frames = self.cfg.halved(chunk), x.shape[1]
+        positions = self._positions(per_chunk)
+        pos_embed = positions.repeat(len(mel), -(-n_frames // per_chunk), 1)[:, :n_frames]
+        return self.hook_embed((x + self.hook_pos_embed(pos_embed)).to(x.dtype))
+
+    def _convolved(
+        self,
+        mel: Float[Tensor, "audio n_mels mel_frame"],
+        chunk: int,
+        mel_lengths: Int[Tensor, " audio"],
+        n_read: int,
+    ) -> Float[Tensor, "audio frame d_model"]:
+        """The convolutions of each chunk, joined again."""
+        n_clips, n_mel = len(mel), mel.shape[2]
+        x = joined(F.gelu(self.conv1(chunked(mel, chunk))), n_clips, n_mel)
+        x = self.hook_conv1(x.transpose(1, 2)).transpose(1, 2)
+        x = F.gelu(self.conv2(chunked(self._behind_clips(x, mel_lengths, n_read), chunk)))
         # Contiguous, or every later sum and norm would walk the convolution's layout.
-        x = self.hook_conv2(_joined(x, len(mel), n_frames).transpose(1, 2).contiguous())
-        return self.hook_embed(x + self.hook_pos_embed(pos_embed))
+        x = joined(x, n_clips, self.cfg.n_frames(n_mel)).transpose(1, 2).contiguous()
+        return self.hook_conv2(x)
 
     def _behind_clips(
         self,
@@ -177,13 +202,13 @@ def sinusoids(
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _chunked(x: Float[Tensor, "audio channel mel_frame"], chunk: int) -> Tensor:
+def chunked(x: Float[Tensor, "audio channel mel_frame"], chunk: int) -> Tensor:
     """[audio * chunk, channel, mel_frame]: each chunk as a clip of its own."""
     x = F.pad(x, (0, -x.shape[2] % chunk))
     return rearrange(x, "audio channel (n frame) -> (audio n) channel frame", frame=chunk)
 
 
-def _joined(x: Float[Tensor, "chunk channel frame"], n_clips: int, n_frames: int) -> Tensor:
+def joined(x: Float[Tensor, "chunk channel frame"], n_clips: int, n_frames: int) -> Tensor:
     """[audio, channel, frame]: the chunks of each clip in one line again, cut to so many frames."""
     x = rearrange(x, "(audio n) channel frame -> audio channel (n frame)", audio=n_clips)
     return x[:, :, :n_frames]
