@@ -25,9 +25,9 @@ from lens_audio.config import AudioModelConfig
 from lens_audio.inputs import AudioPrompt, build_prompt
 from lens_audio.inputs.from_inputs import prompt_from_inputs
 from lens_audio.model import HookedTransformer
-from lens_audio.model.encoders import make_encoder
 from lens_audio.model.clips import spectrograms_by_row, window_numbers
 from lens_audio.model.decoder import Embedded
+from lens_audio.model.encoders import make_encoder
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCache
 from lens_audio.model.projector import AudioProjector

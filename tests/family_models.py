@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,11 +16,15 @@ from transformers import (
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen2AudioForConditionalGeneration,
+    Qwen3ASRConfig,
+    Qwen3ASRForConditionalGeneration,
+    VoxtralConfig,
+    VoxtralForConditionalGeneration,
 )
 
 from lens_audio import AudioPrompt, HookedAudioTransformer
 
-CHUNK = 20  # mel frames of a chunk of the small Qwen2.5-Omni; 200 of the published
+CHUNK, AUT_CHUNK = 20, 100  # mel frames of a chunk; of the published Qwen2.5-Omni 200
 OPENING, CLOSING = 1, 2  # tokens around a clip
 
 
@@ -119,6 +123,57 @@ def music_flamingo(sizes: Sizes) -> Any:
     return MusicFlamingoForConditionalGeneration, config
 
 
+def voxtral(sizes: Sizes) -> Any:
+    config = VoxtralConfig(
+        audio_config=encoder(sizes, model_type="voxtral_encoder"),
+        text_config=decoder(sizes, "llama"),
+        audio_token_id=AUDIO_TOKEN,
+        tie_word_embeddings=sizes.tied,
+    )
+    return VoxtralForConditionalGeneration, config
+
+
+def qwen3_asr(sizes: Sizes) -> Any:
+    audio = {
+        "model_type": "qwen3_asr_encoder",
+        "num_mel_bins": sizes.n_mels,
+        "d_model": sizes.audio_d_model,
+        "encoder_attention_heads": sizes.audio_heads,
+        "encoder_layers": sizes.audio_layers,
+        "encoder_ffn_dim": sizes.audio_d_mlp,
+        "n_window": AUT_CHUNK // 2,
+        "n_window_infer": 2 * AUT_CHUNK,
+        "downsample_hidden_size": 6,
+        "max_position_embeddings": 13,
+        "output_dim": sizes.d_model,
+    }
+    config = Qwen3ASRConfig(
+        audio_config=audio,
+        text_config=decoder(sizes, "qwen3"),
+        audio_token_id=AUDIO_TOKEN,
+        pad_token_id=PAD_TOKEN,
+        eos_token_id=sizes.d_vocab,
+        tie_word_embeddings=sizes.tied,
+    )
+    return Qwen3ASRForConditionalGeneration, config
+
+
+def stacked_tokens(mel_frames: int) -> int:
+    """Of a spectrogram, as transformers' GLM-ASR and Voxtral count: four frames side by side."""
+    return ((mel_frames - 1) // 2 + 1 - 4) // 4 + 1
+
+
+def aut_tokens(mel_frames: int) -> int:
+    """As transformers' Qwen3-ASR counts: three halvings a chunk."""
+
+    def halved(n: int) -> int:
+        for _ in range(3):
+            n = (n + 1) // 2
+        return n
+
+    return mel_frames // AUT_CHUNK * halved(AUT_CHUNK) + halved(mel_frames % AUT_CHUNK)
+
+
 def whisper_tokens(mel_frames: int) -> int:
     """Audio tokens of a spectrogram, as transformers' Qwen2-Audio, Qwen2.5-Omni and Flamingos count."""
     return (((mel_frames - 1) // 2 + 1) - 2) // 2 + 1
@@ -130,29 +185,38 @@ class FamilyCase:
 
     name: str
     config: Callable[[Sizes], Any]  # the transformers class, and its config
-    mel_mask: str = "feature_attention_mask"
+    mel_mask: str | None = "feature_attention_mask"
     n_tokens: Callable[[int], int] = whisper_tokens
     in_windows: bool = False  # a clip longer than a spectrogram is several
+    whole_windows: bool = False  # each of them full, padded with silence
+    stack: int = 1
+    narrow_heads: bool = False  # heads that make up the decoder's width
     any_length: bool = False
+    chunk: int = CHUNK
     max_clips: int = 2
-    fix: dict[str, Any] = field(default_factory=dict)  # sizes that it must have
 
     def sizes(self, seed: int) -> Sizes:
         """Random sizes that the family can have."""
         sizes = Sizes.random(seed)
-        if self.any_length:  # computed positions, and heads of the decoder's width
+        if self.any_length:  # computed positions
+            sizes = replace(sizes, audio_d_model=2 * sizes.audio_d_model)
+        if self.narrow_heads:
             d_head = random.Random(seed).choice([6, 8, 14])
-            sizes = replace(
-                sizes,
-                d_head=d_head,
-                d_model=d_head * sizes.n_heads,
-                audio_d_model=2 * sizes.audio_d_model,
-            )
+            sizes = replace(sizes, d_head=d_head, d_model=d_head * sizes.n_heads)
         if self.in_windows:  # whole tokens of a window, as the published have
             sizes = replace(
                 sizes, n_frames=2 * (sizes.n_frames // 2), audio_d_model=10 * sizes.audio_heads
             )
-        return replace(sizes, **self.fix)
+        if self.stack > 1:
+            width = 8 * sizes.audio_heads
+            sizes = replace(
+                sizes,
+                d_model=sizes.n_heads * (sizes.d_model // sizes.n_heads),
+                n_frames=4 * (sizes.n_frames // 4),
+                audio_d_model=width,
+                audio_d_mlp=self.stack * width,
+            )
+        return sizes
 
     def build(self, sizes: Sizes, seed: int = 0, attn: str = "eager") -> Any:
         """A transformers model whose every weight matters."""
@@ -177,7 +241,7 @@ class FamilyCase:
         """Mel frames of the longest clip to try: a spectrogram, or more than two windows or chunks."""
         if self.in_windows:
             return 5 * sizes.n_frames
-        return 3 * CHUNK - 3 if self.any_length else 2 * sizes.n_frames
+        return 3 * self.chunk - 3 if self.any_length else 2 * sizes.n_frames
 
     def windows(self, sizes: Sizes, mel_frames: int) -> list[int]:
         """Mel frames of each spectrogram of a clip."""
@@ -185,7 +249,10 @@ class FamilyCase:
         if not self.in_windows:
             return [mel_frames]
         n_whole, rest = divmod(mel_frames, whole)
-        return [whole] * n_whole + ([rest] if rest else [])
+        if self.whole_windows:
+            return [whole] * -(-mel_frames // whole)
+        rest = rest if n_whole == 0 or self.n_tokens(rest) > 0 else 0  # Music Flamingo fails there
+        return [whole] * n_whole + [rest] * (rest > 0)
 
     def inputs(
         self,
@@ -220,10 +287,14 @@ class FamilyCase:
         real = [row if left else row[::-1] for row in real]
         inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(real)}
         if lengths:
-            n_frames = max(lengths) + 7 if self.any_length else 2 * sizes.n_frames
+            longest = self.chunk * (max(lengths) // self.chunk + 1)
+            n_frames = longest if self.any_length else 2 * sizes.n_frames
             shape = (len(lengths), sizes.n_mels, n_frames)
             inputs["input_features"] = torch.randn(shape, generator=generator)
-            inputs[self.mel_mask] = (torch.arange(n_frames) < torch.tensor(lengths)[:, None]).long()
+            if self.mel_mask is not None:
+                inputs[self.mel_mask] = (
+                    torch.arange(n_frames) < torch.tensor(lengths)[:, None]
+                ).long()
         return inputs
 
     def random_inputs(self, sizes: Sizes, seed: int) -> dict[str, Tensor]:
@@ -232,18 +303,35 @@ class FamilyCase:
         rows = []
         for _ in range(seed % 3 + 1):
             n_clips = rng.randint(1 if self.max_clips == 1 else 0, self.max_clips)
-            rows.append([rng.randint(6, self.longest(sizes)) for _ in range(n_clips)])
+            rows.append([rng.randint(8, self.longest(sizes)) for _ in range(n_clips)])
         return self.inputs(sizes, rows, rng.choice(["left", "right"]), seed)
 
 
 FAMILY_CASES = [
     FamilyCase("Qwen2-Audio", qwen2_audio),
-    FamilyCase("Qwen2.5-Omni", qwen2_5_omni, any_length=True),
+    FamilyCase("Qwen2.5-Omni", qwen2_5_omni, any_length=True, narrow_heads=True),
     FamilyCase(
         "Audio Flamingo 3", audio_flamingo_3, "input_features_mask", in_windows=True, max_clips=1
     ),
     FamilyCase(
         "Music Flamingo", music_flamingo, "input_features_mask", in_windows=True, max_clips=1
+    ),
+    FamilyCase(
+        "Voxtral",
+        voxtral,
+        mel_mask=None,
+        n_tokens=stacked_tokens,
+        in_windows=True,
+        whole_windows=True,
+        stack=4,
+    ),
+    FamilyCase(
+        "Qwen3-ASR",
+        qwen3_asr,
+        "input_features_mask",
+        aut_tokens,
+        any_length=True,
+        chunk=AUT_CHUNK,
     ),
 ]
 

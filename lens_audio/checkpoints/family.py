@@ -46,6 +46,7 @@ class Family:
     names: Mapping[str, str | tuple[str, ...]]  # on disk
     aliases: Mapping[str, str] = field(default_factory=dict)  # in memory: pattern, replacement
     fields: Mapping[str, Check] = field(default_factory=dict)  # of config.json, by dotted path
+    float32: tuple[str, ...] = ()  # our names of what stays in float32 in a smaller dtype
     prompt_parts: PromptParts = field(default_factory=PromptParts)
     in_transformers: InTransformers | None = None  # None: only with remote code, which is not run
 

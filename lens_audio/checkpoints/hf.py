@@ -76,9 +76,9 @@ def read_config(hf_model: nn.Module) -> AudioModelConfig:
             quantised, of several dtypes, or on several devices. Each is named, with the way out.
     """
     model: Any = hf_model
-    family_of_model(model)
+    family, _ = family_of_model(model)
     check_no_adapter(model)
-    weight = check_weights(model, weights_of(model))
+    weight = check_weights(model, weights_of(model), family)
     cfg = sizes_of(model)
     cfg.device = cfg.audio.device = str(weight.device)
     cfg.dtype = cfg.audio.dtype = weight.dtype
@@ -118,8 +118,13 @@ def weights_of(hf_model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(hf_model.named_parameters())
 
 
-def check_weights(hf_model: nn.Module, weights: dict[str, nn.Parameter]) -> nn.Parameter:
-    """Any of the weights, if all are plain tensors of one dtype in the memory of one device."""
+def check_weights(
+    hf_model: nn.Module, weights: dict[str, nn.Parameter], family: Family
+) -> nn.Parameter:
+    """Any of the weights, if all are plain tensors of one dtype in the memory of one device.
+
+    What the family keeps in float32 may be just that.
+    """
     quantised = getattr(hf_model.config, "quantization_config", None)
     if quantised is not None:
         known = quantised if isinstance(quantised, dict) else vars(quantised)
@@ -140,7 +145,9 @@ def check_weights(hf_model: nn.Module, weights: dict[str, nn.Parameter]) -> nn.P
                 f"{name} is a {type(weight).__name__} of {dtype}: quantised or distributed weights "
                 f"are not supported. If they are quantised, {DEQUANTISE}"
             )
-    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights.values()})
+    kept = {name for name in weights if set(family.our_names(name) or ()) & set(family.float32)}
+    ours = {name: weight for name, weight in weights.items() if name not in kept}
+    dtypes = sorted({str(weight.dtype).removeprefix("torch.") for weight in ours.values()})
     if len(dtypes) > 1:
         raise ValueError(
             f"this model's weights are {' and '.join(dtypes)}; make them one, for example with "
@@ -152,7 +159,7 @@ def check_weights(hf_model: nn.Module, weights: dict[str, nn.Parameter]) -> nn.P
             f"this model is spread over {', '.join(devices)}, and from_hf needs it in one place. "
             "Load it without device_map"
         )
-    return next(iter(weights.values()))
+    return next(iter(ours.values()))
 
 
 def check_no_adapter(hf_model: nn.Module) -> None:

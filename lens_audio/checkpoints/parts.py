@@ -110,30 +110,32 @@ def decoder_names(decoder: str = "language_model.model", head: str = "language_m
     }
 
 
-def whisper_names(final_norm: str = "layer_norm") -> Names:
-    """Of a Whisper encoder called `audio_tower`, whose last LayerNorm has this name."""
+def whisper_names(final_norm: str = "layer_norm", tower: str = "audio_tower") -> Names:
+    """Of a Whisper encoder of this name, whose last LayerNorm has that one."""
     ours = "audio_encoder"
     return {
-        "audio_tower.conv1.*": f"{ours}.conv1.*",
-        "audio_tower.conv2.*": f"{ours}.conv2.*",
-        "audio_tower.embed_positions.weight": f"{ours}.W_pos",
-        f"audio_tower.{final_norm}.weight": f"{ours}.ln_final.w",
-        f"audio_tower.{final_norm}.bias": f"{ours}.ln_final.b",
-        "audio_tower.layers.*.self_attn_layer_norm.weight": f"{ours}.blocks.*.ln1.w",
-        "audio_tower.layers.*.self_attn_layer_norm.bias": f"{ours}.blocks.*.ln1.b",
-        "audio_tower.layers.*.final_layer_norm.weight": f"{ours}.blocks.*.ln2.w",
-        "audio_tower.layers.*.final_layer_norm.bias": f"{ours}.blocks.*.ln2.b",
-        "audio_tower.layers.*.self_attn.out_proj.*": f"{ours}.blocks.*.attn.o_proj.*",
-        "audio_tower.layers.*.self_attn.*": f"{ours}.blocks.*.attn.*",
-        "audio_tower.layers.*.fc1.*": f"{ours}.blocks.*.mlp.up_proj.*",
-        "audio_tower.layers.*.fc2.*": f"{ours}.blocks.*.mlp.down_proj.*",
+        f"{tower}.conv1.*": f"{ours}.conv1.*",
+        f"{tower}.conv2.*": f"{ours}.conv2.*",
+        f"{tower}.embed_positions.weight": f"{ours}.W_pos",
+        f"{tower}.{final_norm}.weight": f"{ours}.ln_final.w",
+        f"{tower}.{final_norm}.bias": f"{ours}.ln_final.b",
+        f"{tower}.layers.*.self_attn_layer_norm.weight": f"{ours}.blocks.*.ln1.w",
+        f"{tower}.layers.*.self_attn_layer_norm.bias": f"{ours}.blocks.*.ln1.b",
+        f"{tower}.layers.*.final_layer_norm.weight": f"{ours}.blocks.*.ln2.w",
+        f"{tower}.layers.*.final_layer_norm.bias": f"{ours}.blocks.*.ln2.b",
+        f"{tower}.layers.*.self_attn.out_proj.*": f"{ours}.blocks.*.attn.o_proj.*",
+        f"{tower}.layers.*.self_attn.*": f"{ours}.blocks.*.attn.*",
+        f"{tower}.layers.*.fc1.*": f"{ours}.blocks.*.mlp.up_proj.*",
+        f"{tower}.layers.*.fc2.*": f"{ours}.blocks.*.mlp.down_proj.*",
     }
 
 
-TWO_LINEARS: Names = {
-    "multi_modal_projector.linear_1.*": "audio_projector.hidden.*",
-    "multi_modal_projector.linear_2.*": "audio_projector.linear.*",
-}
+def two_linears(projector: str = "multi_modal_projector") -> Names:
+    """Of a projector of two linear layers under this name."""
+    return {
+        f"{projector}.linear_1.*": "audio_projector.hidden.*",
+        f"{projector}.linear_2.*": "audio_projector.linear.*",
+    }
 
 
 def decoder_fields(*model_types: str) -> dict[str, Check]:

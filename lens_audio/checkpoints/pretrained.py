@@ -99,8 +99,10 @@ def fill(
     if verbose and (left_out := parts_left_out(places)):
         tqdm.write(f"not read, as no part of this model: {left_out}", file=sys.stderr)
     wanted = resolve_dtype(dtype, checkpoint.config)
-    for name, weight in read_tensors(places, model, device, wanted, verbose):
-        cfg.dtype = cfg.audio.dtype = weight.dtype
+    in_float32 = checkpoint.family.float32
+    for name, weight in read_tensors(places, model, device, wanted, verbose, in_float32):
+        if name not in in_float32:
+            cfg.dtype = cfg.audio.dtype = weight.dtype
         assign(model, name, nn.Parameter(weight))
     model.tie_weights()
     cfg.device = cfg.audio.device = str(device)
@@ -195,19 +197,23 @@ def read_tensors(
     device: torch.device,
     dtype: torch.dtype | None,
     verbose: bool,
+    in_float32: tuple[str, ...] = (),
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor under our name, on the device; the parts of a fused one share its memory.
 
-    Without a dtype all are what the first is.
+    Without a dtype all are what the first is; but those of `in_float32` are always that.
     """
-    n_tensors = sum(map(len, places.values()))
+    n_tensors = sum(bool(names) for ours in places.values() for names in ours.values())
     bar = tqdm(total=n_tensors, desc="loading", unit="tensor", disable=not verbose, delay=1)
     with bar:
         for shard, ours in places.items():
-            for stored, tensor in stored_tensors(shard, device, ours):
-                if names := ours[stored]:
-                    weight = checked(f"{stored} in {shard}", tensor, dtype)
-                    dtype = dtype or weight.dtype
-                    sizes = [model.get_parameter(name).shape[0] for name in names]
-                    yield from zip(names, weight.split(sizes), strict=True)
+            needed = {stored: names for stored, names in ours.items() if names}
+            for stored, tensor in stored_tensors(shard, device, needed):
+                names = needed[stored]
+                kept = not {*names}.isdisjoint(in_float32)
+                where = f"{stored} in {shard}"
+                weight = checked(where, tensor, torch.float32 if kept else dtype)
+                dtype = dtype or (None if kept else weight.dtype)
+                sizes = [model.get_parameter(name).shape[0] for name in names]
+                yield from zip(names, weight.split(sizes), strict=True)
                 bar.update()

@@ -111,8 +111,11 @@ def check_mel(mel: Tensor | None, mel_lengths: Tensor | None, timing: AudioTimin
             f"mel_lengths must lie from 1 to mel's {mel.shape[2]} frames, not {lengths.tolist()}."
         )
     shortest = timing.min_mel_frames
-    if lengths.min() < shortest:
+    too_short = lengths < shortest
+    if timing.mel_per_window is not None:  # the last window of a clip may make no token
+        too_short[1:] &= lengths[:-1] != timing.mel_per_window
+    if too_short.any():
         raise ValueError(
-            f"Clips {torch.nonzero(lengths < shortest).flatten().tolist()} are too short to "
+            f"Clips {torch.nonzero(too_short).flatten().tolist()} are too short to "
             f"make one audio token: at least {shortest} mel frames are needed."
         )

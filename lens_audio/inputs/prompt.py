@@ -369,7 +369,9 @@ class AudioPrompt:
             found = self.timing.token_spans(count, left if is_last else whole, *rates)
             spans.append(found + number * whole)
             left -= whole
-        return torch.cat(spans)
+        found = torch.cat(spans)
+        found[-1, 1] = self.clip_seconds(clip)  # also if a last window is too short for a token
+        return found
 
     def _samples_of_spectrograms(self) -> list[int]:
         """How many samples each spectrogram is of: its part of the waveform, or its frames' own."""
@@ -391,15 +393,15 @@ def _processor_options(
     padding_side: str,
 ) -> dict[str, Any]:
     """What a processor is asked for: texts padded to the longest; windows to their whole length; clips
-    of any length to the longest and a chunk more.
+    of any length to whole chunks, one more than the longest needs.
 
     Qwen2.5-Omni's own pads to five minutes, of which its encoder reads nothing, and cuts there.
     """
     text, audio = {"padding": True, "padding_side": padding_side}, {}
     audio["sampling_rate"] = extractor.sampling_rate
     if timing.max_windows is None and len(waveforms):
-        more = (timing.chunk_frames or 0) * extractor.hop_length
-        audio["max_length"] = max(map(len, waveforms)) + more
+        chunk = (timing.chunk_frames or 1) * extractor.hop_length
+        audio["max_length"] = chunk * (max(map(len, waveforms)) // chunk + 2)
     elif timing.mel_per_window is not None:
         audio["padding"] = "max_length"
     else:

@@ -19,11 +19,15 @@ def spectrograms_by_row(
     Raises ValueError unless each row's audio tokens are made up exactly by whole clips in order.
     """
     counts = [] if mel_lengths is None else timing.n_tokens(mel_lengths).tolist()
+    lengths = [] if mel_lengths is None else mel_lengths.tolist()
+    is_full = [length == timing.mel_per_window for length in lengths]
     rows, clip = [], 0
     for row, wanted in enumerate(audio_mask.sum(1).tolist()):
         first, found = clip, 0
         while found < wanted and clip < len(counts):
             found, clip = found + counts[clip], clip + 1
+        while first < clip < len(counts) and not counts[clip] and is_full[clip - 1]:
+            clip += 1  # a last window that is too short for a token
         if found != wanted:
             raise ValueError(
                 f"Row {row} holds {wanted} audio tokens, and its clips, from clip {first} on, make "
@@ -46,7 +50,7 @@ def windows_by_clip(
     """For each row, the spectrograms of each of its clips.
 
     Where the timing cuts long clips into windows, a clip goes on in the next spectrogram while this
-    one is full and their audio tokens follow each other.
+    one is full and their audio tokens follow each other. A last window may be too short for a token.
     """
     rows = spectrograms_by_row(audio_mask, mel_lengths, timing)
     if mel_lengths is None or timing.mel_per_window is None:
@@ -58,14 +62,13 @@ def windows_by_clip(
         found: list[range] = []
         first = 0  # audio token of the spectrogram
         for one in row:
-            goes_on = (
-                bool(found)
-                and lengths[one - 1] == timing.mel_per_window
-                and places[first] == places[first - 1] + 1
-            )
-            found[-1:] = (
-                [range(found[-1].start, one + 1)] if goes_on else [*found[-1:], range(one, one + 1)]
-            )
+            goes_on = bool(found) and lengths[one - 1] == timing.mel_per_window
+            if goes_on and counts[one]:
+                goes_on = places[first] == places[first - 1] + 1
+            if goes_on:
+                found[-1] = range(found[-1].start, one + 1)
+            else:
+                found.append(range(one, one + 1))
             first += counts[one]
         clips.append(found)
     return clips

@@ -91,7 +91,9 @@ def _of_noise(cfg: AudioModelConfig, rows: list[list[int]]) -> AudioPrompt:
         tokens.append(torch.tensor(row + text[5:]))
         is_audio.append(torch.tensor(places + [False] * 3))
     longest = max(map(len, tokens))
-    shape = (len(lengths), cfg.audio.n_mels, cfg.audio.max_mel_frames or max(lengths))
+    chunk = cfg.audio.chunk_frames or 1
+    n_frames = cfg.audio.max_mel_frames or chunk * -(-max(lengths) // chunk)
+    shape = (len(lengths), cfg.audio.n_mels, n_frames)
     pad = cfg.pad_token_id or 0
 
     def padded(values: list[torch.Tensor], value: int) -> torch.Tensor:
@@ -110,6 +112,10 @@ def _of_noise(cfg: AudioModelConfig, rows: list[list[int]]) -> AudioPrompt:
 
 def _windows(cfg: AudioModelConfig, n_frames: int) -> list[int]:
     """The mel frames of each spectrogram of a clip of so many."""
-    whole = cfg.audio.mel_per_window or n_frames
+    if cfg.audio.mel_per_window is None:
+        return [n_frames]
+    whole = cfg.audio.mel_per_window
     n_whole, rest = divmod(n_frames, whole)
+    if cfg.prompt_parts.mel_mask is None and rest:  # silence is sound, too
+        return [whole] * (n_whole + 1)
     return [whole] * n_whole + [rest] * bool(rest)

@@ -14,7 +14,8 @@ def folder(family, tmp_path):
     hf = family.build(family.sizes(1), 1)
     hf.save_pretrained(tmp_path / "right")
     with torch.no_grad():
-        hf.model.audio_tower.layers[0].fc2.weight.mul_(1.5)
+        layer = hf.model.audio_tower.layers[0]
+        getattr(layer, "mlp", layer).fc2.weight.mul_(1.5)
     hf.save_pretrained(tmp_path / "wrong")
     return tmp_path
 

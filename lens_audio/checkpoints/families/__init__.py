@@ -5,7 +5,9 @@ from reprlib import repr as shortened
 from lens_audio.checkpoints.families.audio_flamingo import AUDIO_FLAMINGO_3, MUSIC_FLAMINGO
 from lens_audio.checkpoints.families.qwen2_5_omni import QWEN2_5_OMNI
 from lens_audio.checkpoints.families.qwen2_audio import QWEN2_AUDIO
+from lens_audio.checkpoints.families.qwen3_asr import QWEN3_ASR
 from lens_audio.checkpoints.families.qwen_audio import QWEN_AUDIO
+from lens_audio.checkpoints.families.voxtral import VOXTRAL
 from lens_audio.checkpoints.family import Family, Json, architectures_of
 
 FAMILIES: list[Family] = [
@@ -14,6 +16,8 @@ FAMILIES: list[Family] = [
     QWEN2_5_OMNI,
     AUDIO_FLAMINGO_3,
     MUSIC_FLAMINGO,
+    VOXTRAL,
+    QWEN3_ASR,
 ]
 
 

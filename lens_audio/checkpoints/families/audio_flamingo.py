@@ -58,7 +58,7 @@ AUDIO_FLAMINGO_3 = Family(
     model_types=("audioflamingo3",),
     read_config=read_config,
     read_processor=parts.read_processor,
-    names=parts.decoder_names() | parts.whisper_names() | parts.TWO_LINEARS,
+    names=parts.decoder_names() | parts.whisper_names() | parts.two_linears(),
     aliases=parts.IN_MEMORY,
     fields={
         "audio_token_id": fields.TOKEN,

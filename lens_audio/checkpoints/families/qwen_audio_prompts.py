@@ -90,7 +90,9 @@ def read_processor(folder: Path, cfg: AudioModelConfig) -> tuple[Any, Any]:
         )
     chat_format = read_json(folder / "generation_config.json").get("chat_format", "raw")
     audio = cfg.audio
-    return build_processor(tokenizer, chat_format, audio.n_mels, audio.conv_stride * audio.n_ctx), tokenizer
+    return build_processor(
+        tokenizer, chat_format, audio.n_mels, audio.conv_stride * audio.n_ctx
+    ), tokenizer
 
 
 def build_processor(

@@ -40,7 +40,9 @@ class HookedAuTEncoder(HookedAudioEncoder):
             x = F.gelu(self.get_submodule(f"conv{number}")(x))
             hook = self.get_submodule(f"hook_conv{number}")
             x = hook(rearrange(x, "(a n) channel bin t -> a (n t) channel bin", a=n_clips))
-            x = rearrange(x, "a (n t) channel bin -> (a n) channel bin t", n=-(-mel.shape[2] // chunk))
+            x = rearrange(
+                x, "a (n t) channel bin -> (a n) channel bin t", n=-(-mel.shape[2] // chunk)
+            )
         x = self.conv_out(rearrange(x, "chunk channel bin t -> chunk t (channel bin)"))
         x = rearrange(x, "(a n) t d_model -> a (n t) d_model", a=n_clips)
         return self.hook_conv_out(x[:, : self.cfg.n_frames(mel.shape[2])])

@@ -259,6 +259,8 @@ def _watch_mass(
         x: Tensor = (args[0] if args else kwargs["hidden_states"])[:n]
         shape = (*x.shape[:2], -1, attention.head_dim)
         q, k = attention.q_proj(x).view(shape), attention.k_proj(x).view(shape)
+        if hasattr(attention, "q_norm"):
+            q, k = attention.q_norm(q), attention.k_norm(k)
         cos, sin = (part[:n] for part in kwargs["position_embeddings"])
         q, k = (apply_rotary(part, cos[:, :, None], sin[:, :, None]) for part in (q, k))
         last = last_positions(mask)
