@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
+    GlmAsrConfig,
+    GlmAsrForConditionalGeneration,
     MusicFlamingoConfig,
     MusicFlamingoForConditionalGeneration,
     Qwen2_5OmniThinkerConfig,
@@ -131,6 +133,18 @@ def voxtral(sizes: Sizes) -> Any:
         tie_word_embeddings=sizes.tied,
     )
     return VoxtralForConditionalGeneration, config
+
+
+def glm_asr(sizes: Sizes) -> Any:
+    audio = encoder(sizes, model_type="glmasr_encoder")
+    audio["max_position_embeddings"] = audio.pop("max_source_positions")
+    config = GlmAsrConfig(
+        audio_config=audio,
+        text_config=decoder(sizes, "llama"),
+        audio_token_id=AUDIO_TOKEN,
+        tie_word_embeddings=sizes.tied,
+    )
+    return GlmAsrForConditionalGeneration, config
 
 
 def qwen3_asr(sizes: Sizes) -> Any:
@@ -332,6 +346,15 @@ FAMILY_CASES = [
         aut_tokens,
         any_length=True,
         chunk=AUT_CHUNK,
+    ),
+    FamilyCase(
+        "GLM-ASR",
+        glm_asr,
+        "input_features_mask",
+        stacked_tokens,
+        in_windows=True,
+        stack=4,
+        max_clips=1,
     ),
 ]
 

@@ -3,6 +3,7 @@
 from reprlib import repr as shortened
 
 from lens_audio.checkpoints.families.audio_flamingo import AUDIO_FLAMINGO_3, MUSIC_FLAMINGO
+from lens_audio.checkpoints.families.glm_asr import GLM_ASR
 from lens_audio.checkpoints.families.qwen2_5_omni import QWEN2_5_OMNI
 from lens_audio.checkpoints.families.qwen2_audio import QWEN2_AUDIO
 from lens_audio.checkpoints.families.qwen3_asr import QWEN3_ASR
@@ -18,6 +19,7 @@ FAMILIES: list[Family] = [
     MUSIC_FLAMINGO,
     VOXTRAL,
     QWEN3_ASR,
+    GLM_ASR,
 ]
 
 
