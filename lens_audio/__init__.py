@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lens_audio import analysis, data, evals, hooks, plots, steering, testbed
+    from lens_audio.audio_encoder import HookedAudioEncoder
     from lens_audio.audio_model import HookedAudioTransformer
     from lens_audio.explorer import explore
     from lens_audio.inputs import AudioPrompt
     from lens_audio.model import (
         ActivationCache,
-        HookedAudioEncoder,
         HookedTransformer,
         KeyValueCache,
     )
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ActivationCache": "lens_audio.model",
     "AudioPrompt": "lens_audio.inputs",
-    "HookedAudioEncoder": "lens_audio.model",
+    "HookedAudioEncoder": "lens_audio.audio_encoder",
     "HookedAudioTransformer": "lens_audio.audio_model",
     "HookedTransformer": "lens_audio.model",
     "KeyValueCache": "lens_audio.model",

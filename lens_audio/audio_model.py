@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lens_audio.audio_encoder import HookedAudioEncoder
 from lens_audio.checkpoints import hf
 from lens_audio.checkpoints.options import TransformerLensOptions
 from lens_audio.checkpoints.pretrained import fill, open_checkpoint, resolve_device
@@ -27,7 +28,6 @@ from lens_audio.inputs.from_inputs import prompt_from_inputs
 from lens_audio.model import HookedTransformer
 from lens_audio.model.clips import spectrograms_by_row, window_numbers
 from lens_audio.model.decoder import Embedded
-from lens_audio.model.encoders import make_encoder
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCache
 from lens_audio.model.projector import AudioProjector
@@ -64,7 +64,7 @@ class HookedAudioTransformer(HookedTransformer):
     def __init__(self, cfg: AudioModelConfig, tokenizer: Any = None, processor: Any = None) -> None:
         super().__init__(cfg, tokenizer)
         self.processor = processor
-        self.audio_encoder = make_encoder(cfg.audio)
+        self.audio_encoder = HookedAudioEncoder.of(cfg.audio)
         self.audio_encoder.lock = self.lock
         self.audio_projector = AudioProjector(cfg)
         self.hook_audio_embed = HookPoint()  # [audio, token, d_model]

@@ -41,8 +41,9 @@ class Family:
     name: str  # as people call it
     architectures: tuple[str, ...]  # config.json names one of them; the first is the usual one
     model_types: tuple[str, ...]  # likewise
-    read_config: Callable[[Json, Json], AudioModelConfig]  # config.json, generation_config.json
-    read_processor: Callable[[Path, AudioModelConfig], tuple[Any, Any]]  # processor, tokenizer
+    # Of config.json and generation_config.json; of an encoder alone its own.
+    read_config: Callable[[Json, Json], Any]
+    read_processor: Callable[[Path, Any], tuple[Any, Any]]  # processor, tokenizer
     names: Mapping[str, str | tuple[str, ...]]  # on disk
     aliases: Mapping[str, str] = field(default_factory=dict)  # in memory: pattern, replacement
     fields: Mapping[str, Check] = field(default_factory=dict)  # of config.json, by dotted path
@@ -66,7 +67,7 @@ class Family:
             architecture = self.architectures[0]
         return getattr(self.in_transformers.classes, architecture, None)
 
-    def sizes(self, config: Json, generation: Json, where: str) -> AudioModelConfig:
+    def sizes(self, config: Json, generation: Json, where: str) -> Any:
         """The model's config, each field of the checkpoint's own checked.
 
         Args:
@@ -88,7 +89,8 @@ class Family:
             raise ValueError(
                 f"{where} is no config of a {self.architecture(config)}: {reason}"
             ) from error
-        cfg.prompt_parts = self.prompt_parts
+        if isinstance(cfg, AudioModelConfig):
+            cfg.prompt_parts = self.prompt_parts
         return cfg
 
     def our_names(self, stored: str) -> tuple[str, ...] | None:

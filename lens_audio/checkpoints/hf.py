@@ -1,6 +1,7 @@
 """From an in-memory transformers model, sharing its storage."""
 
 import copy
+from collections.abc import Sequence
 from itertools import takewhile
 from types import FunctionType
 from typing import Any
@@ -34,18 +35,24 @@ def model_inside(hf_model: Any) -> Any:
     return hf_model
 
 
-def family_of_model(hf_model: nn.Module) -> tuple[Family, type[nn.Module]]:
+def family_of_model(
+    hf_model: nn.Module, table: Sequence[Family] | None = None
+) -> tuple[Family, type[nn.Module]]:
     """The family of a transformers model, and the class of the family that it is or descends from.
+
+    Args:
+        table: the families to look among (default: `FAMILIES`).
 
     Raises:
         ValueError: for a model of another class.
     """
+    table = families.FAMILIES if table is None else table
     for cls in type(hf_model).__mro__:
-        for family in families.FAMILIES:
+        for family in table:
             if family.model_class(cls.__name__) is cls:
                 return family, cls
     kind = type(hf_model).__name__
-    known = [f for f in families.FAMILIES if f.in_transformers is not None]
+    known = [f for f in table if f.in_transformers is not None]
     names = " or ".join(f"{family.name} ({', '.join(family.architectures)})" for family in known)
     ways = [f"; {way}" for name, way in WRAPPED_BY.items() if kind.startswith(name)]
     raise ValueError(f"expected a transformers {names}, not a {kind}{''.join(ways[:1])}")

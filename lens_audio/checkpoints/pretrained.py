@@ -120,7 +120,7 @@ def parts_left_out(places: Places) -> str:
     return ", ".join(f"{part} ({n} tensor{'s'[: n > 1]})" for part, n in counts.items())
 
 
-def read_config(folder: Path, config: Json, family: Family) -> AudioModelConfig:
+def read_config(folder: Path, config: Json, family: Family) -> Any:
     """The sizes that config.json and generation_config.json give, each field checked."""
     path, generation_path = folder / "config.json", folder / "generation_config.json"
     generation = read_json(generation_path)

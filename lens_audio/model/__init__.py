@@ -4,13 +4,11 @@ from importlib import import_module
 from typing import Any
 
 from lens_audio.model.activation_cache import ActivationCache
-from lens_audio.model.encoders import HookedAudioEncoder
 from lens_audio.model.hooked_transformer import HookedTransformer
 from lens_audio.model.kv_cache import KeyValueCache
 
 __all__ = [
     "ActivationCache",
-    "HookedAudioEncoder",
     "HookedTransformer",
     "KeyValueCache",
 ]

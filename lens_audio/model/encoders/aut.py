@@ -6,11 +6,11 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_audio.model.encoders.whisper import HookedAudioEncoder, chunked
+from lens_audio.model.encoders.whisper import AudioEncoder, chunked
 from lens_audio.model.hook_point import HookPoint
 
 
-class HookedAuTEncoder(HookedAudioEncoder):
+class AuTEncoder(AudioEncoder):
     """A Whisper encoder behind three Conv2d of stride 2 and a linear layer, chunk by chunk."""
 
     def make_convolutions(self) -> None:

@@ -17,7 +17,7 @@ from lens_audio.model.hooked_root import HookedModule
 from lens_audio.model.norm import LayerNorm
 
 
-class HookedAudioEncoder(HookedModule):
+class AudioEncoder(HookedModule):
     """A Whisper encoder with a pool before the last LayerNorm.
 
     Its blocks carry the decoder's hook points, without rotary embedding or gate. With
