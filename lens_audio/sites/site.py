@@ -113,6 +113,11 @@ class Site:
         return self.last_name in PATTERN_SITES
 
     @property
+    def is_residual(self) -> bool:
+        """The residual stream of a block, or what is written into it: [batch, pos, d_model]."""
+        return self.short in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+
+    @property
     def position_axis(self) -> int:
         """In patterns the queries'."""
         return 2 if self.is_pattern or self.last_name == "hook_mel" else 1
