@@ -134,7 +134,7 @@ def summed(
 
 
 @dataclass(frozen=True)
-class Runs:
+class BaseAndSource:
     """The prompt that is patched, the one that patches come from, and how they line up."""
 
     base: AudioPrompt
@@ -150,7 +150,7 @@ class Runs:
         clean: AudioPrompt | Pair,
         corrupted: AudioPrompt | None,
         direction: str,
-    ) -> "Runs":
+    ) -> "BaseAndSource":
         """Of two prompts, or of a pair in the place of the clean one.
 
         Raises:

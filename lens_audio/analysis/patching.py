@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio import fingerprint, hooks
-from lens_audio.analysis.alignment import Alignment, Runs, not_given
+from lens_audio.analysis.alignment import Alignment, BaseAndSource, not_given
 from lens_audio.analysis.cells import Cell, make_grid, swept_heads
 from lens_audio.analysis.fast_patching import FastPatcher
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
@@ -147,7 +147,7 @@ def sweep_steps(
         raise not_given(site=site, metric=metric)
     if engine not in ("fast", "naive"):
         raise ValueError(f"engine must be 'fast' or 'naive', not {engine!r}")
-    runs = Runs.of(model, clean, corrupted, direction)
+    runs = BaseAndSource.of(model, clean, corrupted, direction)
     asked = Site.of(site)
     where = asked.in_block()
     progress = Progress(resume_from)
