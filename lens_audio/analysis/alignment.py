@@ -41,6 +41,7 @@ class Alignment:
 
     @classmethod
     def of(cls, groups: Mapping[str, Group], windows: Sequence[str], direction: str) -> "Alignment":
+        """Of a pair's groups, by name; with "denoise" the clean prompt is the source."""
         sides = [tuple(group) for group in groups.values()]  # (source, base)
         if direction == "noise":
             sides = [(source, base) for base, source in sides]

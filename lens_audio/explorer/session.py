@@ -74,10 +74,12 @@ class Session:
 
     @property
     def clean(self) -> AudioPrompt:
+        """The clean prompt, of one row."""
         return self.pair.clean
 
     @property
     def corrupted(self) -> AudioPrompt:
+        """The corrupted prompt, of one row."""
         return self.pair.corrupted
 
     def prompt(self, role: str) -> AudioPrompt:

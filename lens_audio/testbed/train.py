@@ -242,6 +242,11 @@ class Trainer:
             torch.save(state, unfinished)
 
     def load_state(self, folder: Path) -> None:
+        """Go on where `save_state` left off.
+
+        Raises:
+            ValueError: for no saved state, or one of other settings or versions.
+        """
         path = folder / "state.pt"
         if not path.exists():
             raise ValueError(f"nothing to resume: {path} does not exist; start without --resume")
@@ -279,6 +284,7 @@ def train(trainer: Trainer, out: Path, state: Path, save_every: int = 500) -> No
 
 
 def main() -> None:
+    """Train as the command line says, or go on with what was begun."""
     defaults = TrainingSettings()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=checkpoint_dir(), help="checkpoint folder")

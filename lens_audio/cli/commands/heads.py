@@ -47,5 +47,6 @@ class Heads(Command):
     debug: Debug = False
 
     def check(self) -> None:
+        """Refuse files that cannot be written, and what is no checkpoint."""
         check_outputs(self.out, self.table)
         checkpoint_files(self.model)

@@ -60,6 +60,7 @@ class Listen(Command):
         check_part(self.start, self.end)
 
     def check(self) -> None:
+        """Refuse files that cannot be written, what is no recording, and what is no checkpoint."""
         if self.table is None:
             check_writable(self.out)
         else:

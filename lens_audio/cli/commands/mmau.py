@@ -124,6 +124,7 @@ class Mmau(Command):
     debug: Debug = False
 
     def check(self) -> None:
+        """Refuse a folder that cannot be written, numbers, prompts, steering and data that are none."""
         check_folder(self.out)
         numbers(self.ks, int, "--ks")
         numbers(self.betas, float, "--betas")

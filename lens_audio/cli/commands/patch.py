@@ -132,6 +132,7 @@ class Patch(Command):
         self.fit, self.cut = Fit.crop, False
 
     def check(self) -> None:
+        """Refuse files that cannot be written, recordings and answers that are none, and no checkpoint."""
         check_outputs(self.out, self.table)
         check_recording(self.clean)
         check_recording(self.corrupted)

@@ -94,5 +94,6 @@ class Steer(Command):
         return self.n_calibration or n_calibration, self.n_test or n_test, self.draws or draws
 
     def check(self) -> None:
+        """Refuse files that cannot be written, and what is no checkpoint."""
         check_outputs(self.out, self.table, self.save)
         checkpoint_files(self.model)

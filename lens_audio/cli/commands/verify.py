@@ -48,6 +48,7 @@ class Verify(Command):
     debug: Debug = False
 
     def check(self) -> None:
+        """Refuse a file that cannot be written, and what is no checkpoint."""
         check_writable(self.output)
         checkpoint_files(self.model)
         checkpoint_files(self.against)
