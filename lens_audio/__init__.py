@@ -1,7 +1,8 @@
 """lens_audio: is this audio-language model listening, and where inside?"""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lens_audio.lazy_imports import on_first_use
 
 if TYPE_CHECKING:
     from lens_audio import analysis, data, evals, hooks, plots, steering, testbed
@@ -17,15 +18,21 @@ if TYPE_CHECKING:
 
 # Where each public name lives. It is imported on first use, so that `lens-audio --help` is quick.
 _HOMES = {
-    "ActivationCache": "lens_audio.model",
-    "AudioPrompt": "lens_audio.inputs",
-    "HookedAudioEncoder": "lens_audio.audio_encoder",
-    "HookedAudioTransformer": "lens_audio.audio_model",
-    "HookedTransformer": "lens_audio.model",
-    "KeyValueCache": "lens_audio.model",
-    "explore": "lens_audio.explorer",
+    "ActivationCache": "model",
+    "AudioPrompt": "inputs",
+    "HookedAudioEncoder": "audio_encoder",
+    "HookedAudioTransformer": "audio_model",
+    "HookedTransformer": "model",
+    "KeyValueCache": "model",
+    "analysis": "analysis",
+    "data": "data",
+    "evals": "evals",
+    "explore": "explorer",
+    "hooks": "hooks",
+    "plots": "plots",
+    "steering": "steering",
+    "testbed": "testbed",
 }
-_ROOMS = ("analysis", "data", "evals", "hooks", "plots", "steering", "testbed")
 
 __all__ = [
     "ActivationCache",
@@ -44,14 +51,4 @@ __all__ = [
     "testbed",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"lens_audio.{name}")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'lens_audio' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

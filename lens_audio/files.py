@@ -109,7 +109,7 @@ _HELD: set[tuple[int, Path]] = set()  # locks, by process: a fork has none of it
 _CHANGING_HELD = threading.Lock()
 
 
-class Lock:
+class FileLock:
     """The right to write a file, which one holder in all processes has, until `release`.
 
     What is locked is a file of its own beside it, so the file itself may be read meanwhile: a
@@ -145,7 +145,7 @@ class Lock:
         os.close(self._handle)
         _HELD.discard(self._key)
 
-    def __enter__(self) -> "Lock":
+    def __enter__(self) -> "FileLock":
         return self
 
     def __exit__(self, *_: Any) -> None:

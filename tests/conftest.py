@@ -1,5 +1,17 @@
-"""Every shape in a signature of lens_audio is checked while the tests run."""
+"""Every shape in a signature of lens_audio is checked while the tests run, each process on one core."""
+
+import gc
+import os
 
 from jaxtyping import install_import_hook
 
 install_import_hook("lens_audio", "beartype.beartype")
+# Processes that tests begin, notebooks' kernels among them, have it too: threads that wait for a
+# core that another process has would spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish():
+    """What is imported stays; no garbage collection need look through it."""
+    gc.collect()
+    gc.freeze()

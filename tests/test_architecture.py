@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import lens_audio as la
+from lens_audio.analysis.listening import MassAndCorrectness
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lens_audio"
@@ -108,6 +109,17 @@ def test_no_file_uses_a_private_name_of_another():
     assert {name: sorted(found) for name, found in foreign.items() if found} == {}
 
 
+def test_no_two_classes_have_the_same_name():
+    classes = {
+        (node.name, name)
+        for name, source in FILES.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef)
+    }
+    counts = Counter(class_ for class_, _ in classes)
+    assert sorted((c, name) for c, name in classes if counts[c] > 1) == []
+
+
 @pytest.mark.parametrize(
     "source", ["from a import _listening", "x = model._listening", "model._listening.append(1)"]
 )
@@ -128,6 +140,8 @@ def test_the_mixins_of_the_decoder_are_independent_of_each_other():
         ("model", "HookedAudioTransformer", la.HookedAudioTransformer),
         ("checkpoints", "load_pretrained", la.HookedAudioTransformer.from_pretrained),
         ("checkpoints", "from_hf", la.HookedAudioTransformer.from_hf),
+        ("analysis.circuit", "Outcome", la.analysis.circuit.CircuitResult),
+        ("analysis.listening", "Measured", MassAndCorrectness),
     ],
 )
 def test_a_name_that_moved_is_found_where_it_was(room, name, home):

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from lens_audio import HookedAudioTransformer, testbed
 from lens_audio.analysis.dataset import LabelledItem
 from lens_audio.cli import app
-from lens_audio.cli.checkpoint import Checkpoint
-from lens_audio.cli.commands import SpecialistsFrom
+from lens_audio.cli.checkpoint import CheckpointFiles
+from lens_audio.cli.commands.steer import SpecialistsFrom
 from lens_audio.cli.options import Adaptive
 from lens_audio.steering import AudioSilenceSteering
 from lens_audio.steering.audio_silence.settings import ADAPTIVE
@@ -224,16 +224,16 @@ def test_items_whose_choices_begin_alike_are_refused_without_a_model() -> None:
     wave = np.random.default_rng(0).uniform(-0.2, 0.2, 16000)
     item = LabelledItem("a", "What?", ("dog", "glass", "glassy"), "dog", (wave, 16000))
     with pytest.raises(ValueError, match="'glass' and 'glassy' begin with the same token"):
-        Checkpoint.read(None).check_items([item])
+        CheckpointFiles.read(None).check_items([item])
 
 
 def test_a_prompt_longer_than_the_context_is_refused_without_a_model() -> None:
     with pytest.raises(ValueError, match="tokens and this model's context 1024"):
-        Checkpoint.read(None).prompt("What? " * 1000, CLIP)
+        CheckpointFiles.read(None).prompt("What? " * 1000, CLIP)
 
 
 def test_a_checkpoint_tells_what_its_model_is() -> None:
-    checkpoint = Checkpoint.read(None, "cpu")
+    checkpoint = CheckpointFiles.read(None, "cpu")
     model = HookedAudioTransformer.from_pretrained(testbed.checkpoint_dir(), device="cpu")
     for name in ("n_layers", "n_heads", "d_model", "n_ctx", "d_vocab"):
         assert getattr(checkpoint.cfg, name) == getattr(model.cfg, name)

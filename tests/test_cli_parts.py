@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from lens_audio import HookedAudioTransformer, testbed
 from lens_audio.cli import app, cautions
-from lens_audio.cli.checkpoint import Checkpoint
+from lens_audio.cli.checkpoint import CheckpointFiles
 from lens_audio.cli.recording import read_excerpt
 
 torch.set_num_threads(1)
@@ -43,7 +43,7 @@ def run(line: str) -> Result:
 def test_a_part_is_the_samples_between_two_moments(
     long: np.ndarray, start: float, end: float, at_most: float, samples: slice, said: str
 ) -> None:
-    found = read_excerpt(Path("long.wav"), Checkpoint.read(None), start, end, at_most)
+    found = read_excerpt(Path("long.wav"), CheckpointFiles.read(None), start, end, at_most)
     np.testing.assert_array_equal(found.samples, long[samples])
     assert found.said == said
 

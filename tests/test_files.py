@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from lens_audio.files import Lock, check_folder, check_writable, replacing, write_bytes, write_text
+from lens_audio.files import (
+    FileLock,
+    check_folder,
+    check_writable,
+    replacing,
+    write_bytes,
+    write_text,
+)
 
 
 def test_a_file_replaces_the_earlier_one_whole(tmp_path: Path) -> None:
@@ -67,11 +74,11 @@ def test_a_home_folder_is_written_into(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_one_process_has_a_lock_once_by_whatever_name(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    with Lock(tmp_path / "file"):
+    with FileLock(tmp_path / "file"):
         for name in ("file", "link", "../" + tmp_path.name + "/file"):
             with pytest.raises(BlockingIOError, match="this process"):
-                Lock(tmp_path / name)
-    with Lock(tmp_path / "link"):
+                FileLock(tmp_path / name)
+    with FileLock(tmp_path / "link"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
@@ -80,7 +87,7 @@ def test_a_lock_ends_with_its_process_although_a_child_of_it_lives_on(tmp_path: 
     ready, told = os.pipe()
     holder = os.fork()
     if holder == 0:
-        Lock(tmp_path / "file")
+        FileLock(tmp_path / "file")
         child = os.fork()
         if child == 0:
             time.sleep(600)
@@ -89,10 +96,10 @@ def test_a_lock_ends_with_its_process_although_a_child_of_it_lives_on(tmp_path: 
     child = int(os.read(ready, 20))
     try:
         with pytest.raises(BlockingIOError, match="another process"):
-            Lock(tmp_path / "file")
+            FileLock(tmp_path / "file")
         os.kill(holder, signal.SIGKILL)
         os.waitpid(holder, 0)
         os.kill(child, 0)  # it is there
-        Lock(tmp_path / "file").release()
+        FileLock(tmp_path / "file").release()
     finally:
         os.kill(child, signal.SIGKILL)

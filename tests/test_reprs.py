@@ -5,7 +5,7 @@ import torch
 
 import lens_audio as la
 from lens_audio.analysis import metrics, patching
-from lens_audio.analysis.circuit import Outcome
+from lens_audio.analysis.circuit import CircuitResult
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def shown() -> dict:
         ),
         "steering": chosen.fixed,
         "circuit": la.analysis.Circuit.of([(0, 2), (2, 7)]),
-        "outcome": Outcome(torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([0.0])),
+        "outcome": CircuitResult(torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([0.0])),
         "item": item,
         "prompt": prompt,
         "pair": la.data.pair(prompt, silent, fit="group", window=1.0),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from models import Layout, Sizes, hooked_model, make_prompt, with_sound_of
 
 from lens_audio import hooks
-from lens_audio.analysis import metrics
+from lens_audio.analysis import audio_attention, head_attribution_by_source, metrics
 from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.circuit import Circuit, CircuitTest
 from lens_audio.analysis.logit_lens import logit_lens
@@ -30,6 +30,7 @@ METRIC = metrics.logit_diff(5, 7)
 CLEAN = make_prompt(SIZES, Layout([7, 5], [[23], [17]]), 1)
 CORRUPTED = with_sound_of(CLEAN, make_prompt(SIZES, Layout([7, 5], [[23], [17]]), 2))
 RIGHT = make_prompt(SIZES, Layout([7, 5], [[23], [17]], "right"), 1)
+UNPADDED = make_prompt(SIZES, Layout([7, 7], [[23], [23]]), 1)  # of the same length
 ROWS, LENGTH = CLEAN.tokens.shape
 with torch.no_grad():
     _, SOURCE = MODEL.run_with_cache(CLEAN)
@@ -320,18 +321,36 @@ TAKE_POSITIONS = {
         MODEL, CLEAN, CORRUPTED, METRIC, senders=[(0, 1)], positions=positions, verbose=False
     ),
     "lens": lambda positions: logit_lens(MODEL, CLEAN, positions=positions),
+    "attention": lambda positions: audio_attention(MODEL, UNPADDED, positions),
+    "attribution": lambda positions: head_attribution_by_source(
+        MODEL, UNPADDED, torch.ones(SIZES.d_model), positions
+    ),
     "knockout": lambda positions: run(hooks.knock_out_attention(keys=[0], queries=positions)),
 }
-SPELLINGS = [None, "all", "last", 3, -2, [3, -2], range(2, 5), slice(2, 5), torch.tensor([3, 4]),
-             torch.arange(LENGTH) > 4, [False] * (LENGTH - 1) + [True]]  # fmt: skip
+ONE = ["last", 3, -2, torch.tensor(3), [False] * (LENGTH - 1) + [True]]
+SEVERAL = [None, "all", [3, -2], range(2, 5), slice(2, 5), torch.tensor([3, 4]),
+           torch.arange(LENGTH) > 4]  # fmt: skip
 RAGGED = ["audio", "text", CLEAN.audio_mask]
 
 
 @pytest.mark.parametrize("take", TAKE_POSITIONS)
-@pytest.mark.parametrize("positions", [*SPELLINGS, *RAGGED], ids=repr)
+@pytest.mark.parametrize("positions", [*ONE, *SEVERAL], ids=repr)
 def test_every_spelling_of_positions_is_taken(take, positions):
-    if take == "lens" and any(positions is ragged for ragged in RAGGED):
+    if take == "attribution" and any(positions is several for several in SEVERAL):
+        with pytest.raises(ValueError, match="one position a row is attributed"):
+            TAKE_POSITIONS[take](positions)
+    else:
+        TAKE_POSITIONS[take](positions)
+
+
+@pytest.mark.parametrize("take", TAKE_POSITIONS)
+@pytest.mark.parametrize("positions", RAGGED, ids=repr)
+def test_rows_may_select_different_numbers_where_no_tensor_is_made_of_them(take, positions):
+    if take == "lens" or (take in ("attention", "attribution") and positions is RAGGED[-1]):
         with pytest.raises(ValueError, match="different numbers"):
+            TAKE_POSITIONS[take](positions)
+    elif take == "attribution":
+        with pytest.raises(ValueError, match="one position a row is attributed"):
             TAKE_POSITIONS[take](positions)
     else:
         TAKE_POSITIONS[take](positions)
@@ -359,7 +378,7 @@ def test_what_is_no_position_is_refused_alike(take, positions, message):
 
 
 def test_cells_of_a_sweep_are_no_single_selection():
-    for take in ("hooks", "paths", "lens"):
+    for take in ("hooks", "paths", "lens", "attention", "attribution"):
         with pytest.raises(ValueError, match="cells of a sweep"):
             TAKE_POSITIONS[take]("each")
     with pytest.raises(ValueError, match="cells of a sweep"):
@@ -367,7 +386,7 @@ def test_cells_of_a_sweep_are_no_single_selection():
 
 
 def test_where_nothing_is_generated_there_are_no_generated_tokens():
-    for take in ("sweep", "paths"):
+    for take in ("sweep", "paths", "lens", "attention", "attribution"):
         with pytest.raises(ValueError, match="'generated' selects nothing"):
             TAKE_POSITIONS[take]("generated")
 

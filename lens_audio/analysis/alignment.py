@@ -41,6 +41,7 @@ class Alignment:
 
     @classmethod
     def of(cls, groups: Mapping[str, Group], windows: Sequence[str], direction: str) -> "Alignment":
+        """Of a pair's groups, by name; with "denoise" the clean prompt is the source."""
         sides = [tuple(group) for group in groups.values()]  # (source, base)
         if direction == "noise":
             sides = [(source, base) for base, source in sides]
@@ -134,7 +135,7 @@ def summed(
 
 
 @dataclass(frozen=True)
-class Runs:
+class BaseAndSource:
     """The prompt that is patched, the one that patches come from, and how they line up."""
 
     base: AudioPrompt
@@ -150,7 +151,7 @@ class Runs:
         clean: AudioPrompt | Pair,
         corrupted: AudioPrompt | None,
         direction: str,
-    ) -> "Runs":
+    ) -> "BaseAndSource":
         """Of two prompts, or of a pair in the place of the clean one.
 
         Raises:

@@ -4,7 +4,7 @@ For head h of layer l, query position T and audio positions A, the mass is
 m[l, h] = sum over j in A of pattern[l, h, T, j] (Glazer, Aharon, Fetaya, arXiv 2603.06854).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,12 +14,12 @@ from torch import Tensor
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting
 from lens_audio.inputs import AudioPrompt
-from lens_audio.sites import check_pairs
+from lens_audio.sites import Positions, check_pairs, is_one_position, position_indices
 
 
 @torch.no_grad()
 def audio_attention(
-    model: HookedAudioTransformer, prompt: AudioPrompt, query: int | Sequence[int] = -1
+    model: HookedAudioTransformer, prompt: AudioPrompt, query: Positions = -1
 ) -> Float[Tensor, "batch layer head *query audio_token"]:
     """The attention that a position pays to each audio token: rows of `hook_pattern`, audio only.
 
@@ -30,14 +30,16 @@ def audio_attention(
 
     Args:
         prompt: one prompt or a padded batch.
-        query: a position (negative: from the end), or several, which adds a query dimension.
+        query: a position (negative: from the end), or "last", each row's last real one; or any
+            other of docs/places.md, which adds a query dimension.
 
     Returns:
         Attention weights, float32 (or float64 for such a model). Audio tokens are in the order of
         `prompt.audio_positions(i)`; rows with fewer than the longest end in zeros.
 
     Raises:
-        ValueError: for a query out of range, or at padding in some row.
+        ValueError: for positions that do not exist or are padding in some row, or as many as not
+            every row has.
     """
     hooks, attention = attention_hooks(model, prompt, query)
     with model.hooks(fwd_hooks=hooks):
@@ -46,18 +48,21 @@ def audio_attention(
 
 
 def attention_hooks(
-    model: HookedAudioTransformer, prompt: AudioPrompt, query: int | Sequence[int] = -1
+    model: HookedAudioTransformer, prompt: AudioPrompt, query: Positions = -1
 ) -> tuple[list[tuple[str, Callable]], Callable[[], Tensor]]:
     """`audio_attention` of a forward that is run anyway: its hooks, and what it gives afterwards."""
     mask = prompt.attention_mask.to(model.device)
-    queries = _positions(query, mask)
-    may_read = torch.arange(mask.shape[1], device=mask.device) <= queries[:, None]
+    queries = position_indices(query, prompt, takes_padding=False).to(
+        mask.device
+    )  # [#batch, query]
+    rows = torch.arange(len(mask), device=mask.device)[:, None]
+    may_read = torch.arange(mask.shape[1], device=mask.device) <= queries[..., None]
     may_read = may_read & mask[:, None, :]  # [batch, query, key]
     places, is_audio = _audio_places(prompt.audio_mask.to(mask.device))
     kept: list[Tensor] = []
 
     def keep_query(rot_q: Float[Tensor, "batch pos head d_head"], hook: Any) -> None:
-        kept.append(rot_q[:, queries])
+        kept.append(rot_q[rows, queries])
 
     def keep_row(rot_k: Float[Tensor, "batch pos kv_head d_head"], hook: Any) -> None:
         pattern = pattern_rows(kept.pop(), rot_k, may_read)
@@ -71,7 +76,7 @@ def attention_hooks(
 
     def attention() -> Float[Tensor, "batch layer head *query audio_token"]:
         stacked = torch.stack([rows.to(mask.device) for rows in kept], dim=1)
-        return stacked[:, :, :, 0] if isinstance(query, int) else stacked
+        return stacked[:, :, :, 0] if is_one_position(query) else stacked
 
     return hooks, attention
 
@@ -158,29 +163,6 @@ def pattern_rows(
     scores = lined @ k.to(dtype).permute(0, 2, 3, 1)
     scores = scores.view(batch, n_heads, n_queries, n_keys)
     return scores.masked_fill(~may_read[:, None], -torch.inf).softmax(-1)
-
-
-def _positions(
-    query: int | Sequence[int], attention_mask: Bool[Tensor, "batch pos"]
-) -> Int[Tensor, " query"]:
-    """Query positions counted from 0, checked."""
-    n_pos = attention_mask.shape[1]
-    asked = [query] if isinstance(query, int) else [int(position) for position in query]
-    if not asked:
-        raise ValueError("no query position; give at least one")
-    wrong = [position for position in asked if not -n_pos <= position < n_pos]
-    if wrong:
-        raise ValueError(
-            f"query positions {wrong} are out of range: the prompt has {n_pos} positions"
-        )
-    positions = torch.tensor(asked, device=attention_mask.device) % n_pos
-    padded = (~attention_mask[:, positions]).any(1).nonzero().flatten().tolist()
-    if padded:
-        raise ValueError(
-            f"query {query} is at padding in rows {padded}; pad on the other side, or ask for "
-            "positions that every row has"
-        )
-    return positions
 
 
 def _audio_places(

@@ -9,7 +9,6 @@ Conmy, arXiv 2310.10348; with integrated gradients, Hanna, Pezzelle, Belinkov, a
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from lens_audio.analysis.alignment import Runs, not_given, summed
+from lens_audio.analysis.alignment import BaseAndSource, not_given, summed
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
@@ -25,6 +24,9 @@ from lens_audio.data import Pair
 from lens_audio.data.collect import collecting
 from lens_audio.inputs import AudioPrompt
 from lens_audio.sites import SITES, Site
+
+# Activations by hook name, and the logits; with the graph that leads to them.
+Forward = tuple[dict[str, Tensor], Float[Tensor, "batch last d_vocab"]]
 
 DEFAULT_SITES = ("resid_pre", "attn_out", "mlp_out", "z")
 NOT_DIFFERENTIABLE = {
@@ -97,28 +99,27 @@ def attribute(
         begin["audio_encoder.hook_embed"] = None
     n_last = logits_needed([metric], base, source)
     with torch.no_grad():
-        far = _run(model, source, {*points, *begin}, {}, n_last)
-        far.activations = runs.at_base(far.activations)
+        far, far_logits = _run(model, source, {*points, *begin}, {}, n_last)
+        far = runs.at_base(far)
     with torch.set_grad_enabled(steps == 1):
-        near = _run(model, base, {*points, *begin}, begin, n_last)
-    applied = AppliedMetric.to(metric, near.logits.detach(), far.logits)
-    base_values, source_values = (applied(run.logits).detach().float().cpu() for run in (near, far))
+        near, near_logits = _run(model, base, {*points, *begin}, begin, n_last)
+    applied = AppliedMetric.to(metric, near_logits.detach(), far_logits)
+    unpatched = near_logits, far_logits
+    base_values, source_values = (applied(some).detach().float().cpu() for some in unpatched)
+    ends = {name: (near[name], far[name]) for name in (*points, *begin)}
     with torch.enable_grad():
         if steps == 1:
-            gradients = _mean_gradients([near], points, applied)
+            gradients = _mean_gradients([(near, near_logits)], points, applied)
         elif path == "inputs":
-            way = _between(model, base, near, far, points, begin, steps)
+            way = _between(model, base, points, {name: ends[name] for name in begin}, steps, n_last)
             gradients = _mean_gradients(way, points, applied)
         else:
             gradients = {}
             for name in points:
-                way = _between(model, base, near, far, [name], [name], steps)
+                way = _between(model, base, [name], {name: ends[name]}, steps, n_last)
                 gradients |= _mean_gradients(way, [name], applied)
     with torch.no_grad():
-        effects = {
-            name: ((far.activations[name] - near.activations[name]) * gradients[name]).sum(-1)
-            for name in points
-        }
+        effects = {name: ((far[name] - near[name]) * gradients[name]).sum(-1) for name in points}
     method = "attribution patching"
     if steps > 1:
         method = f"integrated gradients over {path}, {steps} steps"
@@ -155,21 +156,13 @@ def rank_correlation(estimated: PatchingResult, exact: PatchingResult) -> float:
     return float(stats.spearmanr(*ranked).statistic)
 
 
-@dataclass
-class Run:
-    """A forward with its graph."""
-
-    activations: dict[str, Tensor]
-    logits: Float[Tensor, "batch last d_vocab"]
-
-
 def _run(
     model: HookedAudioTransformer,
     prompt: AudioPrompt,
     keep: Iterable[str],
     begin: Mapping[str, Tensor | None],
     n_last: int,
-) -> Run:
+) -> Forward:
     """Run with the graph beginning at some hook points, whose activations may be given."""
 
     def begin_here(activation: Tensor, hook: Any) -> Tensor:
@@ -183,38 +176,36 @@ def _run(
     begins = [(name, begin_here) for name in begin]
     with model.hooks(fwd_hooks=begins), collecting(model, keep) as activations:
         logits = model(prompt, logits_to_keep=n_last)
-    return Run(activations, logits)
+    return activations, logits
 
 
 def _between(
     model: HookedAudioTransformer,
     base: AudioPrompt,
-    near: Run,
-    far: Run,
     keep: Iterable[str],
-    begin: Iterable[str],
+    ends: Mapping[str, tuple[Tensor, Tensor]],
     steps: int,
-) -> Iterator[Run]:
-    """Runs of the base with activations at the middles of equal parts of the way to the source."""
+    n_last: int,
+) -> Iterator[Forward]:
+    """Runs of the base with activations at the middles of equal parts of the way between two ends."""
     for step in range(steps):
         at = (step + 0.5) / steps
-        ends = {name: (near.activations[name], far.activations[name]) for name in begin}
         moved = {name: torch.lerp(*ab, at) for name, ab in ends.items()}
-        yield _run(model, base, keep, moved, near.logits.shape[1])
+        yield _run(model, base, keep, moved, n_last)
 
 
 def _mean_gradients(
-    runs: Iterable[Run], names: Iterable[str], metric: AppliedMetric
+    runs: Iterable[Forward], names: Iterable[str], metric: AppliedMetric
 ) -> dict[str, Tensor]:
     """dM/da of activations, averaged over runs; rows do not mix, so one sum serves all."""
     names = list(names)
     gradients: list[Tensor] = []
     n_runs = 0
-    for run in runs:
-        values = metric(run.logits)
+    for by_name, logits in runs:
+        values = metric(logits)
         if not values.requires_grad:
             raise ValueError(f"metric {metric.name!r} has no gradient to the logits")
-        activations = [run.activations[name] for name in names]
+        activations = [by_name[name] for name in names]
         found = torch.autograd.grad(values.sum(), activations, materialize_grads=True)
         gradients = (
             [a + b for a, b in zip(gradients, found, strict=True)] if n_runs else list(found)
@@ -226,7 +217,7 @@ def _mean_gradients(
 def _result(
     site: Site,
     effects: Mapping[int, Tensor],
-    runs: Runs,
+    runs: BaseAndSource,
     axes: dict[str, list[str]],
     values: tuple[Tensor, Tensor],
     about: dict[str, Any],
@@ -290,11 +281,11 @@ def _runs(
     corrupted: AudioPrompt | None,
     direction: str,
     sites: Iterable[Site],
-) -> Runs:
+) -> BaseAndSource:
     """The runs, checked for every site."""
     if torch.is_inference_mode_enabled():
         raise ValueError("attribution needs gradients; leave torch.inference_mode()")
-    runs = Runs.of(model, clean, corrupted, direction)
+    runs = BaseAndSource.of(model, clean, corrupted, direction)
     base, by_group = runs.base, runs.decoder is not None
     for site in sites:
         runs.check_site(site)

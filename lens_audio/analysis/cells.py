@@ -36,6 +36,7 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """How many entries each axis has, in order."""
         return tuple(len(labels) for labels in self.axes.values())
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio import files, hooks
-from lens_audio.analysis.alignment import Runs, as_pair, not_given
+from lens_audio.analysis.alignment import BaseAndSource, as_pair, not_given
 from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
 from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed
@@ -101,7 +101,7 @@ class Circuit:
             raise ValueError(f"this is no circuit: {error!r}; Circuit.to_json writes one") from None
 
 
-class Outcome(NamedTuple):
+class CircuitResult(NamedTuple):
     """The metric of a run in which only some heads were clean."""
 
     metric: Float[Tensor, " example"]
@@ -110,13 +110,16 @@ class Outcome(NamedTuple):
 
     def __repr__(self) -> str:
         mean, n = float(self.metric.mean()), len(self.metric)
-        return f"Outcome(metric {mean:.4g}, faithfulness {self.faithfulness:.3f}, n {n})"
+        return f"CircuitResult(metric {mean:.4g}, faithfulness {self.faithfulness:.3f}, n {n})"
 
     @property
     def faithfulness(self) -> float:
         """(m - m(∅)) / (m(M) - m(∅)), of means over the examples; NaN where that is 0 / 0."""
         gap = float(self.whole.mean() - self.none.mean())
         return float(self.metric.mean() - self.none.mean()) / gap if gap else float("nan")
+
+
+Outcome = CircuitResult  # until the next release
 
 
 class Pruned(NamedTuple):
@@ -154,7 +157,7 @@ class CircuitTest:
         """
         if metric is None:
             raise not_given(metric=metric)
-        runs = Runs.of(model, clean, corrupted, direction="noise")
+        runs = BaseAndSource.of(model, clean, corrupted, direction="noise")
         clean, corrupted = runs.base, runs.source
         self.model = model
         self.n_examples = len(clean)
@@ -175,13 +178,13 @@ class CircuitTest:
         every = torch.ones(1, *self.shape, dtype=torch.bool)
         self.whole, self.none = self._metrics(torch.cat([every, ~every]))
 
-    def only(self, circuit: Circuit | Iterable[Any]) -> Outcome:
+    def only(self, circuit: Circuit | Iterable[Any]) -> CircuitResult:
         """The circuit alone: every other head is corrupted."""
-        return self._outcome(self._kept(circuit))
+        return self._result(self._kept(circuit))
 
-    def without(self, circuit: Circuit | Iterable[Any]) -> Outcome:
+    def without(self, circuit: Circuit | Iterable[Any]) -> CircuitResult:
         """Everything but the circuit, whose heads are corrupted."""
-        return self._outcome(~self._kept(circuit))
+        return self._result(~self._kept(circuit))
 
     def corrupting(self, circuit: Circuit | Iterable[Any], *, keep: bool) -> list[hooks.Hook]:
         """Hooks that corrupt every other head (`keep`), or the circuit's own, for any run of the
@@ -223,7 +226,7 @@ class CircuitTest:
             ValueError: if the circuit is less faithful than that to begin with.
         """
         kept = self._kept(circuit)
-        start = self._outcome(kept).faithfulness
+        start = self._result(kept).faithfulness
         if not start >= least:
             raise ValueError(
                 f"this circuit's faithfulness is {start:.3f}, less than the {least} to keep; begin "
@@ -251,12 +254,12 @@ class CircuitTest:
             kept[layer, head] = True
         return kept
 
-    def _outcome(self, kept: Bool[Tensor, "layer head"]) -> Outcome:
-        return Outcome(self._metrics(kept[None])[0], self.whole, self.none)
+    def _result(self, kept: Bool[Tensor, "layer head"]) -> CircuitResult:
+        return CircuitResult(self._metrics(kept[None])[0], self.whole, self.none)
 
     def _faithfulness(self, kept: Bool[Tensor, "circuit layer head"]) -> Float[Tensor, " circuit"]:
-        outcomes = [Outcome(row, self.whole, self.none) for row in self._metrics(kept)]
-        return torch.tensor([outcome.faithfulness for outcome in outcomes])
+        results = [CircuitResult(row, self.whole, self.none) for row in self._metrics(kept)]
+        return torch.tensor([result.faithfulness for result in results])
 
     @torch.no_grad()
     def _metrics(

@@ -6,8 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.data.collect import collecting, layer_names
+from lens_audio.data.collect import at_positions, collecting, layer_names
 from lens_audio.inputs import AudioPrompt
+from lens_audio.sites import Positions, position_indices
 
 
 @torch.no_grad()
@@ -15,7 +16,7 @@ def head_attribution_by_source(
     model: HookedAudioTransformer,
     prompt: AudioPrompt,
     direction: Float[Tensor, "*batch d_model"],
-    position: int = -1,
+    position: Positions = -1,
 ) -> dict[str, Float[Tensor, "batch layer head"]]:
     """How far each head's write at one position goes along a direction, split by what it read.
 
@@ -28,29 +29,37 @@ def head_attribution_by_source(
 
     Args:
         direction: [d_model], or one a row.
-        position: the position whose prediction is attributed.
+        position: the one whose prediction is attributed: a number, "last" (each row's last real
+            one), or any other of docs/places.md that is one position a row.
 
     Raises:
-        ValueError: for a position out of range, or a direction of another width.
+        ValueError: for several positions, one that does not exist or is padding in some row, or a
+            direction of another width.
     """
-    length = prompt.tokens.shape[1]
-    if not -length <= position < length:
-        raise ValueError(f"position {position} is outside the {length} positions")
+    places = position_indices(position, prompt, takes_padding=False)
+    if places.shape[1] != 1:
+        raise ValueError(
+            f"one position a row is attributed; {position!r} are {places.shape[1]}: call it for each"
+        )
+    places = places[:, 0].expand(len(prompt))
     if direction.shape[-1] != model.cfg.d_model:
         raise ValueError(
             f"a direction of width {direction.shape[-1]}; d_model is {model.cfg.d_model}"
         )
-    position %= length
     is_audio = prompt.audio_mask.to(model.device)
     direction = direction.to(model.device).float()
     toward: dict[str, list[Tensor]] = {"audio": [], "text": []}
     layers = range(model.cfg.n_layers)
     v_names, pattern_names = (layer_names(f"attn.hook_{site}", layers) for site in ("v", "pattern"))
+
+    def rows_of(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head key"]:
+        return at_positions(pattern.transpose(1, 2), places).float()
+
     with (
         collecting(model, v_names) as values,
-        collecting(model, pattern_names, take=lambda p: p[:, :, position].float()) as per_key,
+        collecting(model, pattern_names, take=rows_of) as per_key,
     ):
-        resid = model(prompt, stop_at_layer=model.cfg.n_layers)[:, position].float()
+        resid = at_positions(model(prompt, stop_at_layer=model.cfg.n_layers), places).float()
     for block, v_name, pattern_name in zip(model.blocks, v_names, pattern_names, strict=True):
         attn, v = block.attn, values[v_name]
         v = v.repeat_interleave(model.cfg.n_heads // v.shape[2], dim=2).float()

@@ -53,7 +53,6 @@ class FastPatcher:
         base: AudioPrompt,
         source: AudioPrompt,
         cells: list[Cell],
-        batch_tokens: int | None = None,
         n_last: int = 1,
         align: Alignment | None = None,
     ) -> None:
@@ -61,15 +60,20 @@ class FastPatcher:
         self.model, self.site, self.base = model, site, base
         self.n_examples, self.length = base.tokens.shape
         self.n_last = n_last
-        self.batch_tokens = batch_tokens or max(base.tokens.numel(), LEAST_BATCH_TOKENS)
+        self.batch_tokens = max(base.tokens.numel(), LEAST_BATCH_TOKENS)
         self.mask = base.attention_mask.to(model.device)
         self.layers = sorted({cell.layer for cell in cells})
         self.first = self._first_position(cells)
         self.source_cache, self.source_logits = self._run_source(source, align)
         self.base_run, self.base_logits = self._run_base()
 
-    def run(self, cells: list[Cell]) -> Iterator[Done]:
-        """The last positions' logits of every cell, in whatever order is quickest."""
+    def run(self, cells: list[Cell], batch_tokens: int | None = None) -> Iterator[Done]:
+        """The last positions' logits of every cell, in whatever order is quickest.
+
+        Args:
+            batch_tokens: positions computed at once, at most.
+        """
+        self.batch_tokens = batch_tokens or self.batch_tokens
         by_first = sorted(cells, key=lambda cell: (self._first_position([cell]), cell.layer))
         for first, group in groupby(by_first, key=lambda cell: self._first_position([cell])):
             waiting = list(group)

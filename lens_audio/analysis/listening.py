@@ -38,11 +38,14 @@ LEVEL = 0.05  # of a corrected p below which a correlation is called significant
 Head = tuple[int, int]
 
 
-class Measured(NamedTuple):
+class MassAndCorrectness(NamedTuple):
     """Each item's audio mass at the last prompt position, and whether it was answered right."""
 
     mass: Float[Tensor, "item layer head"]
     correct: Bool[Tensor, " item"]
+
+
+Measured = MassAndCorrectness  # until the next release
 
 
 class Correlation(NamedTuple):
@@ -73,7 +76,7 @@ def measure(
     batch_size: int = 16,
     max_new_tokens: int = 32,
     verbose: bool = True,
-) -> Measured:
+) -> MassAndCorrectness:
     """Mass and correctness of every item, streamed in batches.
 
     Args:
@@ -98,7 +101,7 @@ def measure(
             for item, text in zip(batch, texts, strict=True):
                 assert item.answer is not None
                 correct.append(match(text, item.answer, item.choices))
-    return Measured(torch.cat(masses), torch.tensor(correct, dtype=torch.bool))
+    return MassAndCorrectness(torch.cat(masses), torch.tensor(correct, dtype=torch.bool))
 
 
 def correlate(
@@ -319,8 +322,8 @@ def find_specialists(
     )
     n = len(chosen)
     return specialists_of(
-        Measured(measured.mass[:n], measured.correct[:n]),
-        Measured(measured.mass[n:], measured.correct[n:]),
+        MassAndCorrectness(measured.mass[:n], measured.correct[:n]),
+        MassAndCorrectness(measured.mass[n:], measured.correct[n:]),
         (chosen, held_out),
         k=k,
         seed=seed,
@@ -330,8 +333,8 @@ def find_specialists(
 
 
 def specialists_of(
-    calibration: Measured,
-    test: Measured,
+    calibration: MassAndCorrectness,
+    test: MassAndCorrectness,
     items: tuple[Sequence[AudioQAItem], Sequence[AudioQAItem]],
     *,
     k: int,

@@ -10,7 +10,7 @@ from torch import Tensor
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
-from lens_audio.sites import Positions, Site, TokenSequence, check_positions, position_indices
+from lens_audio.sites import Positions, position_indices
 
 Indices = Sequence[int] | Int[Tensor, " n"] | None
 
@@ -36,8 +36,7 @@ def logit_lens(
         ValueError: for tokens or positions that do not exist, or as many positions as not every row
             has.
     """
-    chosen = check_positions(positions, Site.of("resid_pre"))
-    places = position_indices(chosen, TokenSequence.of(prompt)).to(model.device)
+    places = position_indices(positions, prompt).to(model.device)
     rows = torch.arange(len(prompt), device=model.device)[:, None]
     wanted = as_indices(tokens, model.cfg.d_vocab, "token")
 

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio import fingerprint, hooks
-from lens_audio.analysis.alignment import Alignment, Runs, not_given
+from lens_audio.analysis.alignment import Alignment, BaseAndSource, not_given
 from lens_audio.analysis.cells import Cell, make_grid, swept_heads
-from lens_audio.analysis.fast_patching import FastPatcher
+from lens_audio.analysis.fast_patching import Done, FastPatcher
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.positions import (
     SweptPositions,
@@ -147,7 +147,7 @@ def sweep_steps(
         raise not_given(site=site, metric=metric)
     if engine not in ("fast", "naive"):
         raise ValueError(f"engine must be 'fast' or 'naive', not {engine!r}")
-    runs = Runs.of(model, clean, corrupted, direction)
+    runs = BaseAndSource.of(model, clean, corrupted, direction)
     asked = Site.of(site)
     where = asked.in_block()
     progress = Progress(resume_from)
@@ -160,11 +160,9 @@ def sweep_steps(
     if not metrics:
         raise ValueError("no metric was given")
     n_last = logits_needed(metrics.values(), base, source)
-    patcher: FastPatcher | NaivePatcher
-    if engine == "fast":
-        patcher = FastPatcher(model, where, base, source, grid.cells, batch_tokens, n_last, align)
-    else:
-        patcher = NaivePatcher(model, where, base, source, grid.cells, n_last, align)
+    patcher = (FastPatcher if engine == "fast" else NaivePatcher)(
+        model, where, base, source, grid.cells, n_last, align
+    )
     unpatched = patcher.base_logits, patcher.source_logits
     evaluate = Evaluation([AppliedMetric.to(m, *unpatched, name=n) for n, m in metrics.items()])
     about = {"site": asked.name, "direction": direction, "model": model.cfg.model_name}
@@ -193,7 +191,7 @@ def sweep_steps(
     n_done, n_cells = len(grid.cells) - len(todo), len(grid.cells)
     try:  # what is done is kept whatever happens
         yield n_done, n_cells, result
-        for cell, logits in patcher.run(todo):
+        for cell, logits in patcher.run(todo, batch_tokens):
             result.values[(slice(None), *cell.index)] = evaluate(logits)  # type: ignore[index]
             n_done += 1
             progress.cell_done()
@@ -240,9 +238,8 @@ class NaivePatcher:
         }
         self.base_logits = model(base, logits_to_keep=n_last)
 
-    def run(
-        self, cells: list[Cell]
-    ) -> Iterator[tuple[Cell, Float[Tensor, "example last d_vocab"]]]:
+    def run(self, cells: list[Cell], batch_tokens: int | None = None) -> Iterator[Done]:
+        """The last positions' logits of every cell, each of a whole forward whatever `batch_tokens`."""
         for cell in cells:
             name = self.site.in_layer(cell.layer)
             patch = hooks.patch(

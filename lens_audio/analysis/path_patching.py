@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio import hooks
-from lens_audio.analysis.alignment import Runs, as_pair, not_given
+from lens_audio.analysis.alignment import BaseAndSource, as_pair, not_given
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.positions import mask_of
 from lens_audio.analysis.result import PatchingResult
@@ -141,7 +141,7 @@ class Paths:
     ) -> "Paths":
         """Both runs, and the logits of so many last positions; else as for `path_patch`."""
         _check_options("logits", "q", mlps)
-        runs = Runs.of(model, clean, corrupted, direction)
+        runs = BaseAndSource.of(model, clean, corrupted, direction)
         base, source = runs.base, runs.source
         if runs.decoder is None:
             where = mask_of(Site.of("z"), positions, base)

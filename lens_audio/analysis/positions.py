@@ -9,7 +9,7 @@ from torch import Tensor
 from lens_audio.analysis.alignment import Alignment
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
-from lens_audio.sites import Positions, Site, TokenSequence, check_positions, select
+from lens_audio.sites import Positions, Site, TokenSequence, check_prompt_positions, select
 
 Masks = dict[str, Bool[Tensor, "#example pos"]]
 # One selection, "each", or selections by name.
@@ -136,9 +136,7 @@ def mask_of(site: Site, positions: Positions, prompt: AudioPrompt) -> Bool[Tenso
         ValueError: for a selection of nothing in some row, or positions that do not exist.
     """
     where = site.in_block()
-    if isinstance(positions, str) and positions == "generated":
-        raise ValueError("'generated' selects nothing here: the prompt alone is run")
-    positions = check_positions(positions, where)
+    positions = check_prompt_positions(positions, where)
     if where.in_encoder:
         n_spectrograms = 0 if prompt.mel is None else len(prompt.mel)
         sequence = TokenSequence.untold(len(prompt.frame_labels()), n_spectrograms)

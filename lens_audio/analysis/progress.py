@@ -24,7 +24,7 @@ class Progress:
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.path = None if path is None else files.check_writable(path)
-        self._lock: files.Lock | None = None
+        self._lock: files.FileLock | None = None
         self._unwritten, self._written_at = 0, 0.0
 
     def begin(
@@ -48,7 +48,7 @@ class Progress:
         """
         assert self.path is not None
         self.result, self._written_at = result, time.monotonic()
-        self._lock = files.Lock(self.path)
+        self._lock = files.FileLock(self.path)
         result.about |= {"request": request, "probe": probe.tolist()}
         try:
             if self.path.exists():

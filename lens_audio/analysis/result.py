@@ -50,6 +50,7 @@ class PatchingResult:
 
     @property
     def metrics(self) -> list[str]:
+        """Names of the metrics, in the order of the first axis."""
         return self.axes["metric"]
 
     def mean(self, metric: str | None = None) -> Float[Tensor, "..."]:

@@ -16,7 +16,7 @@ DEFAULT_QUESTION = "What do you hear?"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointFiles:
     """The small files of a checkpoint, read.
 
     It has the `cfg`, `processor` and `tokenizer` of the model to be, for checks that need no more.
@@ -27,7 +27,7 @@ class Checkpoint:
     tokenizer: Any
 
     @classmethod
-    def read(cls, model: str | None, device: str | None = None) -> "Checkpoint":
+    def read(cls, model: str | None, device: str | None = None) -> "CheckpointFiles":
         """Of a folder, a hub id, or None for the embedded checkpoint.
 
         Raises:

@@ -6,9 +6,9 @@ from rich.table import Table
 
 from lens_audio import testbed
 from lens_audio.analysis.listening import LEVEL, Specialists, find_specialists
-from lens_audio.cli.checkpoint import Checkpoint, load
+from lens_audio.cli.checkpoint import CheckpointFiles, load
 from lens_audio.cli.checks import shown_name
-from lens_audio.cli.commands import Heads
+from lens_audio.cli.commands.heads import Heads
 from lens_audio.data.items import AudioQAItem
 from lens_audio.plots.pages.heads import CONDITIONS, HEADER, condition_rows, heads_page, rows
 from lens_audio.plots.report import write_page
@@ -21,7 +21,7 @@ CAPTIONS: tuple[Caption, ...] = ("none", "true", "false")
 
 def run(request: Heads) -> None:
     """Load, measure, print, write the table and the page."""
-    checkpoint = Checkpoint.read(request.model, request.device)
+    checkpoint = CheckpointFiles.read(request.model, request.device)
     checkpoint.check_heads(request.k)
     items = held_out(request.items, request.seed)
     checkpoint.check_items(items)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,55 +19,34 @@ from lens_audio.analysis import (
     top_heads,
 )
 from lens_audio.cli import cautions
-from lens_audio.cli.checkpoint import Checkpoint, load, question_of
+from lens_audio.cli.checkpoint import CheckpointFiles, load, question_of
 from lens_audio.cli.checks import shown_name
-from lens_audio.cli.commands import Listen
+from lens_audio.cli.commands.listen import Listen
 from lens_audio.cli.options import split_choices
 from lens_audio.cli.recording import Excerpt, read_excerpt
+from lens_audio.data.items import AudioQAItem
 from lens_audio.files import check_writable, write_text
 from lens_audio.plots.choices import shown_mass
-from lens_audio.plots.pages.listen import HEAD_COLUMNS, Listened, listen_page
+from lens_audio.plots.pages.listen import HEAD_COLUMNS, ListenResult, listen_page
 from lens_audio.plots.report import own_versions, write_page
 from lens_audio.tables import table_text
 
 N_NEXT_TOKENS = 5
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is asked about which recording, and what is known about it."""
-
-    audio: Path
-    question: str
-    choices: list[str] | None
-    key: str | None = None
-    span: tuple[float, float] | None = None
-
-    @classmethod
-    def of(cls, request: Listen) -> "Task":
-        """The bundled item where nothing else was asked for; its span stays with its recording."""
-        item = testbed.demo_item() if request.audio is None else None
-        audio = testbed.demo_clip() if request.audio is None else Path(request.audio).expanduser()
-        span = (item.onset, item.offset) if item is not None else None
-        if item is not None and request.question is None and request.choices is None:
-            return cls(audio, item.question, item.choices, item.answer, span)
-        choices = split_choices(request.choices)
-        return cls(audio, question_of(request.question, choices), choices, span=span)
-
-
 def run(request: Listen) -> None:
     """Do all of it: load, answer, look, print, write the page."""
     console, progress = Console(highlight=False), Console(stderr=True)
     out = check_writable(request.out)
-    task = Task.of(request)
-    checkpoint = Checkpoint.read(request.model, request.device)
+    item = item_of(request)
+    checkpoint = CheckpointFiles.read(request.model, request.device)
     checkpoint.check_heads(request.top)
-    excerpt = read_excerpt(task.audio, checkpoint, request.start, request.end, request.max_seconds)
-    prompt = checkpoint.prompt(task.question, (excerpt.samples, excerpt.rate))
+    excerpt = read_excerpt(item.audio, checkpoint, request.start, request.end, request.max_seconds)
+    prompt = checkpoint.prompt(item.question, (excerpt.samples, excerpt.rate))
     model = load(request.model, request.device, dtype=request.dtype)
     prompt = prompt.to(model.device)
     with progress.status("listening") as status:
-        found = listen(model, prompt, excerpt, task, request, status.update)
+        found = listen(model, prompt, excerpt, item, request, status.update)
         status.update("writing the page")
         if request.table is not None:
             write_text(request.table, table_of(found, request.table.suffix))
@@ -78,34 +57,52 @@ def run(request: Listen) -> None:
     console.print(f"\nPage: {escape(str(out))}", soft_wrap=True)
 
 
+def item_of(request: Listen) -> AudioQAItem:
+    """What is asked about which recording: the bundled item where nothing else was asked for.
+
+    Without choices it has none. The bundled recording keeps its span whatever is asked about it.
+    """
+    choices = split_choices(request.choices)
+    question = question_of(request.question, choices)
+    if request.audio is not None:
+        audio = Path(request.audio).expanduser()
+        return AudioQAItem(audio.name, question, choices or (), None, audio)
+    item = replace(testbed.demo_item(), audio=testbed.demo_clip())
+    if request.question is None and choices is None:
+        return item
+    return replace(item, question=question, choices=choices or [], answer=None)
+
+
 def listen(
     model: HookedAudioTransformer,
     prompt: AudioPrompt,
     excerpt: Excerpt,
-    task: Task,
+    item: AudioQAItem,
     request: Listen,
     say: Callable[[str], object],
-) -> Listened:
+) -> ListenResult:
     """Answer, and measure each head's attention on the audio; `say` is told what goes on."""
+    choices = list(item.choices) or None
     say("reading the heads")
     attention = audio_attention(model, prompt)[0].cpu()
     heads = top_heads(audio_mass(attention), request.top)
     say("answering")
     answer = model.generate(prompt, return_type="str", verbose=False).strip()
     say("comparing with silence")
-    candidates, with_sound, without_sound, mass = candidate_probs(model, prompt, task.choices)
+    candidates, with_sound, without_sound, mass = candidate_probs(model, prompt, choices)
     said = [
         *cautions.of_model(request.model, request.audio is not None),
-        *cautions.of_answer(answer, task.choices),
+        *cautions.of_answer(answer, choices),
         *cautions.of_mass(mass[0] if mass else None),
     ]
-    return Listened(
+    span = (item.onset, item.offset) if isinstance(item, testbed.Item) else None
+    return ListenResult(
         prompt=prompt.to("cpu"),
-        audio_name=task.audio.name,
-        question=task.question,
+        audio_name=item.audio.name,
+        question=item.question,
         answer=answer,
         candidates=candidates,
-        are_choices=task.choices is not None,
+        are_choices=choices is not None,
         with_sound=with_sound,
         without_sound=without_sound,
         attention=attention,
@@ -113,8 +110,8 @@ def listen(
         model_name=shown_name(request.model),
         command=request.shown(),
         versions=own_versions(),
-        key=task.key,
-        span=excerpt.within(task.span),
+        key=item.answer,
+        span=excerpt.within(span),
         heard=excerpt.said,
         start=excerpt.start,
         mass=mass,
@@ -140,7 +137,7 @@ def candidate_probs(
     return words, heard[best].tolist(), silent[best].tolist(), None
 
 
-def table_of(found: Listened, suffix: str) -> str:
+def table_of(found: ListenResult, suffix: str) -> str:
     """The candidates as CSV, or as JSON with the answer, the mass and the cautions beside them."""
     rows = [
         {"candidate": name, "with_sound": heard, "silenced": silent}
@@ -170,7 +167,7 @@ def table_of(found: Listened, suffix: str) -> str:
     return json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
 
 
-def show(found: Listened, console: Console) -> None:
+def show(found: ListenResult, console: Console) -> None:
     """Print the question, the answer and two small tables."""
     console.print(
         f"[bold]{escape(found.audio_name)}[/] ({found.heard}), {escape(found.model_name)}"

@@ -6,9 +6,9 @@ from rich.table import Table
 
 from lens_audio import HookedAudioTransformer
 from lens_audio.checkpoints.dispatch import dispatch
-from lens_audio.cli.checkpoint import Checkpoint, load
+from lens_audio.cli.checkpoint import CheckpointFiles, load
 from lens_audio.cli.checks import numbers
-from lens_audio.cli.commands import Mmau
+from lens_audio.cli.commands.mmau import Mmau
 from lens_audio.data.wording import wording
 from lens_audio.evals.items import AudioQADataset
 from lens_audio.evals.processes import Processes
@@ -27,7 +27,7 @@ def run(request: Mmau) -> None:
     """Load the model, evaluate, print, write the files."""
     console = Console(highlight=False)
     settings = settings_of(request, request.questions or SyntheticQA)
-    checkpoint = Checkpoint.read(request.model, request.device)
+    checkpoint = CheckpointFiles.read(request.model, request.device)
     steering = None
     if request.steering is not None:
         steering = AudioSilenceSteering.load(request.steering)

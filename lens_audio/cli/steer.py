@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from lens_audio.analysis.listening import best_heads
-from lens_audio.cli.checkpoint import Checkpoint, load
+from lens_audio.cli.checkpoint import CheckpointFiles, load
 from lens_audio.cli.checks import shown_name
-from lens_audio.cli.commands import FULL, SpecialistsFrom, Steer
+from lens_audio.cli.commands.steer import FULL, SpecialistsFrom, Steer
 from lens_audio.cli.heads import held_out
 from lens_audio.files import write_text
 from lens_audio.plots.pages.steer import Line, depends_on, steer_page
@@ -32,7 +32,7 @@ def run(request: Steer) -> None:
     console = Console(highlight=False)
     console.print(escape(plan(request)), soft_wrap=True)
     n_calibration, n_test, draws = request.sizes
-    checkpoint = Checkpoint.read(request.model, request.device)
+    checkpoint = CheckpointFiles.read(request.model, request.device)
     # Random heads are drawn besides the specialists.
     checkpoint.check_heads(max(KS) if request.calibrate else 2 * max(KS))
     items = held_out(n_calibration, request.seed)

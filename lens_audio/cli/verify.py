@@ -8,7 +8,7 @@ from rich.table import Table
 
 from lens_audio import testbed
 from lens_audio.cli.checks import shown_name
-from lens_audio.cli.commands import Verify
+from lens_audio.cli.commands.verify import Verify
 from lens_audio.files import check_writable, write_text
 from lens_audio.plots.report import said_versions
 from lens_audio.verification import Verification, verify

@@ -1,7 +1,8 @@
 """What a model is asked about: items, their prompts in batches, its answers, pairs of prompts."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lens_audio.lazy_imports import on_first_use
 
 if TYPE_CHECKING:
     from lens_audio.data.collect import collecting
@@ -11,14 +12,14 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that a benchmark's questions are read without torch.
 _HOMES = {
-    "AudioQAItem": "items",
-    "Group": "pairs",
-    "Pair": "pairs",
-    "check_items": "items",
-    "collecting": "collect",
-    "encoder_activations": "encoder",
-    "pair": "pairs",
-    "split_items": "items",
+    "AudioQAItem": "data.items",
+    "Group": "data.pairs",
+    "Pair": "data.pairs",
+    "check_items": "data.items",
+    "collecting": "data.collect",
+    "encoder_activations": "data.encoder",
+    "pair": "data.pairs",
+    "split_items": "data.items",
 }
 
 __all__ = [
@@ -32,12 +33,4 @@ __all__ = [
     "split_items",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

@@ -1,7 +1,8 @@
 """Benchmarks: their items, and the paper's protocol on them."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lens_audio.lazy_imports import on_first_use
 
 if TYPE_CHECKING:
     from lens_audio.data.items import AudioQAItem
@@ -19,6 +20,7 @@ _HOMES = {
     "Results": "evals.report",
     "Settings": "evals.protocol",
     "evaluate": "evals.run",
+    "mmau": "evals.mmau",
     "wording": "data.wording",
 }
 
@@ -32,14 +34,4 @@ __all__ = [
     "wording",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "mmau":
-        return import_module("lens_audio.evals.mmau")
-    if name in _HOMES:
-        return getattr(import_module(f"lens_audio.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

@@ -33,7 +33,9 @@ class AudioQADataset(Protocol):
         ...
 
     @property
-    def items(self) -> Sequence[AudioQAItem]: ...
+    def items(self) -> Sequence[AudioQAItem]:
+        """The questions, in the benchmark's order."""
+        ...
 
     def matches(self, prediction: str, answer: str, choices: Sequence[str]) -> bool:
         """Whether the benchmark's own scorer counts this prediction as right."""

@@ -37,7 +37,7 @@ class Journal:
         """
         self.done: dict[Key, dict[str, Any]] = {}
         self._check = check
-        self._lock = files.Lock(files.check_writable(path))
+        self._lock = files.FileLock(files.check_writable(path))
         try:
             self._file = open(path, "a+b")  # noqa: SIM115 (it stays open)
         except BaseException:

@@ -43,6 +43,7 @@ class MMAU:
 
     @property
     def name(self) -> str:
+        """ "MMAU test-mini" or "MMAU test"."""
         return f"MMAU {self.split}"
 
     def matches(self, prediction: str, answer: str, choices: Sequence[str]) -> bool:

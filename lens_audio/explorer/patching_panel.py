@@ -12,7 +12,7 @@ from lens_audio.explorer.circuit_panel import MetricChoice
 from lens_audio.explorer.parts import FigureView, Status, dropdown, heading
 from lens_audio.explorer.player import OVER_TIME
 from lens_audio.explorer.session import SITES, Session
-from lens_audio.explorer.state import Sweep
+from lens_audio.explorer.state import SweepState
 from lens_audio.plots.patching import WINDOW, patching_heatmap
 
 NAMES = {
@@ -153,16 +153,16 @@ class PatchingPanel(widgets.VBox):
         self._on_cell(cell)
 
     @property
-    def sweep(self) -> Sweep:
+    def sweep(self) -> SweepState:
         """What is chosen, and the last result."""
         if self.result is not None:
             kind, site = self.shown
             direction = str(self.result.about["direction"])
         else:
             kind, site, direction = self.kind.value, self.site.value, self.direction.value
-        return Sweep(site, kind, direction, float(self.window.value), self.result)
+        return SweepState(site, kind, direction, float(self.window.value), self.result)
 
-    def show(self, sweep: Sweep) -> None:
+    def show(self, sweep: SweepState) -> None:
         """Choose this, and draw its result."""
         self.halt()
         self.site.value, self.kind.value = sweep.site, sweep.by

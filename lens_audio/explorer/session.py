@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.analysis import metrics
-from lens_audio.analysis.alignment import NOT_BY_GROUP, Runs
+from lens_audio.analysis.alignment import NOT_BY_GROUP, BaseAndSource
 from lens_audio.analysis.attention import audio_attention, audio_mass, head_pattern
-from lens_audio.analysis.circuit import Circuit, CircuitTest, Head, Outcome
+from lens_audio.analysis.circuit import Circuit, CircuitResult, CircuitTest, Head
 from lens_audio.analysis.patching import positions_by, sweep_steps
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
@@ -70,14 +70,16 @@ class Session:
                 "the explorer shows tokens as text: load a checkpoint folder with its tokenizer, "
                 "and make prompts with model.prompt"
             )
-        Runs.of(self.model, self.pair, None, "denoise")  # refuses what cannot be patched
+        BaseAndSource.of(self.model, self.pair, None, "denoise")  # refuses what cannot be patched
 
     @property
     def clean(self) -> AudioPrompt:
+        """The clean prompt, of one row."""
         return self.pair.clean
 
     @property
     def corrupted(self) -> AudioPrompt:
+        """The corrupted prompt, of one row."""
         return self.pair.corrupted
 
     def prompt(self, role: str) -> AudioPrompt:
@@ -237,7 +239,7 @@ class Session:
 
     def run_circuit(
         self, circuit: Circuit, keep: bool, metric: tuple[str, int, int]
-    ) -> tuple[Outcome, list[float]]:
+    ) -> tuple[CircuitResult, list[float]]:
         """What the metric and the candidates' probabilities are with only the circuit, or without."""
         test = self.circuit_test(*metric)
         outcome = test.only(circuit) if keep else test.without(circuit)

@@ -27,7 +27,7 @@ NEAR = 0.02  # by how much answers' probabilities may differ from device to devi
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepState:
     """What is patched, and the last result."""
 
     site: str = "z"
@@ -49,7 +49,7 @@ class State:
     clip: int = 0
     span: Span | None = None
     show: str = MASS
-    sweep: Sweep = Sweep()
+    sweep: SweepState = SweepState()
     notes: str = ""
 
     def to_json(self, session: Session) -> str:
@@ -201,12 +201,12 @@ def _metric(given: Any, session: Session) -> tuple[str, int, int]:
     return _one_of(given["name"], METRICS), of, against
 
 
-def _sweep(given: Any, session: Session) -> Sweep:
+def _sweep(given: Any, session: Session) -> SweepState:
     kinds = session.kinds(_text(given["site"]))
     window = float(given["window"])
     if not 0 < window <= 30:
         raise ValueError(f"a window of {window} s; possible: more than 0, at most 30")
-    return Sweep(
+    return SweepState(
         site=given["site"],
         by=_one_of(given["by"], tuple(kinds)),
         direction=_one_of(given["direction"], DIRECTIONS),

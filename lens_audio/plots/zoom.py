@@ -25,6 +25,7 @@ class Scale:
 
     @classmethod
     def of(cls, results: Sequence[PatchingResult], metric: str | None, recovery: bool) -> "Scale":
+        """One for all cells of these results: of their recovery, or of the change of the metric."""
         cells = [
             (r.recovery(metric) if recovery else _change(r, metric)).double().flatten().numpy()
             for r in results

@@ -177,18 +177,49 @@ def last_positions(attention_mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, " b
     return (attention_mask * places).argmax(1)
 
 
-def position_indices(positions: Positions, sequence: TokenSequence) -> Int[Tensor, "rows n"]:
-    """The selected positions by row, one row where all select the same; numbers in the order given.
-
-    Args:
-        positions: as `check_positions` gives them.
+def check_prompt_positions(positions: Any, site: Site) -> Positions:
+    """`check_positions` where the prompt alone is run.
 
     Raises:
-        ValueError: as `select`, and for rows that select different counts.
+        ValueError: as `check_positions`, and for "generated".
     """
+    if isinstance(positions, str) and positions == "generated":
+        raise ValueError("'generated' selects nothing here: the prompt alone is run")
+    return check_positions(positions, site)
+
+
+def position_indices(
+    positions: Any, prompt: Any, *, takes_padding: bool = True
+) -> Int[Tensor, "rows n"]:
+    """The selected positions of a prompt by row, one row where all select the same.
+
+    Numbers are in the order given.
+
+    Raises:
+        ValueError: as `check_prompt_positions` and `select`, for rows that select different counts,
+            and unless it `takes_padding` for positions at padding.
+    """
+    positions = check_prompt_positions(positions, Site.of("resid_pre"))
+    sequence = TokenSequence.of(prompt)
     if isinstance(positions, Tensor) and positions.dtype != torch.bool:
-        return _counted(positions, sequence.n_prompt)[None]
-    return row_indices(select(positions, sequence))
+        places = _counted(positions, sequence.n_prompt)[None]
+    else:
+        places = row_indices(select(positions, sequence))
+    real = prompt.attention_mask.cpu()
+    padded = ~real.gather(1, places.expand(len(real), -1)).all(1)
+    if not takes_padding and bool(padded.any()):
+        raise ValueError(
+            f"{positions!r} is at padding in rows {padded.nonzero().flatten().tolist()}; pad on the "
+            "other side, take 'last', or positions that every row has"
+        )
+    return places
+
+
+def is_one_position(positions: Any) -> bool:
+    """Whether it is one position a row by its spelling: "last", or a number."""
+    if isinstance(positions, str):
+        return positions == "last"
+    return not isinstance(positions, slice | None) and torch.as_tensor(positions).ndim == 0
 
 
 def row_indices(mask: Bool[Tensor, "rows pos"]) -> Int[Tensor, "rows n"]:

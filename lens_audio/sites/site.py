@@ -89,14 +89,17 @@ class Site:
 
     @property
     def takes_layers(self) -> bool:
+        """Whether it leaves the layer open."""
         return "{}" in self.template
 
     @property
     def is_in_blocks(self) -> bool:
+        """Whether it is a hook point of blocks, of the decoder or the encoder."""
         return BLOCK.search(self.template) is not None
 
     @property
     def in_encoder(self) -> bool:
+        """Whether it is inside the audio encoder."""
         return self.template.startswith("audio_encoder.")
 
     @property
@@ -106,19 +109,27 @@ class Site:
 
     @property
     def last_name(self) -> str:
+        """The hook point's own name, such as "hook_z"."""
         return self.template.rsplit(".", 1)[-1]
 
     @property
     def is_pattern(self) -> bool:
+        """Whether it is attention, [batch, head, query, key]: scores or pattern."""
         return self.last_name in PATTERN_SITES
 
     @property
+    def is_residual(self) -> bool:
+        """The residual stream of a block, or what is written into it: [batch, pos, d_model]."""
+        return self.short in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+
+    @property
     def position_axis(self) -> int:
-        """In patterns the queries'."""
+        """Which dimension positions are; in patterns the queries'."""
         return 2 if self.is_pattern or self.last_name == "hook_mel" else 1
 
     @property
     def head_axis(self) -> int | None:
+        """Which dimension heads are; None where there are none."""
         if self.is_pattern:
             return 1
         return 2 if self.last_name in (*QUERY_SITES, *KEY_SITES) else None

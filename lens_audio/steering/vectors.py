@@ -20,7 +20,7 @@ from lens_audio.data.collect import at_positions
 from lens_audio.hooks.positions import Positions
 from lens_audio.hooks.selection import Hook
 from lens_audio.inputs import AudioPrompt
-from lens_audio.sites import last_positions
+from lens_audio.sites import Site, last_positions
 from lens_audio.steering.storage import check_fits, damage_named, load, model_facts, save
 
 KIND = "SteeringVector"
@@ -99,21 +99,18 @@ class SteeringVector:
         """Refuse a model that these directions do not fit.
 
         Raises:
-            ValueError: for another width, number of layers, or site.
+            ValueError: for another width, a layer that it lacks, or a site that is no site or has no
+                layers.
         """
         sizes = model_facts(model)
         check_fits(self.provenance.get("model") or {}, sizes, "the steering vector")
-        encoder = self.site.startswith("audio_encoder.")
-        cfg = model.cfg.audio if encoder else model.cfg
+        site = Site.of(self.site)
+        cfg = model.cfg.audio if site.in_encoder else model.cfg
         width = len(next(iter(self.directions.values())))
+        site.layers(model.cfg, self.directions)
         # Sites of other widths than the residual stream's are checked by the hook as it runs.
-        if "resid" in self.site and width != cfg.d_model:
+        if site.is_residual and width != cfg.d_model:
             raise ValueError(f"the direction has width {width}, this model {cfg.d_model}")
-        if max(self.directions) >= cfg.n_layers:
-            raise ValueError(
-                f"the vector has layer {max(self.directions)}, this model layers 0 to "
-                f"{cfg.n_layers - 1}"
-            )
 
     def facts(self) -> dict[str, Any]:
         """What it is: the site, and the direction in each layer by its hash."""

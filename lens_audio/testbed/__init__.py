@@ -10,7 +10,9 @@ testbed.demo_item()
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lens_audio.lazy_imports import on_first_use
 
 if TYPE_CHECKING:
     from lens_audio.testbed.demo import demo_clip, demo_item
@@ -18,16 +20,16 @@ if TYPE_CHECKING:
     from lens_audio.testbed.sounds import CLASSES, SAMPLING_RATE, Clip, make_clip, silence
 
 _HOMES = {
-    "demo_clip": "demo",
-    "demo_item": "demo",
-    "Item": "items",
-    "make_item": "items",
-    "make_items": "items",
-    "CLASSES": "sounds",
-    "SAMPLING_RATE": "sounds",
-    "Clip": "sounds",
-    "make_clip": "sounds",
-    "silence": "sounds",
+    "demo_clip": "testbed.demo",
+    "demo_item": "testbed.demo",
+    "Item": "testbed.items",
+    "make_item": "testbed.items",
+    "make_items": "testbed.items",
+    "CLASSES": "testbed.sounds",
+    "SAMPLING_RATE": "testbed.sounds",
+    "Clip": "testbed.sounds",
+    "make_clip": "testbed.sounds",
+    "silence": "testbed.sounds",
 }
 
 __all__ = [
@@ -50,14 +52,4 @@ def checkpoint_dir() -> Path:
     return Path(__file__).parent / "checkpoint"
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use: `import lens_audio` stays light."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

@@ -48,10 +48,12 @@ class Accuracy:
 
     @property
     def value(self) -> float:
+        """The share, 0 to 1."""
         return self.correct / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
+        """The ends of the 95 % Wilson interval, 0 to 1."""
         share = wilson(torch.arange(self.n) < self.correct)
         return share.low, share.high
 
@@ -118,6 +120,7 @@ def accuracy(
 
 
 def main() -> None:
+    """Print the accuracies of every kind of question under every caption."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--n", type=int, default=1000, help="items for each condition")

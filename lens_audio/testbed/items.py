@@ -100,6 +100,7 @@ class Item(AudioQAItem):
 
     @property
     def kind(self) -> Kind:
+        """ "yes_no" or "choice"."""
         return "yes_no" if list(self.choices) == ["yes", "no"] else "choice"
 
 
@@ -127,6 +128,7 @@ def options(choices: Sequence[str]) -> str:
 
 
 def caption_sentence(category: str, firm: bool, rng: Rng) -> str:
+    """A sentence that says the sound is this, firmly or not, in a wording that is drawn."""
     wordings = FIRM_CAPTIONS if firm else PLAIN_CAPTIONS
     return str(rng.choice(wordings)).format(sound=with_article(category))
 

@@ -48,7 +48,7 @@ TIMING = AudioTiming()
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """Everything that decides the weights."""
 
     steps: int = 2650
@@ -143,7 +143,7 @@ def answer_loss(model: Qwen2AudioForConditionalGeneration, batch: Batch) -> Floa
     return nn.functional.cross_entropy(logits, targets)
 
 
-def learning_rate(settings: Settings, step: int) -> float:
+def learning_rate(settings: TrainingSettings, step: int) -> float:
     """Linear warm-up at the start of both main phases and a cosine to a twentieth over them;
     then, while settling, from a fifth of the peak linearly to zero."""
     main_steps = settings.steps - settings.settling_steps
@@ -171,7 +171,9 @@ AttentionMaskInterface.register("testbed_float32", sdpa_mask)
 class Trainer:
     """Model, optimiser and step, with saving and resuming."""
 
-    def __init__(self, settings: Settings, workers: int = 0, pool: Pool | None = None) -> None:
+    def __init__(
+        self, settings: TrainingSettings, workers: int = 0, pool: Pool | None = None
+    ) -> None:
         if settings.steps < settings.tagging_steps + settings.settling_steps:
             raise ValueError(
                 f"steps={settings.steps} is less than tagging_steps={settings.tagging_steps} and "
@@ -240,6 +242,11 @@ class Trainer:
             torch.save(state, unfinished)
 
     def load_state(self, folder: Path) -> None:
+        """Go on where `save_state` left off.
+
+        Raises:
+            ValueError: for no saved state, or one of other settings or versions.
+        """
         path = folder / "state.pt"
         if not path.exists():
             raise ValueError(f"nothing to resume: {path} does not exist; start without --resume")
@@ -277,7 +284,8 @@ def train(trainer: Trainer, out: Path, state: Path, save_every: int = 500) -> No
 
 
 def main() -> None:
-    defaults = Settings()
+    """Train as the command line says, or go on with what was begun."""
+    defaults = TrainingSettings()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=checkpoint_dir(), help="checkpoint folder")
     parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="folder for --resume")
@@ -288,7 +296,7 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings = Settings(**{name: getattr(options, name) for name in asdict(defaults)})
+    settings = TrainingSettings(**{name: getattr(options, name) for name in asdict(defaults)})
     print(f"synthesising {settings.clips} training clips")
     trainer = Trainer(settings, workers=options.workers)
     if options.resume:

@@ -69,10 +69,23 @@ def test_right_padding_is_not_read() -> None:
         audio_attention(model, prompt)
 
 
+def test_the_last_query_is_each_rows_own() -> None:
+    layout = Layout([9, 4], [[30], [23]], "right")
+    model, prompt = hooked_model(), make_prompt(layout=layout)
+    attention = audio_attention(model, prompt, "last")
+    last = prompt.attention_mask.sum(1) - 1
+    for row, query in enumerate(last.tolist()):
+        expected = pattern_rows(model, prompt, query)[row]
+        found = attention[row, ..., : expected.shape[-1]]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    by_mask = torch.nn.functional.one_hot(last, prompt.tokens.shape[1]).bool()
+    assert torch.equal(audio_attention(model, prompt, by_mask)[:, :, :, 0], attention)
+
+
 @pytest.mark.parametrize("query", [1000, -1000, [0, 1000], []])
 def test_refuses_queries_that_do_not_exist(query: int | list[int]) -> None:
     model, prompt = hooked_model(), make_prompt()
-    with pytest.raises(ValueError, match="query position"):
+    with pytest.raises(ValueError, match=r"position -?1000 does not exist|empty selection of pos"):
         audio_attention(model, prompt, query)
 
 

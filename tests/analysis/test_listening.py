@@ -20,7 +20,7 @@ from lens_audio.analysis.dataset import (
     split_items,
 )
 from lens_audio.analysis.listening import (
-    Measured,
+    MassAndCorrectness,
     auroc,
     best_heads,
     correlate,
@@ -31,12 +31,12 @@ from lens_audio.analysis.listening import (
 )
 
 
-def made_up(n: int = 40, seed: int = 0) -> Measured:
+def made_up(n: int = 40, seed: int = 0) -> MassAndCorrectness:
     """Masses of 2 x 3 heads, the first of which follows correctness."""
     rng = torch.Generator().manual_seed(seed)
     mass = torch.rand(n, 2, 3, generator=rng)
     correct = mass[:, 0, 0] + 0.4 * torch.rand(n, generator=rng) > 0.7
-    return Measured(mass, correct)
+    return MassAndCorrectness(mass, correct)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_all_answers_alike_make_a_labelled_undefined_result(right, said) -> None
     both = (labelled([]), labelled([]))
     with pytest.warns(UserWarning, match="undefined"):
         made = specialists_of(
-            Measured(mass, torch.full_like(correct, right)), made_up(8), both, k=2
+            MassAndCorrectness(mass, torch.full_like(correct, right)), made_up(8), both, k=2
         )
     assert made.heads == []
     assert made.undefined == found.undefined

@@ -51,6 +51,17 @@ def test_heads_from_audio_and_text_sum_to_their_direct_attribution():
     torch.testing.assert_close(parts["audio"] + parts["text"], expected, atol=1e-5, rtol=1e-4)
 
 
+def test_each_rows_last_position_is_attributed_whatever_pads_it():
+    model, right = hooked_model(), Layout(PADDED.n_text, PADDED.clips, "right")
+    direction = model.tokens_to_residual_directions(4)
+    found = head_attribution_by_source(model, make_prompt(layout=right), direction, "last")
+    expected = head_attribution_by_source(model, make_prompt(layout=PADDED), direction)
+    for source in ("audio", "text"):
+        torch.testing.assert_close(found[source], expected[source], atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="at padding in rows"):
+        head_attribution_by_source(model, make_prompt(layout=right), direction)
+
+
 def test_a_prompt_without_audio_attributes_nothing_to_audio():
     model, prompt = hooked_model(), make_prompt(layout=Layout(n_text=[6], clips=[[]]))
     parts = head_attribution_by_source(model, prompt, model.tokens_to_residual_directions(4))

@@ -176,8 +176,8 @@ def test_an_interrupted_sweep_continues(tmp_path, monkeypatch):
     whole = sweep(model, *prompts, "resid_pre", LOGIT_DIFF, verbose=False)
     real_run, n_run = fast_patching.FastPatcher.run, []
 
-    def interrupted(self, cells):
-        for done in real_run(self, cells):
+    def interrupted(self, cells, batch_tokens):
+        for done in real_run(self, cells, batch_tokens):
             if len(n_run) == 5:
                 raise KeyboardInterrupt
             n_run.append(done[0].index)
@@ -188,9 +188,9 @@ def test_an_interrupted_sweep_continues(tmp_path, monkeypatch):
         sweep(model, *prompts, "resid_pre", LOGIT_DIFF, resume_from=path, verbose=False)
     rest = []
 
-    def counted(self, cells):
+    def counted(self, cells, batch_tokens):
         rest.extend(cell.index for cell in cells)
-        yield from real_run(self, cells)
+        yield from real_run(self, cells, batch_tokens)
 
     monkeypatch.setattr(fast_patching.FastPatcher, "run", counted)
     result = sweep(model, *prompts, "resid_pre", LOGIT_DIFF, resume_from=path, verbose=False)

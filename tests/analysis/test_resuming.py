@@ -9,7 +9,7 @@ from models import AUDIO_TOKEN, Layout, hooked_model, make_prompt, with_sound_of
 from lens_audio.analysis import metrics, progress
 from lens_audio.analysis.patching import sweep, sweep_steps
 from lens_audio.analysis.result import PatchingResult
-from lens_audio.files import Lock
+from lens_audio.files import FileLock
 
 LAYOUT = Layout(n_text=[8, 8], clips=[[31], [31]])
 LOGIT_DIFF = metrics.logit_diff(5, 7)
@@ -159,7 +159,7 @@ def test_a_sweep_that_is_left_keeps_what_is_done_and_lets_go_of_the_file(path):
         run(path, heads="each", positions="each")
     steps.close()
     assert n_done(path) == 3
-    Lock(path).release()
+    FileLock(path).release()
 
 
 def test_a_sweep_that_is_left_before_its_first_cell_lets_go_of_the_file(path):
@@ -167,7 +167,7 @@ def test_a_sweep_that_is_left_before_its_first_cell_lets_go_of_the_file(path):
     next(steps)
     steps.close()
     assert not path.exists()
-    Lock(path).release()
+    FileLock(path).release()
 
 
 def test_a_sweep_without_a_file_hashes_nothing(monkeypatch):
@@ -188,4 +188,4 @@ def test_a_file_of_another_kind_is_no_sweep(path):
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="no saved sweep"):
         run(path)
-    Lock(path).release()
+    FileLock(path).release()

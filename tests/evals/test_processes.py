@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +28,28 @@ LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--
 def launched(*arguments, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([*LAUNCH, *map(str, arguments)], env=environment, **options)
+
+
+def forked(folder, *arguments):
+    """The command in two processes, as the launcher begins them: exit status and output of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in ("0", "1"):
+        children.append(os.fork())
+        if not children[-1]:
+            os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2",
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+            status = 70
+            try:
+                result = CliRunner().invoke(app, list(map(str, arguments)))
+                (folder / rank).write_text(result.output)
+                status = result.exit_code
+            finally:
+                os._exit(status)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return [(status, (folder / str(rank)).read_text()) for rank, status in enumerate(statuses)]
 
 
 def files(folder):
@@ -54,7 +77,7 @@ def test_two_processes_of_which_one_was_killed_end_as_one_does(tmp_path):
     os.kill(other.pid, signal.SIGKILL)
     assert launcher.wait() != 0  # and it does not hang
     begun = journal.read_bytes()
-    assert launched(*COMMAND, "--out", together, **quiet).wait() == 0
+    assert [status for status, _ in forked(tmp_path, *COMMAND, "--out", together)] == [0, 0]
     assert journal.read_bytes().startswith(begun[: begun.rindex(b"\n")])
     result = CliRunner().invoke(app, [*COMMAND, "--out", str(alone)])
     assert result.exit_code == 0, result.output
@@ -64,10 +87,9 @@ def test_two_processes_of_which_one_was_killed_end_as_one_does(tmp_path):
 def test_both_processes_end_with_one_error(tmp_path):
     missing = tmp_path / "mmau.json"
     missing.write_text('[{"id": "a", "audio_id": "a.wav", "question": "?", "choices": ["b", "c"]}]')
-    ended = launched("mmau", missing, stderr=subprocess.PIPE, text=True)
-    said = ended.communicate()[1]
-    assert ended.returncode != 0
-    assert "1 of 1 recordings are missing: a.wav" in said
+    for status, said in forked(tmp_path, "mmau", missing):
+        assert status == 1
+        assert said.startswith("error: 1 of 1 recordings are missing: a.wav")
 
 
 def test_an_error_of_one_process_is_an_error_of_all(monkeypatch):

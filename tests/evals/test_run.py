@@ -16,7 +16,7 @@ from lens_audio.evals.mmau import MMAU
 from lens_audio.evals.protocol import Settings, SteeringProtocol
 from lens_audio.evals.run import evaluate
 from lens_audio.evals.runner import BatchRecords, halving
-from lens_audio.files import Lock
+from lens_audio.files import FileLock
 from lens_audio.steering import AudioSilenceSteering
 
 
@@ -378,7 +378,7 @@ def test_settings_that_make_no_sense_are_refused():
 
 def test_two_runs_do_not_write_one_journal(dataset, model, tmp_path, settings):
     with (
-        Lock(tmp_path / "journal.jsonl"),
+        FileLock(tmp_path / "journal.jsonl"),
         pytest.raises(BlockingIOError, match=r"is writing .*journal"),
     ):
         run(model, dataset, tmp_path, settings)

@@ -11,7 +11,7 @@ import torch
 import lens_audio as la
 from lens_audio.explorer.player import OVER_TIME
 from lens_audio.explorer.session import SITES
-from lens_audio.explorer.state import read_state
+from lens_audio.explorer.state import SweepState, read_state
 from lens_audio.plots.theme import BLUE
 
 pytest.importorskip("ipywidgets")
@@ -23,6 +23,12 @@ PROMPT = MODEL.prompt(ITEM.question, audio=ITEM.waveform, sampling_rate=ITEM.sam
 
 @pytest.fixture
 def explorer():
+    return la.explore(MODEL, PROMPT, choices=ITEM.choices)
+
+
+@pytest.fixture(scope="module")
+def opened():
+    """For tests that change nothing of what another sees."""
     return la.explore(MODEL, PROMPT, choices=ITEM.choices)
 
 
@@ -41,17 +47,17 @@ def click(explorer, layer, head):
     explorer.map.data[0]._dispatch_on_click(Points(layer, head), None)
 
 
-def test_it_opens_with_the_answers_of_both_runs(explorer):
+def test_it_opens_with_the_answers_of_both_runs(opened):
     clean = la.analysis.choice_log_probs(MODEL, PROMPT, ITEM.choices)
     silent = la.analysis.choice_log_probs(MODEL, PROMPT.silenced(), ITEM.choices)
-    shown = bars(explorer)
+    shown = bars(opened)
     np.testing.assert_allclose(shown["clean"], clean.softmax(-1)[0], rtol=1e-4)
     np.testing.assert_allclose(shown["corrupted"], silent.softmax(-1)[0], rtol=1e-4)
 
 
-def test_the_map_is_the_attention_on_the_audio(explorer):
+def test_the_map_is_the_attention_on_the_audio(opened):
     mass = la.analysis.audio_mass(la.analysis.audio_attention(MODEL, PROMPT)[0])
-    np.testing.assert_allclose(explorer.map.data[0].z, mass, rtol=1e-5)
+    np.testing.assert_allclose(opened.map.data[0].z, mass, rtol=1e-5)
 
 
 def test_a_click_on_the_map_shows_that_head(explorer):
@@ -118,11 +124,11 @@ def test_a_sweep_over_heads_becomes_a_quantity_of_the_map(explorer):
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_every_offered_sweep_begins(explorer, site):
-    explorer.patching.site.value = site
-    for _, kind in explorer.patching.kind.options:
-        metric = explorer.answers.metric.key
-        steps = explorer.session.sweep(kind, site, metric, "denoise", 0.25)
+def test_every_offered_sweep_begins(opened, site):
+    opened.patching.site.value = site
+    for _, kind in opened.patching.kind.options:
+        metric = opened.answers.metric.key
+        steps = opened.session.sweep(kind, site, metric, "denoise", 0.25)
         (_, total, _), (done, _, result) = next(steps), next(steps)
         assert (done, total) == (1, result.values.numel())
 
@@ -182,8 +188,12 @@ def test_an_error_leaves_no_older_number(explorer):
 def test_a_figure_keeps_nothing_of_the_one_before(explorer):
     explorer.patching.run.click()
     assert explorer.patching.figure.data[0].texttemplate is not None  # numbers in the cells
-    explorer.patching.site.value, explorer.patching.kind.value = "resid_pre", "position"
-    explorer.patching.run.click()
+    places = {"layer": list("0123"), "position": [str(p) for p in range(125)], "example": ["0"]}
+    result = la.analysis.PatchingResult(
+        torch.rand(1, 4, 125, 1), {"metric": ["m"], **places}, torch.zeros(1, 1), torch.ones(1, 1),
+        {"site": "resid_pre", "direction": "denoise"},
+    )  # fmt: skip
+    explorer.patching.show(SweepState("resid_pre", "position", "denoise", 0.25, result))
     (cells,) = explorer.patching.figure.data
     assert (cells.text, cells.texttemplate) == (None, None)
     assert cells.z.shape == (4, 125)
@@ -313,16 +323,16 @@ def test_no_hook_is_left_on_the_model(explorer):
     assert all(not point.fwd_hooks for point in MODEL.hook_points())
 
 
-def test_no_figure_has_numbers_that_json_does_not_have(explorer):
-    for figure in (explorer.map, explorer.answers.figure, explorer.time, explorer.tokens):
+def test_no_figure_has_numbers_that_json_does_not_have(opened):
+    for figure in (opened.map, opened.answers.figure, opened.time, opened.tokens):
         data = figure.get_state()["_widget_data"]
         json.dumps(data, allow_nan=False, default=lambda buffer: len(buffer))
 
 
-def test_plotly_is_sent_once_and_compressed(explorer):
-    assert len(explorer.map._esm) < 5000
-    assert explorer.map.source is explorer.tokens.source
-    assert len(explorer.map.source.code) < 2_500_000
+def test_plotly_is_sent_once_and_compressed(opened):
+    assert len(opened.map._esm) < 5000
+    assert opened.map.source is opened.tokens.source
+    assert len(opened.map.source.code) < 2_500_000
 
 
 def test_a_click_shows_the_answer_without_the_head(explorer):
@@ -381,12 +391,12 @@ def test_a_saved_state_opens_where_it_was_left(explorer, tmp_path):
      ("mode", None), ("working_set", [[0, -1]]), ("sweep", {"site": "nowhere"}),
      ("answers", {"clean": [1, 0, 0, 0], "corrupted": [1, 0, 0, 0]}), ("metric", {})],
 )  # fmt: skip
-def test_a_field_of_a_state_that_does_not_fit_is_named(explorer, tmp_path, field, value):
-    saved = json.loads(explorer.state.to_json(explorer.session))
+def test_a_field_of_a_state_that_does_not_fit_is_named(opened, tmp_path, field, value):
+    saved = json.loads(opened.state.to_json(opened.session))
     path = tmp_path / "x.json"
     path.write_text(json.dumps(saved | {field: value}))
     with pytest.raises(ValueError, match=f"x.json: {field}: "):
-        read_state(path, explorer.session)
+        read_state(path, opened.session)
 
 
 def test_without_widgets_there_are_figures(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 In a process of its own: compiling the shape checks of the other tests would take minutes.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -48,10 +49,32 @@ torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_compiled_logits_agree(case):
+EACH = """
+import json, sys, traceback
+errors = {}
+for name, case in json.loads(sys.argv[1]).items():
+    torch.compiler.reset()
+    try:
+        exec(case, dict(globals()))
+        errors[name] = ""
+    except Exception:
+        errors[name] = traceback.format_exc()
+print(json.dumps(errors))
+"""
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """Of each case, one after the other in one process: the traceback, empty where there is none."""
     tests = Path(__file__).parents[1]
     paths = [str(tests), str(tests.parent)]
-    code = f"import sys; sys.path[:0] = {paths!r}\n{SETUP}{CASES[case]}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    code = f"import sys; sys.path[:0] = {paths!r}\n{SETUP}{EACH}"
+    command = [sys.executable, "-c", code, json.dumps(CASES)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_logits_agree(case, errors):
+    assert errors[case] == ""

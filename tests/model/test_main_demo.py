@@ -12,7 +12,8 @@ import lens_audio as la
 
 MODEL = la.HookedAudioTransformer.from_pretrained_no_processing(la.testbed.checkpoint_dir())
 ITEM = la.testbed.demo_item()
-AUDIO = MODEL.prompt(ITEM.question, audio=ITEM.waveform, sampling_rate=ITEM.sampling_rate)
+HALF_A_SECOND = ITEM.waveform[:8000]
+AUDIO = MODEL.prompt("What do you hear?", HALF_A_SECOND, sampling_rate=ITEM.sampling_rate)
 TEXT = MODEL.to_tokens(["What do you hear?", "What is that sound?"], padding_side="left")
 
 

@@ -78,6 +78,10 @@ def test_the_same_vector_gives_the_same_file(tmp_path) -> None:
             SteeringVector.supplied(torch.ones(128), layer=1, model={"n_layers": 32}),
             "n_layers 32",
         ),
+        (SteeringVector.supplied(torch.ones(128), 1, "residual"), "no site is called 'residual'"),
+        (SteeringVector.supplied(torch.ones(128), 1, "embed"), "takes no layer"),
+        (SteeringVector.supplied(torch.ones(7), 1, "attn_out"), "width 7"),
+        (SteeringVector.supplied(torch.ones(7), 1, "audio_encoder.resid_post"), "width 7"),
     ],
 )
 def test_refuses_a_model_of_another_shape(model, vector, message, tmp_path) -> None:

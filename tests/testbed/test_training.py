@@ -15,9 +15,9 @@ from lens_audio.testbed.sounds import (
     MIN_EVENT_SECONDS,
     MIN_SNR_DB,
 )
-from lens_audio.testbed.train import Settings, Trainer, train
+from lens_audio.testbed.train import Trainer, TrainingSettings, train
 
-TINY = Settings(
+TINY = TrainingSettings(
     steps=5, tagging_steps=2, settling_steps=1, batch_size=2, questions=2, clips=32, warmup_steps=1
 )
 

@@ -30,7 +30,7 @@ HEAD_COLUMNS = ("head", "audio mass", "looks most at")
 
 
 @dataclass(frozen=True)
-class Listened:
+class ListenResult:
     """One question about one recording, answered, and where the model listened meanwhile."""
 
     prompt: AudioPrompt  # one row, one clip
@@ -81,7 +81,7 @@ class Listened:
         ]
 
 
-def listen_page(found: Listened) -> str:
+def listen_page(found: ListenResult) -> str:
     """The page: the answer, the recording with attention over time, the map of all heads."""
     return report(
         TITLE,
@@ -92,7 +92,7 @@ def listen_page(found: Listened) -> str:
     )
 
 
-def _answer(found: Listened) -> str:
+def _answer(found: ListenResult) -> str:
     figure = choice_probabilities(
         found.candidates,
         found.with_sound,
@@ -114,7 +114,7 @@ def _answer(found: Listened) -> str:
     return section(None, *warned, columns(said, figure_html(figure, "answers")))
 
 
-def _what_the_sound_does(found: Listened) -> str:
+def _what_the_sound_does(found: ListenResult) -> str:
     together = ""
     if found.mass is not None:
         heard, silent = map(shown_mass, found.mass)
@@ -133,7 +133,7 @@ def _what_the_sound_does(found: Listened) -> str:
     )
 
 
-def _over_time(found: Listened) -> str:
+def _over_time(found: ListenResult) -> str:
     rows = found.attention[tuple(zip(*found.heads, strict=True))]
     figure = attention_over_time(found.prompt, rows, found.heads, span=found.span)
     marks = " Dotted lines mark where the sound asked for begins and ends." if found.span else ""
@@ -150,7 +150,7 @@ def _over_time(found: Listened) -> str:
     )
 
 
-def _all_heads(found: Listened) -> str:
+def _all_heads(found: ListenResult) -> str:
     figure = head_map(audio_mass(found.attention), outlined=found.heads, limits=(0.0, 1.0))
     return section(
         "Which heads read the audio",

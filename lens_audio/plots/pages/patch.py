@@ -37,7 +37,7 @@ HEADINGS = {
 
 
 @dataclass(frozen=True)
-class Run:
+class AnsweredRecording:
     """One recording and what the model answers to it."""
 
     role: str  # "clean" or "corrupted"
@@ -98,8 +98,8 @@ class Sweep:
 class Patched:
     """Two recordings, one question, and what patching between them does."""
 
-    clean: Run
-    corrupted: Run
+    clean: AnsweredRecording
+    corrupted: AnsweredRecording
     question: str
     answer: str  # the metric is logit(answer) - logit(instead)
     instead: str
@@ -116,7 +116,7 @@ class Patched:
     cautions: Sequence[str] = ()  # before any bar
 
     @property
-    def runs(self) -> tuple[Run, Run]:
+    def runs(self) -> tuple[AnsweredRecording, AnsweredRecording]:
         """The run that is patched, and the one that patches come from."""
         pair = (self.corrupted, self.clean)
         return pair if self.direction == "denoise" else pair[::-1]
@@ -163,7 +163,7 @@ def _runs(found: Patched) -> str:
     )
 
 
-def _run(run: Run) -> str:
+def _run(run: AnsweredRecording) -> str:
     return (
         f"{label(run.role)}<p>{escape(run.name)} · {escape(run.heard)}</p>"
         f"{player(run.prompt)}"

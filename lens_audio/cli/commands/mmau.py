@@ -1,0 +1,174 @@
+"""The options of `lens-audio mmau`, and what it refuses before anything heavy is imported."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_audio.cli.checks import (
+    check_device_map,
+    check_readable,
+    checkpoint_files,
+    numbers,
+)
+from lens_audio.cli.options import (
+    Adaptive,
+    AdaptiveOption,
+    BatchSize,
+    Command,
+    Debug,
+    Device,
+    Model,
+    Seed,
+    above_zero,
+)
+from lens_audio.data.wording import wording
+from lens_audio.evals.items import AudioQADataset, AudioQAItem, missing_audio, select
+from lens_audio.evals.mmau import FIRST, MMAU, REVISED
+from lens_audio.evals.mmau_parquet import read_parquet
+from lens_audio.files import check_folder
+
+
+class Benchmark(StrEnum):
+    """Which questions."""
+
+    mmau = "mmau"
+    testbed = "testbed"
+
+
+class AnswerBy(StrEnum):
+    """How a choice is made."""
+
+    generation = "generation"
+    log_probability = "log-probability"
+
+
+@dataclass
+class Mmau(Command):
+    """Answer a benchmark as the model is, steered, and under every control; resumable."""
+
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="MMAU's JSON file (or JSON lines), or a parquet file or a folder of them."
+        ),
+    ] = None
+    audio: Annotated[
+        Path | None,
+        typer.Option(help="The folder of recordings. Default: the folder of the JSON file."),
+    ] = None
+    dataset: Annotated[
+        Benchmark, typer.Option(help="testbed: the synthesised sounds, no data needed.")
+    ] = Benchmark.mmau
+    benchmark_version: Annotated[
+        str | None,
+        typer.Option(help="first or v05.15.25. Default: first for JSON, v05.15.25 for parquet."),
+    ] = None
+    items: Annotated[
+        int, typer.Option("-n", "--items", min=2, help="Of the testbed, for each kind of caption.")
+    ] = 200
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.")] = None
+    task: Annotated[str | None, typer.Option(help="Only sound, music or speech.")] = None
+    difficulty: Annotated[str | None, typer.Option(help="Only easy, medium or hard.")] = None
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out items without their recording.")
+    ] = False
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="r1-aqa, plain, brief, or a text file with {question} and {choices}. Default: "
+            "r1-aqa; plain for the testbed."
+        ),
+    ] = None
+    answer_by: Annotated[
+        AnswerBy, typer.Option(help="Generate and extract, or take the likeliest option.")
+    ] = AnswerBy.generation
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a generated answer.")] = 32
+    runs: Annotated[
+        str, typer.Option(help="Which runs, with commas between them; base is always one.")
+    ] = "base,steered,random,fixed,silenced"
+    calibration_share: Annotated[
+        float, typer.Option(help="Share of the items that heads and beta are chosen on.")
+    ] = 0.3
+    seed: Seed = 0
+    ks: Annotated[str, typer.Option(help="Numbers of specialist heads to try.")] = "2,4,8,12"
+    betas: Annotated[str, typer.Option(help="Strengths to try; 0 always is.")] = "0.5,1,2,4,8"
+    adaptive: AdaptiveOption = Adaptive.constant
+    draws: Annotated[int, typer.Option(min=1, help="Sets of random heads, each a run.")] = 3
+    steering: Annotated[
+        Path | None,
+        typer.Option(help="Steering calibrated before (.safetensors): no items are set apart."),
+    ] = None
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            callback=above_zero,
+            help="Keep only the first seconds of a recording. Default: all it can hear.",
+        ),
+    ] = None
+    model: Model = None
+    device: Device = None
+    device_map: Annotated[
+        str | None, typer.Option(help="auto: spread the model over all GPUs of this process.")
+    ] = None
+    batch_size: BatchSize = 8
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that decode recordings ahead of the model.")
+    ] = 2
+    out: Annotated[
+        Path, typer.Option(help="The folder of results. A run that is in it is gone on with.")
+    ] = Path("lens-audio-mmau")
+    debug: Debug = False
+
+    def check(self) -> None:
+        """Refuse a folder that cannot be written, numbers, prompts, steering and data that are none."""
+        check_folder(self.out)
+        numbers(self.ks, int, "--ks")
+        numbers(self.betas, float, "--betas")
+        if not 0 < self.calibration_share < 1:
+            raise ValueError(
+                f"--calibration-share must lie between 0 and 1, not {self.calibration_share}"
+            )
+        if self.prompt is not None:
+            wording(self.prompt)
+        if self.steering is not None:
+            check_readable(self.steering, "file of steering")
+        check_device_map(self.device_map, self.device)
+        checkpoint_files(self.model)
+        if self.questions is not None:
+            self.selected(self.questions)
+
+    @cached_property
+    def questions(self) -> MMAU | None:
+        """The questions asked for; None: the testbed's.
+
+        Raises:
+            OSError, ValueError: for data that is missing or no benchmark.
+        """
+        if self.dataset == Benchmark.testbed:
+            return None
+        if self.data is None:
+            raise ValueError(
+                "give MMAU's JSON file or its parquet files, or --dataset testbed for the bundled sounds"
+            )
+        if self.data.is_dir() or self.data.suffix == ".parquet":
+            return read_parquet(self.data, self.benchmark_version or REVISED)
+        return MMAU.read_json(self.data, self.audio, self.benchmark_version or FIRST)
+
+    def selected(self, dataset: AudioQADataset) -> list[AudioQAItem]:
+        """The items asked for.
+
+        Raises:
+            ValueError: if no items are left.
+        """
+        items = select(dataset.items, task=self.task, difficulty=self.difficulty)
+        if self.skip_missing:
+            missing = {item.id for item in missing_audio(items)}
+            items = [item for item in items if item.id not in missing]
+        items = items[: self.limit]
+        if not items:
+            raise ValueError("none of the recordings are there")
+        return items

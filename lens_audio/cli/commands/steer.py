@@ -1,0 +1,99 @@
+"""The options of `lens-audio steer`, and what it refuses before anything heavy is imported."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_audio.cli.checks import (
+    check_outputs,
+    checkpoint_files,
+)
+from lens_audio.cli.options import (
+    Adaptive,
+    AdaptiveOption,
+    BatchSize,
+    Command,
+    Debug,
+    Device,
+    Model,
+    Page,
+    Table,
+)
+
+
+class SpecialistsFrom(StrEnum):
+    """Which calibration items the specialists are found on, by what their caption does."""
+
+    all = "all"
+    captionless = "captionless"
+    truthful = "truthful"
+    conflict = "conflict"
+
+
+QUICK, FULL = (40, 40, 5), (300, 300, 10)  # calibration and test items a caption, draws
+
+
+@dataclass
+class Steer(Command):
+    """Make the model listen more: calibrate on some items, report on others, with all controls."""
+
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Only choose k and beta, and save the steering.")
+    ] = False
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Calibrate and report on other items. This is the default."),
+    ] = False
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="300 items a caption and 10 draws: steadier, and far longer."),
+    ] = False
+    n_calibration: Annotated[
+        int | None,
+        typer.Option(min=8, help="Calibration items for each kind of caption. Default: 40."),
+    ] = None
+    n_test: Annotated[
+        int | None, typer.Option(min=8, help="Test items for each kind of caption. Default: 40.")
+    ] = None
+    seed: Annotated[
+        int, typer.Option(min=0, help="Calibration items have this seed, test items the next.")
+    ] = 3001
+    adaptive: AdaptiveOption = Adaptive.constant
+    specialists_from: Annotated[
+        SpecialistsFrom,
+        typer.Option(
+            help="Calibration items that the specialists are found on: conflict, where a right "
+            "answer means that the audio and not the caption decided; or all."
+        ),
+    ] = SpecialistsFrom.conflict
+    draws: Annotated[
+        int | None, typer.Option(min=2, help="Sets of random heads to compare with. Default: 5.")
+    ] = None
+    model: Model = None
+    device: Device = None
+    batch_size: BatchSize = 16
+    out: Page = Path("lens-audio-steer.html")
+    table: Table = Path("lens-audio-steer.csv")
+    save: Annotated[
+        Path | None, typer.Option(help="Write the calibrated steering to this .safetensors file.")
+    ] = None
+    debug: Debug = False
+
+    def __post_init__(self) -> None:
+        if self.calibrate and self.report:
+            raise typer.BadParameter("--report calibrates too; give one of the two")
+        self.n_calibration, self.n_test, self.draws = self.sizes
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Calibration items and test items a caption, and sets of random heads."""
+        n_calibration, n_test, draws = FULL if self.full else QUICK
+        return self.n_calibration or n_calibration, self.n_test or n_test, self.draws or draws
+
+    def check(self) -> None:
+        """Refuse files that cannot be written, and what is no checkpoint."""
+        check_outputs(self.out, self.table, self.save)
+        checkpoint_files(self.model)
