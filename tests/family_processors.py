@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from family_models import FAMILY_CASES, FamilyCase
 from transformers import (
@@ -68,6 +69,7 @@ PROCESSORS = {
     "Audio Flamingo 3": lambda: flamingo(AudioFlamingo3Processor),
     "Music Flamingo": lambda: flamingo(MusicFlamingoProcessor),
 }
+RATE = 16000
 CASES = {family.name: family for family in FAMILY_CASES}
 
 
@@ -97,3 +99,12 @@ def talking_hf_model(name: str) -> tuple[Any, Any]:
 def model_of(name: str) -> la.HookedAudioTransformer:
     """Ours over it."""
     return la.HookedAudioTransformer.from_hf(*talking_hf_model(name))
+
+
+def sound(seconds, seed=0):
+    n = round(seconds * RATE)
+    return (0.1 * np.random.default_rng(seed).standard_normal(n)).astype(np.float32)
+
+
+def ask(name, seconds, **options):
+    return model_of(name).prompt("What?", audio=sound(seconds), sampling_rate=RATE, **options)

@@ -3,22 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from family_processors import PROCESSORS, model_of
+from family_processors import PROCESSORS, RATE, ask, model_of, sound
 
 import lens_audio as la
 
-RATE = 16000
 families = pytest.mark.parametrize("name", PROCESSORS)
 long_clips = pytest.mark.parametrize("name", [n for n in PROCESSORS if n != "Qwen2-Audio"])
-
-
-def sound(seconds, seed=0):
-    n = round(seconds * RATE)
-    return (0.1 * np.random.default_rng(seed).standard_normal(n)).astype(np.float32)
-
-
-def ask(name, seconds, **options):
-    return model_of(name).prompt("What?", audio=sound(seconds), sampling_rate=RATE, **options)
 
 
 @families
