@@ -59,7 +59,7 @@ class Listen(Command):
     audio: Annotated[
         str | None,
         typer.Argument(
-            help="An audio file (whatever FFmpeg decodes). Default: the bundled recording."
+            help="An audio file in any format that FFmpeg decodes. Default: the bundled recording."
         ),
     ] = None
     question: Question = None
@@ -70,7 +70,7 @@ class Listen(Command):
     out: Page = Path("lens-audio-listen.html")
     table: Annotated[
         Path | None,
-        typer.Option(help="Also a table of the answers: .csv, or .json with all results."),
+        typer.Option(help="Also write a table of the answers: .csv, or .json with all results."),
     ] = None
     start: Start = None
     end: End = None
@@ -92,7 +92,7 @@ class Listen(Command):
 
 
 class By(StrEnum):
-    """What the cells of a sweep are, beside layers."""
+    """What the cells of a sweep are, in each layer."""
 
     window = "window"
     head = "head"
@@ -125,22 +125,21 @@ class Patch(Command):
     corrupted: Annotated[
         str | None,
         typer.Argument(
-            help="Another file, or what becomes of the first: silence (the default), noise:10 "
-            "(white noise at a signal-to-noise ratio of 10 dB), shuffle (its quarter seconds in "
-            "another order)."
+            help="Another file, or a change to CLEAN: silence (the default), noise:10 (white noise at "
+            "a signal-to-noise ratio of 10 dB) or shuffle (its quarter seconds in another order)."
         ),
     ] = None
     question: Question = None
     choices: Choices = None
     by: Annotated[
         list[By] | None,
-        typer.Option(help="Patch by these; may be repeated. Default: window and head."),
+        typer.Option(help="What to patch by; can be repeated. Default: window and head."),
     ] = None
     site: Annotated[
         str | None,
         typer.Option(
-            help="Where: resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, …, audio_embed or "
-            "audio_encoder.resid_pre, …. Default: resid_pre, and z by head."
+            help="Where to patch: resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, …, audio_embed "
+            "or audio_encoder.resid_pre, …. Default: resid_pre, or z by head."
         ),
     ] = None
     window: Annotated[
@@ -148,24 +147,29 @@ class Patch(Command):
     ] = 0.25
     direction: Annotated[
         Direction,
-        typer.Option(help="denoise: clean activations into the corrupted run. noise: the reverse."),
+        typer.Option(
+            help="denoise patches clean activations into the corrupted run, noise does the reverse."
+        ),
     ] = Direction.denoise
     answer: Annotated[
         str | None,
         typer.Option(
             callback=not_empty,
-            help="The metric is logit(this) - logit(--instead), of the first tokens. Default: the model's "
-            "answer to CLEAN.",
+            help="The metric is logit(--answer) - logit(--instead), of their first tokens. Default: "
+            "the model's answer to CLEAN.",
         ),
     ] = None
     instead: Annotated[
         str | None,
-        typer.Option(callback=not_empty, help="Default: the model's answer to CORRUPTED."),
+        typer.Option(
+            callback=not_empty,
+            help="The answer to compare with. Default: the model's answer to CORRUPTED.",
+        ),
     ] = None
     fit: Annotated[
         Fit | None,
         typer.Option(
-            help="Of recordings of unequal length, cut the longer one (crop), add silence to the "
+            help="For recordings of unequal length: cut the longer one (crop), add silence to the "
             "shorter one (pad), or patch window by window, with means where lengths differ (group)."
         ),
     ] = None
@@ -185,7 +189,9 @@ class Patch(Command):
         if not self.cut:
             return
         if self.fit not in (None, Fit.crop):
-            raise typer.BadParameter("it is --fit crop; give one of them", param_hint="--cut")
+            raise typer.BadParameter(
+                "it means --fit crop; give only one of the two", param_hint="--cut"
+            )
         self.fit, self.cut = Fit.crop, False
 
     def check(self) -> None:
@@ -201,16 +207,16 @@ class Patch(Command):
 class Heads(Command):
     """Measure every head's audio mass, and find the audio-specialist heads."""
 
-    k: Annotated[int, typer.Option(min=1, help="How many specialist heads.")] = 8
+    k: Annotated[int, typer.Option(min=1, help="Number of specialist heads.")] = 8
     items: Annotated[
-        int, typer.Option("-n", "--items", min=8, help="Items for each kind of caption.")
+        int, typer.Option("-n", "--items", min=8, help="Number of items for each kind of caption.")
     ] = 150
     mixed: Annotated[
         bool,
         typer.Option(
             "--mixed",
-            help="Correlate over all captions together, as in the paper. Default: within each kind "
-            "of caption, so that a head that only tells captions apart is no specialist.",
+            help="Correlate over all captions together, as in the paper. Default: within each kind of "
+            "caption, so that a head that only tells captions apart is not a specialist.",
         ),
     ] = False
     seed: Seed = 1001
@@ -243,7 +249,7 @@ class Steer(Command):
     """Make the model listen more: calibrate on some items, report on others, with all controls."""
 
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Only choose k and beta, and save the steering.")
+        bool, typer.Option("--calibrate", help="Only choose k and beta; --save keeps the result.")
     ] = False
     report: Annotated[
         bool,
@@ -251,28 +257,35 @@ class Steer(Command):
     ] = False
     full: Annotated[
         bool,
-        typer.Option("--full", help="300 items a caption and 10 draws: steadier, and far longer."),
+        typer.Option(
+            "--full",
+            help="Use 300 items per caption and 10 draws: steadier numbers, but far slower.",
+        ),
     ] = False
     n_calibration: Annotated[
         int | None,
-        typer.Option(min=8, help="Calibration items for each kind of caption. Default: 40."),
+        typer.Option(
+            min=8, help="Number of calibration items for each kind of caption. Default: 40."
+        ),
     ] = None
     n_test: Annotated[
-        int | None, typer.Option(min=8, help="Test items for each kind of caption. Default: 40.")
+        int | None,
+        typer.Option(min=8, help="Number of test items for each kind of caption. Default: 40."),
     ] = None
     seed: Annotated[
-        int, typer.Option(min=0, help="Calibration items have this seed, test items the next.")
+        int, typer.Option(min=0, help="Seed of the calibration items; test items use the next.")
     ] = 3001
     adaptive: AdaptiveOption = Adaptive.constant
     specialists_from: Annotated[
         SpecialistsFrom,
         typer.Option(
-            help="Calibration items that the specialists are found on: conflict, where a right "
-            "answer means that the audio and not the caption decided; or all."
+            help="The calibration items on which specialists are found. On conflict items, a right "
+            "answer means that the audio decided and not the caption."
         ),
     ] = SpecialistsFrom.conflict
     draws: Annotated[
-        int | None, typer.Option(min=2, help="Sets of random heads to compare with. Default: 5.")
+        int | None,
+        typer.Option(min=2, help="Number of sets of random heads to compare with. Default: 5."),
     ] = None
     model: Model = None
     device: Device = None
@@ -316,7 +329,7 @@ class AnswerBy(StrEnum):
 
 @dataclass
 class Mmau(Command):
-    """Answer a benchmark as the model is, steered, and under every control; resumable."""
+    """Answer a benchmark with the model as it is, steered, and under every control; resumable."""
 
     data: Annotated[
         Path | None,
@@ -329,20 +342,26 @@ class Mmau(Command):
         typer.Option(help="The folder of recordings. Default: the folder of the JSON file."),
     ] = None
     dataset: Annotated[
-        Benchmark, typer.Option(help="testbed: the synthesised sounds, no data needed.")
+        Benchmark,
+        typer.Option(help="testbed: questions about synthesised sounds, which need no data."),
     ] = Benchmark.mmau
     benchmark_version: Annotated[
         str | None,
         typer.Option(help="first or v05.15.25. Default: first for JSON, v05.15.25 for parquet."),
     ] = None
     items: Annotated[
-        int, typer.Option("-n", "--items", min=2, help="Of the testbed, for each kind of caption.")
+        int,
+        typer.Option(
+            "-n", "--items", min=2, help="Number of testbed items for each kind of caption."
+        ),
     ] = 200
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.")] = None
-    task: Annotated[str | None, typer.Option(help="Only sound, music or speech.")] = None
-    difficulty: Annotated[str | None, typer.Option(help="Only easy, medium or hard.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first items.")] = None
+    task: Annotated[str | None, typer.Option(help="Use only sound, music or speech items.")] = None
+    difficulty: Annotated[str | None, typer.Option(help="Use only easy, medium or hard items.")] = (
+        None
+    )
     skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out items without their recording.")
+        bool, typer.Option("--skip-missing", help="Leave out items whose recording is missing.")
     ] = False
     prompt: Annotated[
         str | None,
@@ -352,29 +371,36 @@ class Mmau(Command):
         ),
     ] = None
     answer_by: Annotated[
-        AnswerBy, typer.Option(help="Generate and extract, or take the likeliest option.")
+        AnswerBy,
+        typer.Option(help="Generate text and extract the answer, or take the likeliest option."),
     ] = AnswerBy.generation
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a generated answer.")] = 32
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Most tokens of a generated answer.")
+    ] = 32
     runs: Annotated[
-        str, typer.Option(help="Which runs, with commas between them; base is always one.")
+        str, typer.Option(help="The runs, separated by commas; base must be among them.")
     ] = "base,steered,random,fixed,silenced"
     calibration_share: Annotated[
-        float, typer.Option(help="Share of the items that heads and beta are chosen on.")
+        float, typer.Option(help="Share of the items on which heads and beta are chosen.")
     ] = 0.3
     seed: Seed = 0
     ks: Annotated[str, typer.Option(help="Numbers of specialist heads to try.")] = "2,4,8,12"
-    betas: Annotated[str, typer.Option(help="Strengths to try; 0 always is.")] = "0.5,1,2,4,8"
+    betas: Annotated[str, typer.Option(help="Strengths to try; 0 is always tried.")] = "0.5,1,2,4,8"
     adaptive: AdaptiveOption = Adaptive.constant
-    draws: Annotated[int, typer.Option(min=1, help="Sets of random heads, each a run.")] = 3
+    draws: Annotated[
+        int, typer.Option(min=1, help="Number of sets of random heads, each a run.")
+    ] = 3
     steering: Annotated[
         Path | None,
-        typer.Option(help="Steering calibrated before (.safetensors): no items are set apart."),
+        typer.Option(
+            help="Steering that was calibrated before (.safetensors); then no items are set apart."
+        ),
     ] = None
     max_seconds: Annotated[
         float | None,
         typer.Option(
             callback=above_zero,
-            help="Keep only the first seconds of a recording. Default: all it can hear.",
+            help="Keep only this many seconds of a recording. Default: all that the model can hear.",
         ),
     ] = None
     model: Model = None
@@ -387,7 +413,7 @@ class Mmau(Command):
         int, typer.Option(min=0, help="Processes that decode recordings ahead of the model.")
     ] = 2
     out: Annotated[
-        Path, typer.Option(help="The folder of results. A run that is in it is gone on with.")
+        Path, typer.Option(help="The folder for results. An unfinished run there is continued.")
     ] = Path("lens-audio-mmau")
     debug: Debug = False
 
@@ -419,7 +445,7 @@ class Mmau(Command):
             return None
         if self.data is None:
             raise ValueError(
-                "give MMAU's JSON file or its parquet files, or --dataset testbed for the bundled sounds"
+                "give MMAU's JSON file or its parquet files, or --dataset testbed for synthesised sounds"
             )
         if self.data.is_dir() or self.data.suffix == ".parquet":
             return read_parquet(self.data, self.benchmark_version or REVISED)
@@ -437,7 +463,7 @@ class Mmau(Command):
             items = [item for item in items if item.id not in missing]
         items = items[: self.limit]
         if not items:
-            raise ValueError("none of the recordings are there")
+            raise ValueError("none of the recordings was found")
         return items
 
 
@@ -445,8 +471,8 @@ class Mmau(Command):
 class Verify(Command):
     """Compare a checkpoint with transformers: every block, the logits, greedy tokens.
 
-    Exit status: 0 they agree, 3 they differ, 4 transformers cannot run this model, so that only
-    finite numbers and tokens were checked; 1 one of both cannot load it.
+    Exit status: 0 if they agree; 3 if they differ; 4 if transformers cannot run this model, so that
+    only finite numbers and tokens were checked; 1 if one of the two cannot load it.
     """
 
     model: Annotated[
@@ -461,9 +487,10 @@ class Verify(Command):
             help="Another checkpoint of the same sizes, for transformers to load instead."
         ),
     ] = None
-    tokens: Annotated[int, typer.Option(min=1, help="How many greedy tokens.")] = 32
+    tokens: Annotated[int, typer.Option(min=1, help="Number of greedy tokens.")] = 32
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only one prompt instead of four: a tenth of the time.")
+        bool,
+        typer.Option("--quick", help="One prompt instead of four, in a tenth of the time."),
     ] = False
     output: Annotated[Path, typer.Option(help="The JSON file to write, to attach to an issue.")] = (
         Path("lens-audio-verify.json")

@@ -43,7 +43,7 @@ PAIR_SEED, CLEAN_ITEM, CORRUPTED_ITEM = 2026, 18, 14
 
 @dataclass(frozen=True)
 class Recording:
-    """What a run hears: samples or a file, or what becomes of the clean recording."""
+    """What a run hears: samples or a file, or a change to the clean recording."""
 
     name: str
     audio: Any = None  # what `model.prompt` takes
@@ -146,9 +146,11 @@ def kinds_of(model: Any, by: Sequence[str] | None, site: str | None) -> list[tup
     if by is None:
         return [("window", site or "resid_pre"), ("head", site if site and has_heads else "z")]
     if "head" in by and site is not None and not has_heads:
-        raise ValueError(f"{site!r} has no heads; by head there are z, q, k, v and pattern")
+        raise ValueError(f"{site!r} has no heads; sites with heads are z, q, k, v and pattern")
     if "group" in by and where is not None and where.is_audio:
-        raise ValueError(f"{site!r} has no groups: audio, text and last are of the decoder's sites")
+        raise ValueError(
+            f"{site!r} has no groups: only the decoder's sites have audio, text and last"
+        )
     return [(kind, site or ("z" if kind == "head" else "resid_pre")) for kind in by]
 
 
@@ -212,7 +214,7 @@ def load_pair(
     if n_samples[0] == n_samples[1]:
         return Pair(clean, other), []
     seconds = [n / clean.sampling_rate for n in n_samples]
-    lengths = f"CLEAN lasts {seconds[0]:.3f} s, CORRUPTED {seconds[1]:.3f} s"
+    lengths = f"CLEAN lasts {seconds[0]:.3f} s and CORRUPTED {seconds[1]:.3f} s"
     if task.fit is None:
         raise ValueError(
             f"{lengths}, so positions do not correspond; --fit crop keeps the first "
@@ -223,8 +225,8 @@ def load_pair(
     done = {
         "crop": f"both are cut to {min(seconds):.2f} s.",
         "pad": f"the shorter one is followed by silence, up to {max(seconds):.2f} s.",
-        "group": "windows, text and last position are patched group by group; of groups of unequal "
-        f"length ({', '.join(pair.averaged) or 'none here'}) every position gets the source's mean.",
+        "group": "windows, text and last position are patched group by group; in groups of unequal "
+        f"length ({', '.join(pair.averaged) or 'none here'}), every position gets the source's mean.",
     }
     return pair, [f"{lengths}; {done[task.fit]}"]
 
@@ -308,7 +310,7 @@ def compared(
         raise ValueError(f"{first!r} and {second!r} begin with the same token; name other answers")
     if answer is not None or instead is not None:
         raise ValueError(
-            f"both answers to compare are {first!r}; name two with --answer, --instead"
+            f"both answers to compare are {first!r}; name two with --answer and --instead"
         )
     raise ValueError(
         f"the answer to both recordings begins with {first!r}, so there is nothing to compare; "
