@@ -22,6 +22,7 @@ from lens_audio.cli import app
 ROOT = Path(__file__).parent.parent
 OUTPUTS = runpy.run_path(str(ROOT / "docs" / "show_outputs.py"))
 PAGES = OUTPUTS["PAGES"]
+WIDEST = 100  # letters, what a page of the site shows in a window of 1024 pixels
 PROGRAMS = {"lens-audio", "make", "python"}
 
 
@@ -80,6 +81,12 @@ def test_outputs_agree_to_the_digits_shown(shown, printed, agree):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_block_is_of_a_language_that_is_not_run(page):
     assert {language for language, _ in fences(page)} <= {"python", "bash", "", "text", "output"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_code_is_no_wider_than_a_page(page):
+    code = [block for language, block in fences(page) if language != "output"]  # that wraps
+    assert [line for line in "".join(code).splitlines() if len(line) > WIDEST] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

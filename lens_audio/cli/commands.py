@@ -355,7 +355,7 @@ class Mmau(Command):
             "-n", "--items", min=2, help="Number of testbed items for each kind of caption."
         ),
     ] = 200
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first items.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many items, the first ones.")] = None
     task: Annotated[str | None, typer.Option(help="Use only sound, music or speech items.")] = None
     difficulty: Annotated[str | None, typer.Option(help="Use only easy, medium or hard items.")] = (
         None
@@ -375,7 +375,7 @@ class Mmau(Command):
         typer.Option(help="Generate text and extract the answer, or take the likeliest option."),
     ] = AnswerBy.generation
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens of a generated answer.")
+        int, typer.Option(min=1, help="Most tokens in a generated answer.")
     ] = 32
     runs: Annotated[
         str, typer.Option(help="The runs, separated by commas; base must be among them.")
