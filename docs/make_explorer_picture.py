@@ -82,7 +82,8 @@ def take(page: Page, address: str) -> None:
     page.evaluate("document.querySelector('.lens-audio-player audio').currentTime = 1.84")
     page.wait_for_timeout(8000)
     box, tabs = (page.locator(it).first.bounding_box() for it in (EXPLORER, TAB))
-    assert box is not None and tabs is not None
+    assert box is not None
+    assert tabs is not None
     page.screenshot(path=PICTURE, clip={**box, "height": tabs["y"] - box["y"] - 8})
 
 

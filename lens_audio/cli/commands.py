@@ -355,7 +355,9 @@ class Mmau(Command):
             "-n", "--items", min=2, help="Number of testbed items for each kind of caption."
         ),
     ] = 200
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only this many items, the first ones.")] = None
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use only the first items, this many.")
+    ] = None
     task: Annotated[str | None, typer.Option(help="Use only sound, music or speech items.")] = None
     difficulty: Annotated[str | None, typer.Option(help="Use only easy, medium or hard items.")] = (
         None
