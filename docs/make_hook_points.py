@@ -19,11 +19,12 @@ NAMES = {
 }  # fmt: skip
 INTRO = """# Hook points
 
-Written by `python docs/make_hook_points.py` from a model's own activations. `{l}` is a layer.
-Names, shapes and values in the decoder are HookedTransformer's; `d_audio` is the encoder's width.
+`python docs/make_hook_points.py` writes this page from a model's own activations. `{l}` is a layer.
+Names, shapes and values in the decoder are those of HookedTransformer; `d_audio` is the encoder's
+width.
 
-With grouped keys, `hook_k`, `hook_v` and `hook_rot_k` have `kv_heads` heads; here there are as many
-as `n_heads`. Scores and patterns exist only while a hook is attached to one of them.
+With grouped-query attention, `hook_k`, `hook_v` and `hook_rot_k` have `kv_heads` heads; here there
+are as many as `n_heads`. Scores and patterns exist only while a hook is attached to one of them.
 """
 FLAGS = """
 ## Under a flag
@@ -37,7 +38,7 @@ FLAGS = """
 | `blocks.{l}.hook_mlp_in` | batch, pos, d_model | `model.set_use_hook_mlp_in(True)` |
 | `audio_projector.hook_pre`, `hook_post` | audio, token, d_hidden | `cfg.projector.d_hidden` |
 
-Encoder blocks have the same ones, switched on by `model.audio_encoder.set_use_…`.
+Encoder blocks have the same hook points, switched on by `model.audio_encoder.set_use_…`.
 """
 
 

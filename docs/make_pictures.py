@@ -86,7 +86,7 @@ def logit_lens() -> go.Figure:
 
 @cache
 def steering_report() -> la.steering.SteeringReport:
-    """What `lens-audio steer` measures by default."""
+    """What `lens-audio steer --full` measures."""
     calibrating, testing = held_out(300, 3001), held_out(300, 3002)
     found = la.steering.calibrate(model, calibrating, specialists_from="conflict", seed=3001)
     return la.steering.report(model, found, testing, n_draws=10, seed=3001)
@@ -145,7 +145,8 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
 
 
 def svg(figure: go.Figure) -> str:
-    """The figure as plotly draws it in a browser."""
+    """The figure as plotly draws it in a browser, without buttons."""
+    figure.layout.updatemenus = None
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         raise SystemExit("no chromium on the path to draw with")

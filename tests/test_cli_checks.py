@@ -1,6 +1,7 @@
 """What cannot be is told at once: without torch where that is possible, else without the model."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ LIGHT = {
     "patch table.csv --table table.csv": "table.csv is the recording itself",
     "patch --table none/cells.csv": "there is no folder none",
     "patch --model folder": "folder has no config.json",
-    "patch --choices dog,cat --answer cow": "'cow' is none of the choices dog, cat",
+    "patch --choices dog,cat --answer cow": "'cow' is not one of the choices dog, cat",
     "patch --answer dog --instead dog": "both answers to compare are 'dog'",
     "heads --table t.txt": "must end in .csv or .json",
     "heads --out none/x.html": "there is no folder none",
@@ -73,8 +74,8 @@ LIGHT = {
     "mmau good.json --ks x": "--ks: give numbers above 0",
     "mmau good.json --betas 1,inf": "--betas: give numbers above 0",
     "mmau good.json --calibration-share 1": "--calibration-share must lie between 0 and 1",
-    "mmau good.json --device-map cuda": "--device-map can be auto, not 'cuda'",
-    "mmau good.json --device-map auto --device cpu": "--device-map spreads one process's model",
+    "mmau good.json --device-map cuda": "--device-map can only be auto, not 'cuda'",
+    "mmau good.json --device-map auto --device cpu": "--device-map spreads the model of a single process",
     "verify ../nowhere": "neither a folder nor",
     "verify folder": "folder has no config.json",
     "verify --against folder": "folder has no config.json",
@@ -119,6 +120,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, changes in (("llama", {"model_type": "llama", "architectures": []}), ("bare", {})):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(config | changes))
+    shutil.copytree(testbed.checkpoint_dir(), folder / "brief")  # hears 3 s
+    (folder / "brief" / "model.safetensors").unlink()
+    processor = json.loads((folder / "brief" / "processor_config.json").read_text())
+    processor["feature_extractor"]["chunk_length"] = 3
+    (folder / "brief" / "processor_config.json").write_text(json.dumps(processor))
     return folder
 
 
@@ -140,7 +146,7 @@ def test_it_is_told_before_torch_is_imported(line: str, told: dict) -> None:
 
 BEFORE_THE_MODEL = {
     "listen long.wav": "--max-seconds 4",
-    "listen good.wav --max-seconds 5": "at most 4, the most seconds the model hears",
+    "listen good.wav --max-seconds 5": "at most 4, the longest that this model hears",
     "listen noise.wav": "cannot be read as audio",
     "listen good.wav --question <|im_end|>": "special tokens",
     "listen --top 33": "4 layers x 8 heads = 32",
@@ -158,13 +164,15 @@ BEFORE_THE_MODEL = {
     "patch --by group --site audio_encoder.z": "'audio_encoder.z' has no groups",
     "patch --by group --site audio_embed": "'audio_embed' has no groups",
     "patch --window 0.01": "shorter than an audio token",
-    "patch --answer zebra": "'zebra' is none of the choices",
+    "patch --answer zebra": "'zebra' is not one of the choices",
     "patch good.wav --choices glass,glassy": "begin with the same token",
     "patch good.wav --answer glass --instead glassy": "begin with the same token",
     "patch good.wav --choices glass,glassy,dog --answer glass --instead glassy": "'glassy' begin",
     "patch --device cuda:77": "no device 'cuda:77'",
     "heads --k 33 -n 8": "4 layers x 8 heads = 32",
     "heads --model bare": "lacks the files of the tokenizer",
+    "heads -n 8 --model brief": "but this model hears at most 3 s; give another --model",
+    "steer --model brief": "but this model hears at most 3 s; give another --model",
     "steer --model bare": "lacks the files of the tokenizer",
     "mmau missing.json": "1 of 2 recordings are missing: b.wav",
     "mmau good.json": "1 items are too few to split",
@@ -227,8 +235,23 @@ def test_items_whose_choices_begin_alike_are_refused_without_a_model() -> None:
         CheckpointFiles.read(None).check_items([item])
 
 
+@pytest.mark.parametrize("line", ["heads -n 8", "steer --n-calibration 8"])
+def test_choices_of_the_testbed_that_begin_alike_are_refused_before_the_model_is_loaded(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HookedAudioTransformer, "from_pretrained", load)
+    monkeypatch.setattr("lens_audio.cli.checkpoint.first_token", lambda tokenizer, answer: 7)
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == 1
+    assert "begin with the same token of this model" in result.stderr
+
+
 def test_a_prompt_longer_than_the_context_is_refused_without_a_model() -> None:
-    with pytest.raises(ValueError, match="tokens and this model's context 1024"):
+    with pytest.raises(ValueError, match="tokens, but this model's context only 1024"):
         CheckpointFiles.read(None).prompt("What? " * 1000, CLIP)
 
 

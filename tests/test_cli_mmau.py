@@ -110,7 +110,7 @@ def test_a_changed_prompt_refuses_to_go_on(tmp_path: Path) -> None:
         ((*QUICK, "--runs", "steered"), "runs must be base"),
         ((*QUICK, "--prompt", "nonsense"), "no prompt is called 'nonsense'"),
         ((*QUICK, "--ks", "x"), "give numbers above 0"),
-        ((*QUICK, "--device-map", "auto"), "--device-map spreads one process's model"),
+        ((*QUICK, "--device-map", "auto"), "--device-map spreads the model of a single process"),
     ],
 )
 def test_wrong_requests(arguments: tuple[object, ...], message: str) -> None:

@@ -51,7 +51,7 @@ def test_a_part_is_the_samples_between_two_moments(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("listen long.wav", "--start and --end (in seconds) any part"),
+        ("listen long.wav", "--start and --end (in seconds) choose any part"),
         ("listen long.wav --start 1", "lasts 7.00 s from --start to its end"),
         ("listen long.wav --start 1 --end 6", "the model hears at most 4 s"),
         ("listen long.wav --start 9", "long.wav lasts 8.000 s"),

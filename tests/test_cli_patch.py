@@ -175,7 +175,7 @@ def test_unequal_lengths_are_cut_only_when_asked(tmp_path: Path) -> None:
     ("fit", "note", "last"),
     [
         ("pad", "the shorter one is followed by silence, up to 2.81 s", "2.50-2.81 s"),
-        ("group", "(1.50-2.81 s) every position gets the source's mean", "1.50-2.81 s"),
+        ("group", "(1.50-2.81 s), every position gets the source's mean", "1.50-2.81 s"),
     ],
 )
 def test_unequal_lengths_line_up_as_asked(tmp_path: Path, fit: str, note: str, last: str) -> None:
@@ -209,7 +209,7 @@ def test_unequal_positions_have_no_sweep_one_by_one(tmp_path: Path) -> None:
         (("{clip}", "noise:loud"), "as in noise:10"),
         (("{clip}", "noise:inf"), "as in noise:10"),
         (("{clip}", "{clip}"), "the answer to both recordings begins with"),
-        (("--answer", "zebra"), "'zebra' is none of the choices"),
+        (("--answer", "zebra"), "'zebra' is not one of the choices"),
         (("--answer", "glass", "--instead", "glass"), "both answers to compare are 'glass'"),
         (("--site", "nowhere"), "no site is called 'nowhere'"),
         (("--by", "head", "--site", "mlp_out"), "'mlp_out' has no heads"),

@@ -20,8 +20,9 @@ import lens_audio as la
 from lens_audio.cli import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-PAGES += sorted((ROOT / "docs").rglob("*.md"))
+OUTPUTS = runpy.run_path(str(ROOT / "docs" / "show_outputs.py"))
+PAGES = OUTPUTS["PAGES"]
+WIDEST = 100  # letters, what a page of the site shows in a window of 1024 pixels
 PROGRAMS = {"lens-audio", "make", "python"}
 
 
@@ -50,17 +51,48 @@ def inline_commands(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_code_block_runs(page, tmp_path, monkeypatch):
+def test_every_block_prints_what_is_shown_below_it(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace: dict = {}
-    for language, block in fences(page):
-        if language == "python":
-            exec(compile(block, page.name, "exec"), namespace)
+    printed = OUTPUTS["with_outputs"](page)
+    assert OUTPUTS["agree"](page.read_text(), printed), f"docs/show_outputs.py writes:\n{printed}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_output_has_more_digits_than_machines_agree_on(page):
+    outputs = [block for language, block in fences(page) if language == "output"]
+    assert re.findall(r"\d+\.\d{5,}", "".join(outputs)) == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "agree"),
+    [
+        ("0.53 of 12", "0.5262  of 12", True),
+        ("-0.00", "0.001", True),
+        ("0.53", "0.55", False),
+        ("12 heads", "13 heads", False),
+        ("L0H2", "L0H3", False),
+        ("glass 0.5", "knock 0.5", False),
+    ],
+)
+def test_outputs_agree_to_the_digits_shown(shown, printed, agree):
+    assert OUTPUTS["agree"](shown, printed) == agree
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_no_block_is_of_a_language_that_is_not_run(page):
-    assert {language for language, _ in fences(page)} <= {"python", "bash", "", "text"}
+    assert {language for language, _ in fences(page)} <= {"python", "bash", "", "text", "output"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_code_is_no_wider_than_a_page(page):
+    code = [block for language, block in fences(page) if language != "output"]  # that wraps
+    assert [line for line in "".join(code).splitlines() if len(line) > WIDEST] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_an_output_stands_below_what_prints_it(page):
+    shown = [block["output"] for block in OUTPUTS["BLOCK"].finditer(page.read_text())]
+    assert sum(map(bool, shown)) == [language for language, _ in fences(page)].count("output")
 
 
 COMMANDS = sorted({line for page in PAGES for line in shell_lines(page) if "lens-audio" in line})

@@ -445,7 +445,7 @@ def test_numbers_of_heads_are_the_same_for_hooks_and_sweeps(heads):
 
 @pytest.mark.parametrize("heads", [[(0, 1)], "L0H1", ["L0H1"]])
 def test_a_sweep_has_no_cells_for_pairs(heads):
-    with pytest.raises(ValueError, match=r"\(layer, head\) pairs are no heads of one"):
+    with pytest.raises(ValueError, match=r"does not take \(layer, head\) pairs"):
         swept("z", heads=heads)
 
 

@@ -10,8 +10,8 @@ for item in la.testbed.make_items(20, seed=1):
     prompt = model.prompt(item.question, audio=(item.waveform, item.sampling_rate))
     mass = la.analysis.audio_mass(la.analysis.audio_attention(model, prompt))[0]
     for place, (layer, head) in enumerate(la.analysis.top_heads(mass, 3), start=1):
-        share = float(mass[layer, head])
-        rows.append({"clip": item.id, "place": place, "head": f"L{layer}H{head}", "mass": share})
+        row = {"clip": item.id, "place": place, "head": f"L{layer}H{head}"}
+        rows.append(row | {"audio mass": float(mass[layer, head])})
 
 table = pd.DataFrame(rows)
 table.to_csv("top_heads.csv", index=False)

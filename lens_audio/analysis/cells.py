@@ -80,8 +80,8 @@ def swept_heads(site: Site, heads: str | Heads, cfg: Any) -> list[int] | None:
         return list(range(n_heads))
     if as_integers(heads, "heads").ndim == 2:
         raise ValueError(
-            "a sweep has a cell for every layer and head, so (layer, head) pairs are no heads of one: "
-            "give layers= and heads=, or the pairs to path_patch(senders=...) or hooks.patch(heads=...)"
+            "a sweep has a cell for every layer and head, so it does not take (layer, head) pairs: give "
+            "layers= and heads=, or pass the pairs to path_patch(senders=...) or hooks.patch(heads=...)"
         )
     return counted(heads, n_heads, "head", repr(site.name))
 

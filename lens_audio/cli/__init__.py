@@ -1,6 +1,6 @@
 """The command `lens-audio`.
 
-What a command does is imported when it runs, after everything that can be told without torch.
+What a command does is imported when it runs, after everything that can be refused without torch.
 """
 
 import functools
@@ -69,7 +69,7 @@ def main(
     _version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=show_version, is_eager=True, help="Show the version and end."
+            "--version", callback=show_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
 ) -> None:

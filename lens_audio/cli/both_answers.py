@@ -90,7 +90,7 @@ def compared(
         raise ValueError(f"{first!r} and {second!r} begin with the same token; name other answers")
     if answer is not None or instead is not None:
         raise ValueError(
-            f"both answers to compare are {first!r}; name two with --answer, --instead"
+            f"both answers to compare are {first!r}; name two with --answer and --instead"
         )
     raise ValueError(
         f"the answer to both recordings begins with {first!r}, so there is nothing to compare; "

@@ -1,4 +1,4 @@
-"""What to know before an answer is believed."""
+"""What to know before believing an answer."""
 
 import re
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ def of_model(model: str | None, has_own_recording: bool) -> list[str]:
         return []
     return [
         f"The embedded checkpoint knows {len(testbed.CLASSES)} synthetic sounds "
-        f"({', '.join(testbed.CLASSES)}) and nothing else: what it answers about a recording of "
-        "your own says little. --model takes another checkpoint."
+        f"({', '.join(testbed.CLASSES)}) and nothing else: its answer about a recording of your own "
+        "means little. Choose another checkpoint with --model."
     ]
 
 
@@ -38,7 +38,7 @@ def of_answer(answer: str, choices: Sequence[str] | None) -> list[str]:
         return []
     return [
         f"The answer is none of the choices: the model says “{answer}”. The probabilities among the "
-        "choices are of answers that it does not give."
+        "choices are those of answers that it does not give."
     ]
 
 
@@ -48,7 +48,7 @@ def of_mass(mass: float | None, run: str = "") -> list[str]:
         return []
     return [
         f"The choices together have a probability of {shown_mass(mass)}{run}: the model nearly always "
-        "says something else, and shares among the choices say little."
+        "says something else, so shares among the choices mean little."
     ]
 
 

@@ -8,6 +8,7 @@ from lens_audio import AudioPrompt, HookedAudioTransformer, testbed
 from lens_audio.checkpoints.families import family_of
 from lens_audio.checkpoints.pretrained import read_config, read_config_json, resolve_device
 from lens_audio.cli.checks import checkpoint_files
+from lens_audio.cli.recording import heard_seconds
 from lens_audio.config import AudioModelConfig
 from lens_audio.data.items import AudioQAItem
 from lens_audio.inputs import build_prompt
@@ -45,7 +46,7 @@ class CheckpointFiles:
             raise ValueError(
                 f"{folder} lacks the files of the tokenizer (tokenizer.json and "
                 "tokenizer_config.json, or qwen.tiktoken) or of the feature extractor "
-                "(preprocessor_config.json), so it cannot be asked; add them"
+                "(preprocessor_config.json), so it cannot be asked anything; add them"
             )
         return cls(cfg, processor, tokenizer)
 
@@ -68,7 +69,7 @@ class CheckpointFiles:
         n_tokens = prompt.tokens.shape[1]
         if n_tokens > self.cfg.n_ctx:
             raise ValueError(
-                f"the prompt has {n_tokens} tokens and this model's context {self.cfg.n_ctx}; ask a "
+                f"the prompt has {n_tokens} tokens, but this model's context only {self.cfg.n_ctx}; ask a "
                 "shorter question, or keep less of the recording"
             )
         return prompt
@@ -88,12 +89,22 @@ class CheckpointFiles:
     def check_items(self, items: Sequence[AudioQAItem]) -> None:
         """Refuse items that cannot be asked, or whose choices begin with the same token.
 
-        The first item stands for all in whether it can be asked.
+        The item of the longest recording stands for all in whether it can be asked.
+
+        Args:
+            items: their audio is (samples, rate).
 
         Raises:
             ValueError: saying why.
         """
-        self.prompt(items[0].question, items[0].audio)
+        longest = max(items, key=_seconds)
+        hears = heard_seconds(self)
+        if _seconds(longest) > hears:
+            raise ValueError(
+                f"the recordings last up to {_seconds(longest):.2f} s, but this model hears at most "
+                f"{hears:g} s; give another --model"
+            )
+        self.prompt(longest.question, longest.audio)
         for choices in {tuple(item.choices) for item in items}:
             begun: dict[int, str] = {}
             for choice in choices:
@@ -101,8 +112,13 @@ class CheckpointFiles:
                 if other != choice:
                     raise ValueError(
                         f"{other!r} and {choice!r} begin with the same token of this model, so the "
-                        "first token does not tell them apart"
+                        "first token cannot tell them apart"
                     )
+
+
+def _seconds(item: AudioQAItem) -> float:
+    samples, rate = item.audio
+    return len(samples) / rate
 
 
 def first_token(tokenizer: Any, answer: str) -> int:

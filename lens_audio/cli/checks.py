@@ -34,7 +34,9 @@ def check_outputs(out: Path, table: Path, save: Path | None = None) -> None:
     for what, path in given.items():
         other = named.setdefault(check_writable(path).resolve(), what)
         if other != what:
-            raise ValueError(f"the {other} and the {what} are both {path.name}")
+            raise ValueError(
+                f"the {other} and the {what} are both {path.name}; give two different files"
+            )
 
 
 def check_kept(recordings: Iterable[str | None], *outputs: Path) -> None:
@@ -72,12 +74,12 @@ def check_readable(path: str | Path, what: str) -> Path:
     except OSError as error:
         raise PermissionError(f"cannot read the {what} {path}: {error.strerror}") from error
     if is_empty:
-        raise ValueError(f"{path} is an empty file, so it is no {what}")
+        raise ValueError(f"{path} is an empty file; give another {what}")
     return path
 
 
 def is_corruption(name: str) -> bool:
-    """Whether CORRUPTED names what becomes of CLEAN, and not a file."""
+    """Whether CORRUPTED names a change to CLEAN, and not a file."""
     return name in ("silence", "shuffle", "noise") or name.startswith("noise:")
 
 
@@ -118,10 +120,10 @@ def check_named(choices: Sequence[str] | None, answer: str | None, instead: str 
     """
     for named in (answer, instead):
         if named is not None and choices is not None and named not in choices:
-            raise ValueError(f"{named!r} is none of the choices {', '.join(choices)}")
+            raise ValueError(f"{named!r} is not one of the choices {', '.join(choices)}")
     if answer is not None and answer == instead:
         raise ValueError(
-            f"both answers to compare are {answer!r}; name two with --answer, --instead"
+            f"both answers to compare are {answer!r}; name two with --answer and --instead"
         )
 
 
@@ -137,7 +139,7 @@ def checkpoint_files(model: str | None) -> Path:
     if (folder / "adapter_config.json").is_file() and not config.is_file():
         return folder  # `read_config_json` says what to do with an adapter
     if not config.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json, so it is no checkpoint")
+        raise FileNotFoundError(f"{folder} has no config.json, so it is not a checkpoint")
     with suppress(RecursionError):  # `read_json` says that it is nested too deeply
         try:
             json.loads(config.read_bytes())  # a BOM is accepted here
@@ -155,7 +157,7 @@ def shown_name(model: str | None) -> str:
 
 
 def check_device_map(device_map: str | None, device: str | None) -> None:
-    """Refuse another way to spread a model than "auto", or one beside a device or other processes.
+    """Refuse another way to spread a model than "auto", or one next to a device or other processes.
 
     Raises:
         ValueError: saying what is possible.
@@ -163,13 +165,15 @@ def check_device_map(device_map: str | None, device: str | None) -> None:
     if device_map is None:
         return
     if device_map != "auto":
-        raise ValueError(f"--device-map can be auto, not {device_map!r}")
+        raise ValueError(f"--device-map can only be auto, not {device_map!r}")
     if device is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("--device-map spreads one process's model; give it alone, to one process")
+        raise ValueError(
+            "--device-map spreads the model of a single process; give it without --device, to one process"
+        )
 
 
 def numbers(text: str, kind: Callable[[str], Number], option: str) -> tuple[Number, ...]:
-    """Numbers above 0 with commas between them.
+    """Numbers above 0, separated by commas.
 
     Raises:
         ValueError: for anything else.
@@ -180,4 +184,4 @@ def numbers(text: str, kind: Callable[[str], Number], option: str) -> tuple[Numb
             return found
     except ValueError:
         pass
-    raise ValueError(f"{option}: give numbers above 0 with commas between them, not {text!r}")
+    raise ValueError(f"{option}: give numbers above 0, separated by commas, not {text!r}")

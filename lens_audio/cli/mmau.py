@@ -107,7 +107,7 @@ def show(results: Results, spent: Spent, console: Console) -> None:
         heads = " ".join(head_name(*head) for head in results.chosen.steering.heads)
         console.print(f"Specialists {heads}, beta {results.chosen.steering.beta:g}")
     if results.failed:
-        console.print(f"{len(results.failed)} items could not be asked: the page says why")
+        console.print(f"{len(results.failed)} items could not be asked; the page says why")
     if spent.total:
         waited = spent.waiting / spent.total
         console.print(f"{spent.total:.1f} s in batches, {waited:.1%} of it waiting for data")

@@ -23,14 +23,14 @@ def not_empty(text: str | None) -> str | None:
 def above_zero(seconds: float | None) -> float | None:
     """Refuse a length of time that is none, as wrong usage."""
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
-        raise typer.BadParameter("give a length in seconds, above 0")
+        raise typer.BadParameter("give a length in seconds above 0")
     return seconds
 
 
 def from_zero(seconds: float | None) -> float | None:
     """Refuse a moment before the beginning, as wrong usage."""
     if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
-        raise typer.BadParameter("give a moment in seconds, from 0 on")
+        raise typer.BadParameter("give a time in seconds, 0 or later")
     return seconds
 
 
@@ -38,7 +38,8 @@ def check_part(start: float | None, end: float | None) -> None:
     """Refuse a part of a recording that ends before it begins, as wrong usage."""
     if end is not None and end <= (start or 0.0):
         raise typer.BadParameter(
-            f"it is {end:g} s, and the part begins at {start or 0.0:g} s", param_hint="--end"
+            f"it is {end:g} s, but the part begins at {start or 0.0:g} s; give a later time",
+            param_hint="--end",
         )
 
 
@@ -48,16 +49,14 @@ def split_choices(text: str | None) -> list[str] | None:
         return None
     choices = [choice.strip() for choice in text.split(",")]
     if len(choices) < 2 or not all(choices):
-        raise typer.BadParameter(
-            "give at least two answers with commas between them, as in dog,siren"
-        )
+        raise typer.BadParameter("give at least two answers separated by commas, as in dog,siren")
     if len(set(choices)) < len(choices):
         raise typer.BadParameter("the same answer is given twice")
     return choices
 
 
 def only_commas(text: str | None) -> str | None:
-    """`--choices` with nothing but commas between them."""
+    """`--choices` with commas between them and no spaces around these."""
     choices = split_choices(text)
     return None if choices is None else ",".join(choices)
 
@@ -84,13 +83,13 @@ Choices = Annotated[
     str | None,
     typer.Option(
         callback=only_commas,
-        help="Answers to choose from, with commas between them: dog,siren,bell. A question "
-        "that does not name them all gets them appended.",
+        help="Answers to choose from, separated by commas: dog,siren,bell. They are appended to a "
+        "question that does not name them all.",
     ),
 ]
 MaxSeconds = Annotated[
     float | None,
-    typer.Option(callback=above_zero, help="Keep only the first seconds of longer recordings."),
+    typer.Option(callback=above_zero, help="Keep only this many seconds of longer recordings."),
 ]
 Start = Annotated[
     float | None,
@@ -106,17 +105,17 @@ Device = Annotated[
 ]
 DtypeOption = Annotated[
     Dtype | None,
-    typer.Option(help="auto: as config.json says. Default: as the weights are stored."),
+    typer.Option(help="auto: what config.json names. Default: as the weights are stored."),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Prompts in one forward.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Prompts per forward pass.")]
 AdaptiveOption = Annotated[Adaptive, typer.Option(help="What scales beta.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Top = Annotated[int, typer.Option(min=1, help="How many of the strongest to show.")]
 Page = Annotated[Path, typer.Option(help="The page to write.")]
 Table = Annotated[Path, typer.Option(help="The table to write: .csv, or .json with all results.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-# What a result does not depend on: a command that is shown leaves it out.
+# Options that a result does not depend on: a command that is shown leaves them out.
 NOT_SHOWN = ("device", "out", "table", "save", "workers", "debug")
 
 

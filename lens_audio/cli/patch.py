@@ -99,9 +99,11 @@ def kinds_of(model: Any, by: Sequence[str] | None, site: str | None) -> list[tup
     if by is None:
         return [("window", site or "resid_pre"), ("head", site if site and has_heads else "z")]
     if "head" in by and site is not None and not has_heads:
-        raise ValueError(f"{site!r} has no heads; by head there are z, q, k, v and pattern")
+        raise ValueError(f"{site!r} has no heads; sites with heads are z, q, k, v and pattern")
     if "group" in by and where is not None and where.is_audio:
-        raise ValueError(f"{site!r} has no groups: audio, text and last are of the decoder's sites")
+        raise ValueError(
+            f"{site!r} has no groups: only the decoder's sites have audio, text and last"
+        )
     return [(kind, site or ("z" if kind == "head" else "resid_pre")) for kind in by]
 
 

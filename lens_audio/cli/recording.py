@@ -43,6 +43,11 @@ class Excerpt:
         return (start, end) if end > start else None
 
 
+def heard_seconds(checkpoint: Any) -> float:
+    """How much of a recording the model hears."""
+    return longest_clip(checkpoint.processor, checkpoint.cfg.audio)
+
+
 def read_excerpt(
     audio: Any, checkpoint: Any, start: float | None, end: float | None, at_most: Seconds | None
 ) -> Excerpt:
@@ -52,12 +57,11 @@ def read_excerpt(
         OSError, ValueError: for what is no recording, ends before `start`, or is longer than the
             model hears; in the words of the command line.
     """
-    rate = checkpoint.processor.feature_extractor.sampling_rate
-    hears = longest_clip(checkpoint.processor, checkpoint.cfg.audio)
+    rate, hears = checkpoint.processor.feature_extractor.sampling_rate, heard_seconds(checkpoint)
     first = start or 0.0
     if at_most is not None and at_most > hears:
         raise ValueError(
-            f"--max-seconds {at_most:g} must be at most {hears:g}, the most seconds the model hears"
+            f"--max-seconds can be at most {hears:g}, the longest that this model hears, not {at_most:g}"
         )
     limit = hears if at_most is None else at_most
     until = first + limit + 1 / rate if at_most is None else first + limit
@@ -67,12 +71,14 @@ def read_excerpt(
     samples = samples[round(first * rate) : round(until * rate)]
     name = audio.name if isinstance(audio, Path) else "the recording"
     if not len(samples):
-        raise ValueError(f"{name} lasts {total:.3f} s, so nothing is left from --start {first:g}")
+        raise ValueError(
+            f"{name} lasts {total:.3f} s, so nothing of it comes after --start {first:g}"
+        )
     if at_most is None and len(samples) > hears * rate:
         lasts = (end or total) - first
         raise ValueError(
-            f"{name} lasts {lasts:.2f} s{' from --start to its end' if start else ''} and the model "
+            f"{name} lasts {lasts:.2f} s{' from --start to its end' if start else ''}, but the model "
             f"hears at most {hears:g} s; --max-seconds {hears:g} keeps the beginning, --start and "
-            "--end (in seconds) any part"
+            "--end (in seconds) choose any part"
         )
     return Excerpt(samples, rate, first, total)

@@ -33,7 +33,7 @@ def run(request: Steer) -> None:
     console.print(escape(plan(request)), soft_wrap=True)
     n_calibration, n_test, draws = request.sizes
     checkpoint = CheckpointFiles.read(request.model, request.device)
-    # Random heads are drawn besides the specialists.
+    # Random heads are drawn in addition to the specialists.
     checkpoint.check_heads(max(KS) if request.calibrate else 2 * max(KS))
     items = held_out(n_calibration, request.seed)
     checkpoint.check_items(items)
@@ -74,9 +74,9 @@ def run(request: Steer) -> None:
 
 
 def plan(request: Steer) -> str:
-    """What will be run, and how long it takes: of the embedded checkpoint, about, on two cores."""
+    """What will be run, and for the embedded checkpoint about how long it takes on two cores."""
     n_calibration, n_test, draws = request.sizes
-    asked = f"{n_calibration} calibration items a caption"
+    asked = f"{n_calibration} calibration items per caption"
     if not request.calibrate:
         asked += f", {n_test} others to report on, {draws} sets of random heads"
     if request.model is None:
@@ -85,7 +85,7 @@ def plan(request: Steer) -> str:
         )
     if request.full:
         return f"Full: {asked}."
-    return f"Quick: {asked}. The whole (--full) takes {FULL[0]}, {FULL[1]} and {FULL[2]}" + (
+    return f"Quick: {asked}. The whole (--full) uses {FULL[0]}, {FULL[1]} and {FULL[2]}" + (
         f": {_minutes(*FULL)}." if request.model is None else "."
     )
 

@@ -21,7 +21,7 @@ PAIR_SEED, CLEAN_ITEM, CORRUPTED_ITEM = 2026, 18, 14
 
 @dataclass(frozen=True)
 class NamedRecording:
-    """What a run hears: samples or a file, or what becomes of the clean recording."""
+    """What a run hears: samples or a file, or a change to the clean recording."""
 
     name: str
     audio: Any = None  # what `model.prompt` takes
@@ -111,7 +111,7 @@ def load_pair(
     if n_samples[0] == n_samples[1]:
         return Pair(clean, other), []
     seconds = [n / clean.sampling_rate for n in n_samples]
-    lengths = f"CLEAN lasts {seconds[0]:.3f} s, CORRUPTED {seconds[1]:.3f} s"
+    lengths = f"CLEAN lasts {seconds[0]:.3f} s and CORRUPTED {seconds[1]:.3f} s"
     if asked.fit is None:
         raise ValueError(
             f"{lengths}, so positions do not correspond; --fit crop keeps the first "
@@ -122,7 +122,7 @@ def load_pair(
     done = {
         "crop": f"both are cut to {min(seconds):.2f} s.",
         "pad": f"the shorter one is followed by silence, up to {max(seconds):.2f} s.",
-        "group": "windows, text and last position are patched group by group; of groups of unequal "
-        f"length ({', '.join(pair.averaged) or 'none here'}) every position gets the source's mean.",
+        "group": "windows, text and last position are patched group by group; in groups of unequal "
+        f"length ({', '.join(pair.averaged) or 'none here'}), every position gets the source's mean.",
     }
     return pair, [f"{lengths}; {done[asked.fit]}"]

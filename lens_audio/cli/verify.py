@@ -17,11 +17,11 @@ from lens_audio.verification.reading import ENCODER_OUT, LOGITS, PROJECTOR_OUT
 from lens_audio.verification.result import AGREES, DIFFERS, NO_REFERENCE, Case
 
 LEGEND = """\
-apart    the largest difference of ours from transformers (eager attention)
-own      the same of transformers' eager attention from its sdpa attention
-share    the largest difference over the largest value of its position
-allowed  of the share; it follows from transformers' own
-Of many blocks the one nearest to its limit is shown; all are in the file.
+apart    largest difference between ours and transformers with eager attention
+own      largest difference between transformers with eager and with sdpa attention
+share    largest difference divided by the largest value at its position
+allowed  largest share that agrees; it follows from transformers' own
+Of several blocks, the one nearest its limit is shown; the file has them all.
 """
 EXIT_STATUS = {AGREES: 0, DIFFERS: 3, NO_REFERENCE: 4}
 
@@ -77,8 +77,8 @@ def verdict(found: Verification) -> str:
         return "Agrees with transformers."
     return (
         f"There is no reference: transformers has no {found.facts['architecture']} without remote "
-        "code, which is not run. Checked instead: every block, the encoder's output and the logits "
-        "are finite, and tokens come. That they are the right ones is not shown."
+        "code, which is not run. Instead it was checked that every block, the encoder's output and the "
+        "logits are finite, and that tokens come, but not that they are the right ones."
     )
 
 
@@ -86,7 +86,7 @@ HEADER = ("place", "apart", "own", "share", "allowed", "")
 
 
 def differences_table(case: Case) -> Table:
-    """A line for each kind of place: the block that comes closest to its limit stands for all."""
+    """A line for each kind of place: of its blocks, the one closest to its limit."""
     table = Table(*HEADER, title=case.name)
     for column in table.columns[1:5]:
         column.justify = "right"
@@ -137,7 +137,7 @@ def tokens_said(case: Case) -> list[str]:
             said.append(f"{n} of {n} greedy tokens are the same{text}")
         else:
             said.append(
-                f"{row.parts_at} of {n} greedy tokens are the same, then comes a tie: transformers' "
-                f"logits of both are {row.gap:.2g} of the largest apart{text}"
+                f"{row.parts_at} of {n} greedy tokens are the same, then comes a tie: transformers' logits "
+                f"of the two differ by {row.gap:.2g} of the largest{text}"
             )
     return said

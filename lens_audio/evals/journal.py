@@ -24,7 +24,7 @@ class Journal:
     def __init__(
         self, path: Path, manifest: dict[str, Any], check: Check = lambda phase, outcome: None
     ) -> None:
-        """Begin a journal, or go on with the one that is there.
+        """Begin a journal, or continue the one that is there.
 
         Args:
             check: refuses what no batch of a phase gives.
@@ -78,11 +78,11 @@ class Journal:
             return
         if records[0].get("format") != manifest.get("format"):
             raise ValueError(
-                f"cannot go on with {path}: another version of lens_audio began it, whose facts do "
-                "not tell whether it is of the same model and recordings. Its results stay as they "
-                "are; give another folder, or go on with that version"
+                f"cannot continue {path}: another version of lens_audio began it, which recorded too "
+                "little to tell whether model and recordings are the same. Its results stay as they "
+                "are; give another folder, or continue with that version"
             )
-        refuse(changed, f"cannot go on with {path}, which was another run's")
+        refuse(changed, f"cannot continue {path}, which belongs to another run")
         for number, record in enumerate(records[1:], 2):
             self._take(record, number, path)
 

@@ -1,4 +1,4 @@
-"""A benchmark from its items to its results, on one process or many, begun or gone on with."""
+"""A benchmark from its items to its results, on one process or many, begun or continued."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -36,7 +36,7 @@ def evaluate(
     workers: int = 2,
     verbose: bool = True,
 ) -> tuple[Results, Spent]:
-    """Run the protocol, or go on with the run that is in the folder.
+    """Run the protocol, or continue the run that is in the folder.
 
     Args:
         folder: made if need be; holds the journal. `Results.write` puts everything else there.
@@ -138,7 +138,7 @@ def manifest_of(
     settings: Settings,
     steering: AudioSilenceSteering | None,
 ) -> dict[str, Any]:
-    """What a run is: it is gone on with only where all of this is the same."""
+    """What a run is: it is continued only where all of this is the same."""
     dtype = str(model.embed.W_E.dtype).removeprefix("torch.")
     processor = fingerprint.of_processor(model.processor)
     return {
@@ -165,7 +165,7 @@ def manifest_of(
 def check_judgements(
     done: Iterable[dict[str, Any]], dataset: AudioQADataset, items: Sequence[AudioQAItem]
 ) -> None:
-    """Refuse to go on with answers that the benchmark would now judge otherwise.
+    """Refuse to continue from answers that the benchmark would now judge otherwise.
 
     The code of `matches` cannot be told from another's; its judgements can.
 
@@ -181,7 +181,7 @@ def check_judgements(
             right = bool(dataset.matches(answer["prediction"], item.answer, item.choices))
             if right != answer.get("correct"):
                 raise ValueError(
-                    f"cannot go on: {answer['prediction']!r} to item {item.id!r} was judged "
+                    f"cannot continue: {answer['prediction']!r} to item {item.id!r} was judged "
                     f"{'wrong' if right else 'right'} and is now {'right' if right else 'wrong'}, "
-                    "so the benchmark's `matches` is another. Give another folder"
+                    "so the benchmark's `matches` has changed. Give another folder"
                 )

@@ -57,8 +57,8 @@ def check_positions(positions: Any, site: Site) -> Positions:
         return None
     if site.template == "hook_audio_embed":
         raise ValueError(
-            "positions at 'audio_embed' are those of the prompt, and its activation is by clip; give "
-            "'audio' for all of it, or select at 'embed', which holds it at the audio positions"
+            "the activation at 'audio_embed' is by clip, so positions of the prompt select nothing there; "
+            "give 'audio' for all of it, or select at 'embed', which has it at the audio positions"
         )
     if isinstance(positions, slice):
         return positions

@@ -173,14 +173,14 @@ class Site:
             r"audio_encoder\.(hook_pooled|hook_out|ln_final)|audio_projector", self.template
         ):
             reason = (
-                "each of its tokens becomes one token of 'audio_embed', whatever the others are"
+                "each of its tokens becomes one token of 'audio_embed', independently of the others"
             )
             instead = "'audio_embed'"
         elif self.is_audio:
             reason, instead = "the first block reads what it becomes", "'audio_encoder.embed'"
         raise ValueError(
-            f"{self.name!r} is outside the blocks, and only inside them, or at what enters the first, "
-            f"is swept or attributed: {reason}; take {instead}"
+            f"{self.name!r} is outside the blocks; sweeps and attribution act only inside them or at "
+            f"what enters the first: {reason}; take {instead}"
         )
 
     def names(self, layers: Layers = None) -> list[HookName]:

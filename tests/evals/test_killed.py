@@ -1,4 +1,4 @@
-"""A run that is killed at any moment ends, once it is gone on with, as if nothing had happened."""
+"""A run that is killed at any moment ends, once it is continued, as if nothing had happened."""
 
 import os
 import random

@@ -26,16 +26,16 @@ from lens_audio.cli.options import (
 class Heads(Command):
     """Measure every head's audio mass, and find the audio-specialist heads."""
 
-    k: Annotated[int, typer.Option(min=1, help="How many specialist heads.")] = 8
+    k: Annotated[int, typer.Option(min=1, help="Number of specialist heads.")] = 8
     items: Annotated[
-        int, typer.Option("-n", "--items", min=8, help="Items for each kind of caption.")
+        int, typer.Option("-n", "--items", min=8, help="Number of items for each kind of caption.")
     ] = 150
     mixed: Annotated[
         bool,
         typer.Option(
             "--mixed",
-            help="Correlate over all captions together, as in the paper. Default: within each kind "
-            "of caption, so that a head that only tells captions apart is no specialist.",
+            help="Correlate over all captions together, as in the paper. Default: within each kind of "
+            "caption, so that a head that only tells captions apart is not a specialist.",
         ),
     ] = False
     seed: Seed = 1001

@@ -37,7 +37,7 @@ class Listen(Command):
     audio: Annotated[
         str | None,
         typer.Argument(
-            help="An audio file (whatever FFmpeg decodes). Default: the bundled recording."
+            help="An audio file in any format that FFmpeg decodes. Default: the bundled recording."
         ),
     ] = None
     question: Question = None
@@ -48,7 +48,7 @@ class Listen(Command):
     out: Page = Path("lens-audio-listen.html")
     table: Annotated[
         Path | None,
-        typer.Option(help="Also a table of the answers: .csv, or .json with all results."),
+        typer.Option(help="Also write a table of the answers: .csv, or .json with all results."),
     ] = None
     start: Start = None
     end: End = None

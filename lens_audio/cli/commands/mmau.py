@@ -48,7 +48,7 @@ class AnswerBy(StrEnum):
 
 @dataclass
 class Mmau(Command):
-    """Answer a benchmark as the model is, steered, and under every control; resumable."""
+    """Answer a benchmark with the model as it is, steered, and under every control; resumable."""
 
     data: Annotated[
         Path | None,
@@ -61,20 +61,28 @@ class Mmau(Command):
         typer.Option(help="The folder of recordings. Default: the folder of the JSON file."),
     ] = None
     dataset: Annotated[
-        Benchmark, typer.Option(help="testbed: the synthesised sounds, no data needed.")
+        Benchmark,
+        typer.Option(help="testbed: questions about synthesised sounds, which need no data."),
     ] = Benchmark.mmau
     benchmark_version: Annotated[
         str | None,
         typer.Option(help="first or v05.15.25. Default: first for JSON, v05.15.25 for parquet."),
     ] = None
     items: Annotated[
-        int, typer.Option("-n", "--items", min=2, help="Of the testbed, for each kind of caption.")
+        int,
+        typer.Option(
+            "-n", "--items", min=2, help="Number of testbed items for each kind of caption."
+        ),
     ] = 200
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.")] = None
-    task: Annotated[str | None, typer.Option(help="Only sound, music or speech.")] = None
-    difficulty: Annotated[str | None, typer.Option(help="Only easy, medium or hard.")] = None
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use only the first items, this many.")
+    ] = None
+    task: Annotated[str | None, typer.Option(help="Use only sound, music or speech items.")] = None
+    difficulty: Annotated[str | None, typer.Option(help="Use only easy, medium or hard items.")] = (
+        None
+    )
     skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out items without their recording.")
+        bool, typer.Option("--skip-missing", help="Leave out items whose recording is missing.")
     ] = False
     prompt: Annotated[
         str | None,
@@ -84,29 +92,36 @@ class Mmau(Command):
         ),
     ] = None
     answer_by: Annotated[
-        AnswerBy, typer.Option(help="Generate and extract, or take the likeliest option.")
+        AnswerBy,
+        typer.Option(help="Generate text and extract the answer, or take the likeliest option."),
     ] = AnswerBy.generation
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a generated answer.")] = 32
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Most tokens in a generated answer.")
+    ] = 32
     runs: Annotated[
-        str, typer.Option(help="Which runs, with commas between them; base is always one.")
+        str, typer.Option(help="The runs, separated by commas; base must be among them.")
     ] = "base,steered,random,fixed,silenced"
     calibration_share: Annotated[
-        float, typer.Option(help="Share of the items that heads and beta are chosen on.")
+        float, typer.Option(help="Share of the items on which heads and beta are chosen.")
     ] = 0.3
     seed: Seed = 0
     ks: Annotated[str, typer.Option(help="Numbers of specialist heads to try.")] = "2,4,8,12"
-    betas: Annotated[str, typer.Option(help="Strengths to try; 0 always is.")] = "0.5,1,2,4,8"
+    betas: Annotated[str, typer.Option(help="Strengths to try; 0 is always tried.")] = "0.5,1,2,4,8"
     adaptive: AdaptiveOption = Adaptive.constant
-    draws: Annotated[int, typer.Option(min=1, help="Sets of random heads, each a run.")] = 3
+    draws: Annotated[
+        int, typer.Option(min=1, help="Number of sets of random heads, each a run.")
+    ] = 3
     steering: Annotated[
         Path | None,
-        typer.Option(help="Steering calibrated before (.safetensors): no items are set apart."),
+        typer.Option(
+            help="Steering that was calibrated before (.safetensors); then no items are set apart."
+        ),
     ] = None
     max_seconds: Annotated[
         float | None,
         typer.Option(
             callback=above_zero,
-            help="Keep only the first seconds of a recording. Default: all it can hear.",
+            help="Keep only this many seconds of a recording. Default: all that the model can hear.",
         ),
     ] = None
     model: Model = None
@@ -119,7 +134,7 @@ class Mmau(Command):
         int, typer.Option(min=0, help="Processes that decode recordings ahead of the model.")
     ] = 2
     out: Annotated[
-        Path, typer.Option(help="The folder of results. A run that is in it is gone on with.")
+        Path, typer.Option(help="The folder for results. An unfinished run there is continued.")
     ] = Path("lens-audio-mmau")
     debug: Debug = False
 
@@ -152,7 +167,7 @@ class Mmau(Command):
             return None
         if self.data is None:
             raise ValueError(
-                "give MMAU's JSON file or its parquet files, or --dataset testbed for the bundled sounds"
+                "give MMAU's JSON file or its parquet files, or --dataset testbed for synthesised sounds"
             )
         if self.data.is_dir() or self.data.suffix == ".parquet":
             return read_parquet(self.data, self.benchmark_version or REVISED)
@@ -170,5 +185,5 @@ class Mmau(Command):
             items = [item for item in items if item.id not in missing]
         items = items[: self.limit]
         if not items:
-            raise ValueError("none of the recordings are there")
+            raise ValueError("none of the recordings was found")
         return items

@@ -35,7 +35,7 @@ from lens_audio.cli.options import (
 
 
 class By(StrEnum):
-    """What the cells of a sweep are, beside layers."""
+    """What the cells of a sweep are, in each layer."""
 
     window = "window"
     head = "head"
@@ -68,22 +68,21 @@ class Patch(Command):
     corrupted: Annotated[
         str | None,
         typer.Argument(
-            help="Another file, or what becomes of the first: silence (the default), noise:10 "
-            "(white noise at a signal-to-noise ratio of 10 dB), shuffle (its quarter seconds in "
-            "another order)."
+            help="Another file, or a change to CLEAN: silence (the default), noise:10 (white noise at "
+            "a signal-to-noise ratio of 10 dB) or shuffle (its quarter seconds in another order)."
         ),
     ] = None
     question: Question = None
     choices: Choices = None
     by: Annotated[
         list[By] | None,
-        typer.Option(help="Patch by these; may be repeated. Default: window and head."),
+        typer.Option(help="What to patch by; can be repeated. Default: window and head."),
     ] = None
     site: Annotated[
         str | None,
         typer.Option(
-            help="Where: resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, …, audio_embed or "
-            "audio_encoder.resid_pre, …. Default: resid_pre, and z by head."
+            help="Where to patch: resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, …, audio_embed "
+            "or audio_encoder.resid_pre, …. Default: resid_pre, or z by head."
         ),
     ] = None
     window: Annotated[
@@ -91,24 +90,29 @@ class Patch(Command):
     ] = 0.25
     direction: Annotated[
         Direction,
-        typer.Option(help="denoise: clean activations into the corrupted run. noise: the reverse."),
+        typer.Option(
+            help="denoise patches clean activations into the corrupted run, noise does the reverse."
+        ),
     ] = Direction.denoise
     answer: Annotated[
         str | None,
         typer.Option(
             callback=not_empty,
-            help="The metric is logit(this) - logit(--instead), of the first tokens. Default: the model's "
-            "answer to CLEAN.",
+            help="The metric is logit(--answer) - logit(--instead), of their first tokens. Default: "
+            "the model's answer to CLEAN.",
         ),
     ] = None
     instead: Annotated[
         str | None,
-        typer.Option(callback=not_empty, help="Default: the model's answer to CORRUPTED."),
+        typer.Option(
+            callback=not_empty,
+            help="The answer to compare with. Default: the model's answer to CORRUPTED.",
+        ),
     ] = None
     fit: Annotated[
         Fit | None,
         typer.Option(
-            help="Of recordings of unequal length, cut the longer one (crop), add silence to the "
+            help="For recordings of unequal length: cut the longer one (crop), add silence to the "
             "shorter one (pad), or patch window by window, with means where lengths differ (group)."
         ),
     ] = None
@@ -128,7 +132,9 @@ class Patch(Command):
         if not self.cut:
             return
         if self.fit not in (None, Fit.crop):
-            raise typer.BadParameter("it is --fit crop; give one of them", param_hint="--cut")
+            raise typer.BadParameter(
+                "it means --fit crop; give only one of the two", param_hint="--cut"
+            )
         self.fit, self.cut = Fit.crop, False
 
     def check(self) -> None:

@@ -41,7 +41,7 @@ class Steer(Command):
     """Make the model listen more: calibrate on some items, report on others, with all controls."""
 
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Only choose k and beta, and save the steering.")
+        bool, typer.Option("--calibrate", help="Only choose k and beta; --save keeps the result.")
     ] = False
     report: Annotated[
         bool,
@@ -49,28 +49,35 @@ class Steer(Command):
     ] = False
     full: Annotated[
         bool,
-        typer.Option("--full", help="300 items a caption and 10 draws: steadier, and far longer."),
+        typer.Option(
+            "--full",
+            help="Use 300 items per caption and 10 draws: steadier numbers, but far slower.",
+        ),
     ] = False
     n_calibration: Annotated[
         int | None,
-        typer.Option(min=8, help="Calibration items for each kind of caption. Default: 40."),
+        typer.Option(
+            min=8, help="Number of calibration items for each kind of caption. Default: 40."
+        ),
     ] = None
     n_test: Annotated[
-        int | None, typer.Option(min=8, help="Test items for each kind of caption. Default: 40.")
+        int | None,
+        typer.Option(min=8, help="Number of test items for each kind of caption. Default: 40."),
     ] = None
     seed: Annotated[
-        int, typer.Option(min=0, help="Calibration items have this seed, test items the next.")
+        int, typer.Option(min=0, help="Seed of the calibration items; test items use the next.")
     ] = 3001
     adaptive: AdaptiveOption = Adaptive.constant
     specialists_from: Annotated[
         SpecialistsFrom,
         typer.Option(
-            help="Calibration items that the specialists are found on: conflict, where a right "
-            "answer means that the audio and not the caption decided; or all."
+            help="The calibration items on which specialists are found. On conflict items, a right "
+            "answer means that the audio decided and not the caption."
         ),
     ] = SpecialistsFrom.conflict
     draws: Annotated[
-        int | None, typer.Option(min=2, help="Sets of random heads to compare with. Default: 5.")
+        int | None,
+        typer.Option(min=2, help="Number of sets of random heads to compare with. Default: 5."),
     ] = None
     model: Model = None
     device: Device = None

@@ -22,8 +22,8 @@ from lens_audio.files import check_writable
 class Verify(Command):
     """Compare a checkpoint with transformers: every block, the logits, greedy tokens.
 
-    Exit status: 0 they agree, 3 they differ, 4 transformers cannot run this model, so that only
-    finite numbers and tokens were checked; 1 one of both cannot load it.
+    Exit status: 0 if they agree; 3 if they differ; 4 if transformers cannot run this model, so that
+    only finite numbers and tokens were checked; 1 if one of the two cannot load it.
     """
 
     model: Annotated[
@@ -38,9 +38,10 @@ class Verify(Command):
             help="Another checkpoint of the same sizes, for transformers to load instead."
         ),
     ] = None
-    tokens: Annotated[int, typer.Option(min=1, help="How many greedy tokens.")] = 32
+    tokens: Annotated[int, typer.Option(min=1, help="Number of greedy tokens.")] = 32
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only one prompt instead of four: a tenth of the time.")
+        bool,
+        typer.Option("--quick", help="One prompt instead of four, in a tenth of the time."),
     ] = False
     output: Annotated[Path, typer.Option(help="The JSON file to write, to attach to an issue.")] = (
         Path("lens-audio-verify.json")

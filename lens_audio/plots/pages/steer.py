@@ -22,13 +22,11 @@ from lens_audio.steering.audio_silence.controls import SteeringReport
 
 
 def depends_on(tested: SteeringReport) -> str:
-    """In a sentence, what of the chosen heads this steering depends on."""
-    said = "What is added to the residual stream points where the layers that hold the heads say"
+    """In a sentence, how this steering depends on the chosen heads."""
+    said = "The direction that is added depends only on which layers hold the heads"
     if tested.steering.adaptive == "listening":
-        return f"{said}; the heads themselves only say how much of it is added."
-    return (
-        f"{said}, whichever their heads: heads of one layer cannot be told apart by this steering."
-    )
+        return f"{said}; the heads themselves only set how much of it is added."
+    return f"{said}, not on the heads: this steering cannot tell heads of one layer apart."
 
 
 @dataclass(frozen=True)
