@@ -11,6 +11,15 @@ install_import_hook("lens_audio", "beartype.beartype")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """What drives a browser is not even imported where none of it is wanted."""
+    return (
+        True
+        if collection_path.name == "browser" and "not browser" in config.option.markexpr
+        else None
+    )
+
+
 def pytest_collection_finish():
     """What is imported stays; no garbage collection need look through it."""
     gc.collect()

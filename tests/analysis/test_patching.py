@@ -39,7 +39,7 @@ def both_engines(model, clean, corrupted, site, **kwargs):
     return fast, naive
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     site=st.sampled_from(RESIDUAL_SITES + HEAD_SITES),

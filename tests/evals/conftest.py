@@ -18,7 +18,7 @@ def model():
 
 @pytest.fixture(scope="session")
 def dataset():
-    return SyntheticQA.make(10)
+    return SyntheticQA.make(7)
 
 
 @pytest.fixture(scope="session")

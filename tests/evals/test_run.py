@@ -146,7 +146,7 @@ def test_other_weights_or_items_are_refused(whole, model, dataset, settings):
             run(model, dataset, whole[1], settings)
     finally:
         weight.copy_(before)
-    with pytest.raises(ValueError, match="benchmark n_items was 30 and is 29"):
+    with pytest.raises(ValueError, match="benchmark n_items was 21 and is 20"):
         run(model, dataset, whole[1], settings, items=dataset.items[:-1])
 
 

@@ -1,6 +1,7 @@
 """Two threads on one model: each gets what it would have got alone."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations_with_replacement
 from threading import Barrier, Thread
 
 import pytest
@@ -152,8 +153,7 @@ def test_no_result_is_wrong_beside_another_thread(number: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("one", ENTRIES)
-@pytest.mark.parametrize("two", ENTRIES)
+@pytest.mark.parametrize(("one", "two"), combinations_with_replacement(ENTRIES, 2))
 def test_no_result_of_any_two_is_wrong(one, two) -> None:
     assert n_wrong(one, two, rounds=5) == 0
 

@@ -37,7 +37,7 @@ def both_engines(model, clean, corrupted, site, **kwargs):
     return fast.values, naive.values
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     site=st.sampled_from(["resid_pre", "resid_mid", "attn_out", "q", "k", "v", "z", "rot_k"]),

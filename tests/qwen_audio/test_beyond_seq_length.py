@@ -77,7 +77,7 @@ def test_generation_over_a_cache_equals_generation_without(n_text, clips):
     assert torch.equal(generated(prompt), generated(prompt, use_past_kv_cache=False))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), n_text=st.lists(st.integers(3, 20), min_size=2, max_size=3))
 def test_rows_of_a_batch_that_cross_at_other_steps(seed, n_text):
     """Each row's answer is that of the row alone: its own length counts, not the batch's."""
@@ -114,7 +114,7 @@ def test_rows_with_equal_clips_equal_the_rows_alone():
         torch.testing.assert_close(logits[row, mask], MODEL(alone)[0], **NEAR)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(cuts=st.sets(st.integers(1, 69), max_size=4), frozen=st.booleans())
 @torch.no_grad()
 def test_any_cut_gives_the_last_logits_of_one_forward(cuts, frozen):
