@@ -262,7 +262,7 @@ def _site(name: str) -> Site:
     except ValueError as error:
         reason = str(error)
     known = ", ".join(["audio_embed", *(name for name in SITES if name not in NOT_DIFFERENTIABLE)])
-    raise ValueError(f"cannot attribute to {name!r}: {reason}; possible are {known}")
+    raise ValueError(f"cannot attribute to {name!r}: {reason}; there are {known}")
 
 
 def _hook_names(model: HookedAudioTransformer, site: Site) -> dict[int, str]:
