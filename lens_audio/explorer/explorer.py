@@ -127,7 +127,7 @@ class Explorer(widgets.VBox):
     def html(self) -> str:
         """What is shown, as a page of its own."""
         self.status.reporting(self._show_effect)()
-        outcome = f"<p>{self.answers.outcome.value}</p>"
+        outcome = f'<p style="margin-top: 14px">{self.answers.outcome.value}</p>'
         below = f"{note(OUTLINES)}<p>{self.chosen.value}</p>{self._about_head()}"
         figures = {
             "Answers": (self.answers.figure.static(), outcome),
@@ -296,17 +296,17 @@ class Explorer(widgets.VBox):
         self.add.icon = "minus" if inside else "plus"
 
     def _about_head(self) -> str:
-        """The head's attention and, where it is known, what the answer comes to without it."""
+        """What the answer comes to without the head, where it is known, and its attention."""
         attention = self.session.attention[self.role.value][self.head]
         title = f"attention on the audio, token by token; the highest bar {attention.max():.1%}"
         effect = self.session.known_effect(self.head, self.answers.metric.key)
         if effect is None:
             return strip(attention, title, BLUE)
-        return strip(attention, title, BLUE) + (
+        return (
             f"<div><b>Without it</b> (its z corrupted): {escape(effect.metric)} "
             f"{effect.whole:.2f} → {effect.without:.2f} · p({escape(effect.answer)}) "
             f"{effect.probability:.1%} → {effect.probability_without:.1%}</div>"
-        )
+        ) + strip(attention, title, BLUE)
 
     def _show_effect(self) -> None:
         """Below the map: what the metric and the answer come to without the head."""
@@ -337,8 +337,12 @@ class Explorer(widgets.VBox):
                 top = float(mass.max()) or 1.0
             figure = head_map(mass, name, outlined=circuit, limits=(0.0, top))
         else:
-            values = self._recovery.get(chosen, clean - corrupted)
-            figure = head_map(values, chosen, outlined=circuit, signed=True)
+            values, limits = clean - corrupted, None
+            if chosen in self._recovery:  # in the colours of the sweep's own map
+                values = self._recovery[chosen]
+                top = max(1.0, float(values.abs().nan_to_num().max()))
+                limits = (-top, top)
+            figure = head_map(values, chosen, outlined=circuit, signed=True, limits=limits)
         layer, head = self.head
         corners = {"x0": head - 0.5, "x1": head + 0.5, "y0": layer - 0.5, "y1": layer + 0.5}
         line = {"color": BLUE, "width": 3, "dash": "dot"}

@@ -125,6 +125,7 @@ def add_zoom_button(figure: go.Figure, quantity: str, scale: Scale, is_zoomed: b
     menu = {
         "type": "buttons",
         "buttons": [button],
+        "active": -1,  # else the first press would be the second
         "showactive": False,
         "x": 1,
         "xanchor": "right",
