@@ -7,7 +7,7 @@ from rich.table import Table
 from lens_audio import HookedAudioTransformer
 from lens_audio.checkpoints.dispatch import dispatch
 from lens_audio.cli.checkpoint import CheckpointFiles, load
-from lens_audio.cli.checks import numbers
+from lens_audio.cli.checks import numbers, shown_name
 from lens_audio.cli.commands.mmau import Mmau
 from lens_audio.data.wording import wording
 from lens_audio.evals.items import AudioQADataset
@@ -45,7 +45,8 @@ def run(request: Mmau) -> None:
             processes=processes, workers=request.workers,
         )  # fmt: skip
         if processes.is_main:
-            page = results.write(request.out, request.shown(with_defaults=True))
+            command = request.shown(with_defaults=True)
+            page = results.write(request.out, command, shown_name(request.model))
             show(results, spent, console)
             console.print(f"Page: {escape(str(page))}", soft_wrap=True)
         processes.gather(None)  # the others stay until everything is written

@@ -20,11 +20,12 @@ class Results(Answers):
     script counts a prediction that is empty.
     """
 
-    def write(self, folder: str | os.PathLike[str], command: str = "") -> Path:
+    def write(self, folder: str | os.PathLike[str], command: str = "", model: str = "") -> Path:
         """All files of the results; what is returned is the report.
 
         Args:
             command: what made them, for the report.
+            model: what the report calls it; by default the name of its folder or on the hub.
         """
         place = Path(folder)
         write_text(place / "answers.jsonl", "".join(_line(r) for r in self._with_answers()))
@@ -37,7 +38,7 @@ class Results(Answers):
                 write_table(table, place / f"{name}.csv")
         if self.chosen is not None and self.chosen.table is not None:
             self.chosen.steering.save(place / "steering.safetensors")
-        return write_page(place / "report.html", benchmark_page(self, command))
+        return write_page(place / "report.html", benchmark_page(self, command, model))
 
     def _with_answers(self) -> Records:
         """The records with what was asked and what is right."""

@@ -22,13 +22,15 @@ from lens_audio.explorer.state import DIFFERENCE, MASS, State, recovery_name, wr
 from lens_audio.plots.heads import head_map
 from lens_audio.plots.pages.explorer import explorer_page
 from lens_audio.plots.patching import WINDOW
-from lens_audio.plots.report import escape, write_page
+from lens_audio.plots.report import escape, note, write_page
 from lens_audio.plots.sound import attention_over_time
 from lens_audio.plots.theme import BLUE
 from lens_audio.plots.tokens import token_attention
 from lens_audio.sites import Site, head_name
 
 MOST_ROWS = 12  # heads over time
+TITLE = 28  # pixels
+OUTLINES = "Dotted: the head looked at. Outlined: the working set."
 
 
 class Explorer(widgets.VBox):
@@ -124,10 +126,12 @@ class Explorer(widgets.VBox):
 
     def html(self) -> str:
         """What is shown, as a page of its own."""
-        outcome = self.answers.outcome.value
+        self.status.reporting(self._show_effect)()
+        outcome = f'<p style="margin-top: 14px">{self.answers.outcome.value}</p>'
+        below = f"{note(OUTLINES)}<p>{self.chosen.value}</p>{self._about_head()}"
         figures = {
             "Answers": (self.answers.figure.static(), outcome),
-            f"Heads: {self.quantity.value}": (self.map.static(), self.looked_at.value),
+            f"Heads: {self.quantity.value}": (self.map.static(), below),
             "Over time": (self.time.static(), ""),
             f"Tokens: {head_name(*self.head)}": (self.tokens.static(), ""),
         }
@@ -137,7 +141,8 @@ class Explorer(widgets.VBox):
         return explorer_page(
             {role: self.session.prompt(role) for role in ROLES}, figures, clip=self.clip.value,
             about=(self.session.model_title, f"working set: {self.circuit}"),
-            notes=self.saving.notes.value, circuit=self.to_code() if len(self.circuit) else "",
+            question=self.session.question, notes=self.saving.notes.value,
+            circuit=self.to_code() if len(self.circuit) else "",
         )  # fmt: skip
 
     def select(self, layer: int, head: int) -> None:
@@ -165,7 +170,7 @@ class Explorer(widgets.VBox):
     def _compose(self) -> None:
         left = widgets.VBox(
             [
-                heading("Heads", "Click a head to look at it. Outlined: the working set."),
+                heading("Heads", f"Click a head to look at it. {OUTLINES}"),
                 widgets.HBox(
                     [self.role, self.quantity, self.seconds], layout={"flex_flow": "wrap"}
                 ),
@@ -283,25 +288,31 @@ class Explorer(widgets.VBox):
         self.chosen.value = (
             f"<b>{head_name(*self.head)}</b> · {MASS}: clean {clean:.1%}, corrupted {corrupted:.1%}"
         )
-        attention = self.session.attention[self.role.value][self.head]
-        title = f"attention on the audio, token by token; the highest bar {attention.max():.1%}"
-        self.looked_at.value = strip(attention, title, BLUE) + (
-            '<div class="note">Click a head to see the answer without it.</div>'
-        )
+        hint = '<div class="note">Click a head to see the answer without it.</div>'
+        known = self.session.known_effect(self.head, self.answers.metric.key)
+        self.looked_at.value = self._about_head() + ("" if known else hint)
         inside = self.head in self.circuit
         self.add.description = "take out of the set" if inside else "add to the set"
         self.add.icon = "minus" if inside else "plus"
 
-    def _show_effect(self) -> None:
-        """Below the map: what the metric and the answer come to without the head."""
-        self._show_head()
-        effect = self.session.head_effect(self.head, self.answers.metric.key)
-        kept, _ = self.looked_at.value.rsplit("<div", 1)
-        self.looked_at.value = kept + (
+    def _about_head(self) -> str:
+        """What the answer comes to without the head, where it is known, and its attention."""
+        attention = self.session.attention[self.role.value][self.head]
+        title = f"attention on the audio, token by token; the highest bar {attention.max():.1%}"
+        effect = self.session.known_effect(self.head, self.answers.metric.key)
+        if effect is None:
+            return strip(attention, title, BLUE)
+        return (
             f"<div><b>Without it</b> (its z corrupted): {escape(effect.metric)} "
             f"{effect.whole:.2f} → {effect.without:.2f} · p({escape(effect.answer)}) "
             f"{effect.probability:.1%} → {effect.probability_without:.1%}</div>"
-        )
+        ) + strip(attention, title, BLUE)
+
+    def _show_effect(self) -> None:
+        """Below the map: what the metric and the answer come to without the head."""
+        self._show_head()
+        self.session.head_effect(self.head, self.answers.metric.key)
+        self._show_head()
 
     def _keep_recovery(self, result: PatchingResult) -> None:
         """A sweep over the model's heads becomes a quantity of the map."""
@@ -326,8 +337,12 @@ class Explorer(widgets.VBox):
                 top = float(mass.max()) or 1.0
             figure = head_map(mass, name, outlined=circuit, limits=(0.0, top))
         else:
-            values = self._recovery.get(chosen, clean - corrupted)
-            figure = head_map(values, chosen, outlined=circuit, signed=True)
+            values, limits = clean - corrupted, None
+            if chosen in self._recovery:  # in the colours of the sweep's own map
+                values = self._recovery[chosen]
+                top = max(1.0, float(values.abs().nan_to_num().max()))
+                limits = (-top, top)
+            figure = head_map(values, chosen, outlined=circuit, signed=True, limits=limits)
         layer, head = self.head
         corners = {"x0": head - 0.5, "x1": head + 0.5, "y0": layer - 0.5, "y1": layer + 0.5}
         line = {"color": BLUE, "width": 3, "dash": "dot"}
@@ -346,8 +361,12 @@ class Explorer(widgets.VBox):
     def _tokens(self) -> go.Figure:
         role = self.role.value
         figure = token_attention(self.session.pattern(role, self.head), self.session.prompt(role))
-        return figure.update_layout(title={"text": f"{head_name(*self.head)}, {role}", "x": 0.5,
-                                           "font": {"size": 14}}, margin_t=44)  # fmt: skip
+        title = {"text": f"{head_name(*self.head)}, {role}", "font": {"size": 14}, "x": 0,
+                 "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 8}}  # fmt: skip
+        layout = figure.layout
+        return figure.update_layout(
+            title=title, margin_t=layout.margin.t + TITLE, height=layout.height + TITLE
+        )
 
     def _check(self, head: Head) -> None:
         check_heads([head], *self.session.mass("clean").shape)

@@ -68,12 +68,15 @@ class FigureView(go.FigureWidget):
     def become(self, figure: go.Figure) -> None:
         """Show another figure; handlers of traces stay while the kinds of traces are the same."""
         is_alike = [t.type for t in self.data] == [t.type for t in figure.data]
+        is_as_high = self.layout.height == figure.layout.height
         with self.batch_update():
             if is_alike:
                 for old, new in zip(self.data, figure.data, strict=True):
                     old.update(_instead_of(old, new, keep=("uid",)), overwrite=True)
             layout = _instead_of(self.layout, figure.layout, keep=("template", "autosize", "width"))
             self.layout.update(layout, overwrite=True)
+        if not is_as_high:  # where plotly changes a height it keeps the width, too
+            self._send_relayout_msg({"autosize": True})
         if not is_alike:
             self.data = ()
             self.add_traces([trace.to_plotly_json() for trace in figure.data])

@@ -141,6 +141,10 @@ class Session:
             self.prompt(role).positions_between(0, start, end, clip=clip)
         return start, end
 
+    def known_effect(self, head: Head, metric: tuple[str, int, int]) -> HeadEffect | None:
+        """`head_effect`, if it was asked for before."""
+        return self._effects.get((head, metric))
+
     def head_effect(self, head: Head, metric: tuple[str, int, int]) -> HeadEffect:
         """What the answer comes to without one head; kept, so that a second click is quick."""
         key = (head, metric)

@@ -10,7 +10,7 @@ from lens_audio.plots.choices import answer_probabilities
 from lens_audio.plots.heads import head_map
 from lens_audio.plots.pages.explorer import explorer_page
 from lens_audio.plots.patching import patching_heatmap
-from lens_audio.plots.report import code, escape, write_page
+from lens_audio.plots.report import code, escape, note, write_page
 from lens_audio.plots.sound import attention_over_time
 from lens_audio.plots.tokens import token_attention
 from lens_audio.sites import head_name
@@ -35,11 +35,14 @@ class StaticExplorer:
             heads = list(dict.fromkeys([state.selection, *state.working_set.heads, *heads]))
         rows = session.attention[role][tuple(zip(*heads, strict=True))]
         outlined = heads if state is None else state.working_set.heads
+        which = "the strongest" if state is None else "the working set"
         answers = answer_probabilities(session.candidates, session.unedited,
                                        quantity=session.quantity)  # fmt: skip
         figures = {
             "Answers": (answers, ""),
-            "Which heads read the audio": (head_map(mass, outlined=outlined), ""),
+            "Which heads read the audio": (
+                head_map(mass, outlined=outlined), note(f"Outlined: {which}.")
+            ),
             "When the strongest heads listen": (
                 attention_over_time(prompt, rows, heads, clip=clip), ""
             ),
@@ -53,7 +56,8 @@ class StaticExplorer:
         install = code("pip install anywidget ipywidgets")
         return explorer_page(
             {name: session.prompt(name) for name in ROLES}, figures, clip=clip,
-            about=(session.model_title,), notes="" if state is None else state.notes,
+            about=(session.model_title,), question=session.question,
+            notes="" if state is None else state.notes,
             said=f"Figures only: {install} makes this an explorer to click on.",
         )  # fmt: skip
 

@@ -38,6 +38,8 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 .figure .updatemenu-item-rect { fill: var(--paper) !important; stroke: var(--line) !important; }
 footer { color: var(--soft); font-size: 13px; margin-top: 22px; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: 0.95em; }
+footer code span { display: inline-block; max-width: 100%; }
+@media (max-width: 1100px) { table { font-size: 14px; } th, td { padding: 5px 7px; } }
 """
 
 # A line on figures over time that follows the sound (of several the one played last); a click on
@@ -145,8 +147,16 @@ function saveCsv(figure) {
 }
 """
 
-# Every figure is drawn from the JSON beside it.
+# Every figure is drawn from the JSON beside it. Commands do not break inside "--an-option".
 SCRIPT = f"""
+for (const code of document.querySelectorAll("footer code")) {{
+  const words = code.textContent.split(" ").map((word) => {{
+    const span = document.createElement("span");
+    span.textContent = word;
+    return span;
+  }});
+  code.replaceChildren(...words.flatMap((word, i) => (i ? [" ", word] : [word])));
+}}
 {PLAYHEADS}
 {CSV}
 const config = (figure) => ({{responsive: true, displaylogo: false,

@@ -55,7 +55,7 @@ def run_accuracies(table: pd.DataFrame) -> go.Figure:
         if len(base):
             line = {"color": COLOURS[5], "dash": "dot", "width": 1}
             figure.add_vline(x=float(base.iloc[0]), line=line, row=1, col=column)
-    figure.update_xaxes(range=[-0.04, 1.04], dtick=0.25, tickformat=".0%", gridcolor=GRID)
+    figure.update_xaxes(range=[-0.04, 1.04], dtick=0.5, tickformat=".0%", gridcolor=GRID)
     figure.update_yaxes(
         tickvals=list(range(len(runs))), ticktext=[text(run) for run in runs],
         autorange="reversed", automargin=True, showgrid=False,

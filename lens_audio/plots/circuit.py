@@ -222,7 +222,7 @@ def _about(head: Head, edges: pd.DataFrame, shown: dict[Head, float] | None, qua
 def _ends(places: dict[Any, tuple[float, float]], has_audio: bool) -> list[go.Scatter]:
     """The bars of the audio and of the logits."""
     bars = []
-    for name, half in (("audio", 1.0), ("logits", 0.5)):
+    for name, half in (("audio", 1.04), ("logits", 0.54)):
         if name == "audio" and not has_audio:
             continue
         y = places[name][1]
@@ -274,7 +274,7 @@ def _arranged(
     rows = {row: f"layer {layer}" for row, layer in enumerate(layers)} | {top: "logits"}
     has_audio = any(trace.line.color == "rgba(128,128,128,0.35)" for trace in figure.data)
     rows |= {-1: "audio"} if has_audio else {}
-    hidden = {"showgrid": False, "showticklabels": False, "range": [-1.2, 1.25]}
+    hidden = {"showgrid": False, "showticklabels": False, "range": [-1.35, 1.35]}
     shown = {"showgrid": False, "tickvals": list(rows), "ticktext": list(rows.values())}
     note = (
         f"{n_left_out} edges of less than {least:g}, or undefined, are left out"

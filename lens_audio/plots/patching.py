@@ -12,13 +12,14 @@ from jaxtyping import Float
 
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.plots.theme import BLUE, GRID, INK, ORANGE, SIGNED, clipped, styled, text, ticks
-from lens_audio.plots.zoom import Scale, add_zoom_button, cell_numbers, maps_of
+from lens_audio.plots.zoom import Scale, add_zoom_button, are_wide, cell_numbers, maps_of
 
 WINDOW = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?) s")  # "0.50-0.75 s"
 MOMENT = re.compile(r"(\d+(?:\.\d+)?) s")  # "0.52 s"
 MOST_LETTERS = 72  # of the groups that are named above a figure
 MOST_COLUMNS = 24  # with more, values are not written into the cells
 UNDEFINED = "#9a9a9a"
+SLIDER_HEIGHT = 110  # pixels
 
 
 def patching_heatmap(
@@ -242,7 +243,7 @@ def _slider(sweep: _Sweep, limit: float) -> go.Figure:
         ],
     }
     _arranged(figure, sweep, y, x)
-    return figure.update_layout(sliders=[slider], height=figure.layout.height + 110)
+    return figure.update_layout(sliders=[slider], height=figure.layout.height + SLIDER_HEIGHT)
 
 
 def _cells(
@@ -274,7 +275,7 @@ def _cells(
         zmax=limit,
         colorscale=SIGNED,
         customdata=numbers,
-        text=cell_numbers(shown, limit) if written else None,
+        text=cell_numbers(shown, limit, where["x"]) if written else None,
         hovertemplate="%{hovertext}" + sweep.hover,
         hoverongaps=False,
         **where,
@@ -282,11 +283,12 @@ def _cells(
     undefined = np.isnan(shown)
     if not undefined.any():
         return [values]
+    has_room = np.array(are_wide(where["x"], len(x.labels)))
     grey = go.Heatmap(
         z=np.where(undefined, 0.0, np.nan),
         colorscale=[[0, UNDEFINED], [1, UNDEFINED]],
         showscale=False,
-        text=np.where(undefined, "n/a", "").tolist() if written else None,
+        text=np.where(undefined & has_room, "n/a", "").tolist() if written else None,
         hovertemplate=f"%{{hovertext}}<br>{text(sweep.missing)}<extra></extra>",
         hoverongaps=False,
         **where,

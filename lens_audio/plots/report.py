@@ -96,8 +96,8 @@ def section(title: str | None, *parts: str) -> str:
 
 
 def note(said: str) -> str:
-    """A paragraph of explanation, of a text that is HTML already."""
-    return f'<p class="note">{said}</p>'
+    """A paragraph of explanation, of a text that is HTML already; "95 %" stays on one line."""
+    return f'<p class="note">{said.replace(" %", "&nbsp;%")}</p>'
 
 
 def label(text: str) -> str:

@@ -2,14 +2,15 @@
 
 import copy
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-import plotly.io
 
 from lens_audio.files import AnyPath, check_writable, write_bytes
+from lens_audio.plots.narrow import fitted
 from lens_audio.plots.theme import INK
 
 FORMATS = ("pdf", "svg", "png")
@@ -20,6 +21,8 @@ PIXEL = 25.4 / 96  # mm, of PDF and SVG
 POINTS = 7.0  # of a figure's text on paper, which is 13 pixels on the screen
 SHRUNK = POINTS * (96 / 72) / 13  # lines, markers and margins by as much, so that they fit together
 DPI = 600  # of PNG
+# Kaleido prints a PDF with margins of 0.1 inch on a page as large as the figure, which cuts it.
+WHOLE_PAGE = "<style>@page { margin: 0 !important; }</style>"
 
 PAPER_INK = "#262626"  # 15:1 on white
 COLOUR = re.compile(r"rgba?\(([^)]*)\)")
@@ -39,6 +42,8 @@ def save(
     height: str | None = None,
 ) -> Path:
     """Write a figure as PDF, SVG or PNG (600 dots an inch), by the ending of its name.
+
+    Numbers in cells too narrow for them at 5 points are left out; so are buttons and sliders.
 
     Args:
         style: "paper" is dark ink on white, text of 7 points and nothing transparent; "screen" is
@@ -62,14 +67,10 @@ def save(
         raise ValueError(f"{path.name} ends in none of .pdf, .svg and .png")
     if style not in ("paper", "screen"):
         raise ValueError(f"style={style!r}; there are 'paper' and 'screen'")
-    size = {"width": _millimetres(width, "width") / (PIXEL * SHRUNK)}
-    size["height"] = (
-        float(figure.layout.height or 450)
-        if height is None
-        else _millimetres(height, "height") / (PIXEL * SHRUNK)
-    )
-    shown = for_paper(figure) if style == "paper" else figure
-    return write_bytes(path, _drawn(shown, ending, size))
+    wide = _pixels(width, "width")
+    shown = fitted(figure, wide, None if height is None else _pixels(height, "height"))
+    size = {"width": wide, "height": shown.layout.height}
+    return write_bytes(path, _drawn(for_paper(shown) if style == "paper" else shown, ending, size))
 
 
 def for_paper(figure: go.Figure) -> go.Figure:
@@ -92,12 +93,21 @@ def _drawn(figure: go.Figure, ending: str, size: dict[str, float]) -> bytes:
             'saving a figure needs kaleido, which is not installed: pip install "lens_audio[notebook]"'
         )
     scale = SHRUNK * DPI / 96 if ending == "png" else SHRUNK
+    kaleido = import_module("kaleido")
+    page = kaleido.PageGenerator()
+    page.header += WHOLE_PAGE
+    options = {"format": ending, "scale": scale, **size}
     try:
-        return plotly.io.to_image(figure, format=ending, scale=scale, **size)
+        return kaleido.calc_fig_sync(figure, options, kopts={"page_generator": page})
     except RuntimeError as error:
         if "chrome" not in str(error).lower():
             raise
         raise RuntimeError(WITHOUT_CHROME) from error
+
+
+def _pixels(length: str, name: str) -> float:
+    """Of the figure, before it is shrunk."""
+    return _millimetres(length, name) / (PIXEL * SHRUNK)
 
 
 def _millimetres(length: str, name: str) -> float:
@@ -123,9 +133,10 @@ def _solid(trace: dict[str, Any]) -> dict[str, Any]:
     if trace.get("fill") == "toself" and _alpha(trace.get("fillcolor", "")) < 1:
         colour = _with_alpha(trace.pop("fillcolor"), 0.6)
         return trace | {"fill": "none", "mode": "lines", "line": {"width": 0.9, "color": colour}}
-    line = trace.get("line", {})
-    if opacity < 1 and str(line.get("color", "")).startswith("#"):
-        line["color"] = _on_white(line["color"], opacity)
+    marker, line = trace.get("marker", {}), trace.get("line", {})
+    for part, share in ((line, opacity), (marker, opacity * marker.pop("opacity", 1))):
+        if share < 1 and str(part.get("color", "")).startswith("#"):
+            part["color"] = _on_white(part["color"], share)
     return trace
 
 

@@ -19,6 +19,8 @@ def score_distributions(
 ) -> go.Figure:
     """How the scores of each group are spread: every item a point, with median and quartiles.
 
+    Of a group of fewer than five only the points are drawn.
+
     Args:
         groups: scores by the group's name, such as "answer from the audio". Undefined (NaN)
             scores are counted beside the name, not drawn.
@@ -36,22 +38,31 @@ def score_distributions(
         defined = scores[~np.isnan(scores)]
         names.append(_name(name, len(defined), len(scores) - len(defined)))
         colour = COLOURS[number % len(COLOURS)]
+        shared = {
+            "y": defined,
+            "showlegend": False,
+            "hovertemplate": f"{text(name)}<br>{text(quantity)} %{{y:.4f}}<extra></extra>",
+        }
+        if len(defined) < FEWEST:
+            figure.add_scatter(
+                x=[number] * len(defined), mode="markers", marker={"color": colour, "size": 8},
+                **shared,
+            )  # fmt: skip
+            continue
         figure.add_violin(
-            y=defined,
             x0=number,
             points="all",
             jitter=0.5,
             pointpos=0,
-            marker={"color": colour, "size": 4, "opacity": 0.55},
-            line={"color": colour if len(defined) >= FEWEST else "rgba(0,0,0,0)", "width": 1.5},
+            marker={"color": colour, "size": 5, "opacity": 0.55},
+            line={"color": colour, "width": 1.5},
             fillcolor="rgba(0,0,0,0)",
-            box_visible=len(defined) >= FEWEST,
+            box_visible=True,
             meanline_visible=False,
             spanmode="hard",
             width=0.8,
-            showlegend=False,
             hoveron="points+kde",
-            hovertemplate=f"{text(name)}<br>{text(quantity)} %{{y:.4f}}<extra></extra>",
+            **shared,
         )
     figure.update_xaxes(
         tickvals=list(range(len(names))),
@@ -60,7 +71,7 @@ def score_distributions(
         showgrid=False,
     )
     figure.update_yaxes(title_text=text(quantity), gridcolor=GRID)
-    return styled(figure, 420, margin={"l": 70, "r": 20, "t": 20, "b": 70})
+    return styled(figure, 400, margin={"l": 70, "r": 20, "t": 20, "b": 50})
 
 
 def _name(group: str, defined: int, undefined: int) -> str:

@@ -196,7 +196,9 @@ def _arranged(
         axes["yaxis3"] = {"domain": domains[2], "title": {"text": "amplitude"}, "nticks": 4}
     margin = {"l": 74, "r": 10, "t": 12, "b": 48}
     styled(figure, height=total + margin["t"] + margin["b"], hovermode="x", margin=margin, **axes)
-    figure.update_yaxes(showgrid=False, fixedrange=True, automargin=True, title_standoff=8)
+    figure.update_yaxes(
+        showgrid=False, fixedrange=True, automargin=True, title_standoff=8, ticklabelstandoff=4
+    )
     figure.update_xaxes(
         title_text="time (s)", range=[0, seconds], anchor="y", gridcolor=GRID,
         showspikes=True, spikemode="across", spikesnap="cursor", spikecolor=INK,

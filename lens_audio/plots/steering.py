@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lens_audio.plots.theme import COLOURS, GRID, styled, text
+from lens_audio.stats import ITEMS, said_over
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "solid")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
@@ -16,7 +17,8 @@ def steering_curve(table: pd.DataFrame) -> go.Figure:
 
     Args:
         table: columns method, beta, accuracy, low, high (the interval; NaN for none; all three
-            0 to 1) and condition. Methods and conditions keep the order of their first rows.
+            0 to 1) and condition; and, if there is one, over: what an interval is over, unless
+            that is items. Methods and conditions keep the order of their first rows.
 
     Raises:
         ValueError: for a missing column, no rows, or more than 6 methods.
@@ -46,11 +48,13 @@ def steering_curve(table: pd.DataFrame) -> go.Figure:
         if trace.mode and trace.legendgroup not in seen:
             trace.showlegend = True
             seen.add(trace.legendgroup)
-    figure.update_xaxes(title_text="steering strength β", gridcolor=GRID)
+    figure.update_xaxes(title_text="steering strength β", title_standoff=8, automargin=True)
+    figure.update_xaxes(gridcolor=GRID)
     figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%", dtick=0.2, gridcolor=GRID)
-    figure.update_yaxes(title_text="accuracy, with its interval", col=1)
-    legend = {"orientation": "h", "y": -0.26, "yanchor": "top", "x": 0}
-    return styled(figure, 440, legend=legend, margin={"l": 70, "r": 20, "t": 40, "b": 110})
+    has_intervals = bool(table["low"].notna().any())
+    figure.update_yaxes(title_text="accuracy" + ", with its interval" * has_intervals, col=1)
+    legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
+    return styled(figure, 420, legend=legend, margin={"l": 70, "r": 20, "t": 40, "b": 90})
 
 
 def _line(rows: pd.DataFrame, number: int, in_legend: bool) -> list[go.Scatter]:
@@ -70,9 +74,10 @@ def _line(rows: pd.DataFrame, number: int, in_legend: bool) -> list[go.Scatter]:
         legendgroup=method,
         showlegend=False,
     )
+    over = rows["over"] if "over" in rows else [ITEMS] * len(rows)
     intervals = [
-        "" if pd.isna(low) or pd.isna(high) else f" [{low:.1%}, {high:.1%}]"
-        for low, high in zip(rows["low"], rows["high"], strict=True)
+        "" if pd.isna(low) or pd.isna(high) else f" [{low:.1%}, {high:.1%}]{said_over(what)}"
+        for low, high, what in zip(rows["low"], rows["high"], over, strict=True)
     ]
     line = go.Scatter(
         x=rows["beta"],

@@ -36,14 +36,14 @@ function thumbnails(box) {
   const bytes = Uint8Array.from(atob(given.attention), (c) => c.charCodeAt(0));
   const values = new Uint16Array(bytes.buffer);  // of 65535ths of the head's largest
   const {layers, heads, edges, largest, mass, wave} = given;
-  const tokens = edges.length - 1, end = edges[tokens], left = 30, gap = 2;
+  const tokens = edges.length - 1, end = edges[tokens], left = 30, gap = 2, names = 18;
   const [large, drawn, over] = box.querySelectorAll("canvas");
   const said = box.querySelector(".said"), same = box.querySelector("input");
   const most = Math.max(...largest);
   let shown = mass.indexOf(Math.max(...mass)), seen = null, frame = 0;
   let sound = document.querySelector("audio"), width, step, height;
   const value = (n, i) => values[n * tokens + i] / 65535 * largest[n];
-  const top = (n) => (layers - 1 - Math.floor(n / heads)) * (height + gap);
+  const top = (n) => gap + (layers - 1 - Math.floor(n / heads)) * (height + gap);
   const start = (n) => left + (n % heads) * step;
   const token = (time) => {
     let low = 0, high = tokens - 1;
@@ -82,8 +82,9 @@ function thumbnails(box) {
     const room = drawn.parentElement.clientWidth;
     step = (room - left) / heads; width = step - gap;
     height = Math.max(16, Math.min(56, width * 0.6));
-    const brush = prepared(drawn, room, layers * (height + gap));
-    prepared(over, room, layers * (height + gap));
+    const tall = gap + layers * (height + gap) + names;
+    const brush = prepared(drawn, room, tall);
+    prepared(over, room, tall);
     brush.font = "11px system-ui"; brush.textBaseline = "middle";
     for (let n = 0; n < layers * heads; n++) {
       brush.fillStyle = "rgba(128,128,128,0.13)";
@@ -92,6 +93,10 @@ function thumbnails(box) {
     }
     brush.fillStyle = ink();
     for (let l = 0; l < layers; l++) brush.fillText("L" + l, 0, top(l * heads) + height / 2);
+    brush.textAlign = "center";
+    for (let h = 0; h < heads; h += step < 26 ? 4 : 1) {
+      brush.fillText("H" + h, start(h) + width / 2, tall - names / 2);
+    }
     enlarged(); ask();
   };
   const enlarged = () => {
@@ -139,7 +144,7 @@ function thumbnails(box) {
   };
   const ask = () => { frame = frame || requestAnimationFrame(playhead); };
   const at = (event) => {
-    const x = event.offsetX - left, y = event.offsetY;
+    const x = event.offsetX - left, y = event.offsetY - gap;
     const head = Math.floor(x / step), row = Math.floor(y / (height + gap));
     if (x < 0 || head >= heads || row < 0 || row >= layers) return false;
     shown = (layers - 1 - row) * heads + head;
@@ -198,7 +203,8 @@ def head_thumbnails(
     if prompt.waveforms is not None:
         sound = prompt.waveforms[prompt.clips_of(row)[clip]]
         parts.insert(0, audio_html(sound, prompt.sampling_rate))
-    return page(title, f"<h1>{escape(title)}</h1>" + section(None, note(SAID), *parts))
+    header = f"<header><h1>{escape(title)}</h1></header>"
+    return page(title, header + section(None, note(SAID), *parts))
 
 
 def thumbnails_html(

@@ -11,7 +11,7 @@ from jaxtyping import Float, Real
 
 from lens_audio.inputs import AudioPrompt
 from lens_audio.plots.arrays import Array, as_array
-from lens_audio.plots.theme import INK, MAGNITUDE, clipped, styled, text, ticks
+from lens_audio.plots.theme import INK, MAGNITUDE, clipped, styled, text
 
 MOST_SATURATED = 0.02  # of the cells: a sink that takes nearly all attention would hide the rest
 
@@ -92,11 +92,8 @@ def token_attention(
             across = {f"{other}0": 0, f"{other}1": 1, f"{other}ref": f"{other} domain"}
             line = {"color": "#ff3d7f", "width": 1}
             figure.add_shape(type="rect", line=line, **block, **across)
-    places = ticks(names, 48)
     layout: dict[str, Any] = {
-        "type": "category",
-        "tickvals": places,
-        "ticktext": [text(clipped(names[i])) for i in places],
+        "type": "category",  # as many names as have room
         "tickfont": {"size": 11},
         "showgrid": False,
         "linecolor": INK,
@@ -128,7 +125,7 @@ def _how_to_read(entries: list[Entry], limit: float, largest: float, audio: str)
     lines = []
     sizes = [entry.stop - entry.start for entry in entries if entry.is_audio]
     if sizes and max(sizes) > 1:
-        lines.append(f"audio columns: the {audio} of {max(sizes)} audio tokens each")
+        lines.append(f"audio columns: the {audio} of {max(sizes)} audio tokens")
     if largest > limit:
         share = f"{1 - MOST_SATURATED:.0%}"
         lines.append(
@@ -167,7 +164,7 @@ def _audio_entries(prompt: AudioPrompt, row: int, windows: int) -> list[Entry]:
 
 def _named(word: str, position: int) -> str:
     """A token with its line breaks visible, and its position, which sets equal tokens apart."""
-    return f"{repr(word)[1:-1].strip() or '␣'} · {position}"
+    return f"{clipped(repr(word)[1:-1].strip()) or '␣'} · {position}"
 
 
 def _folded(

@@ -13,6 +13,8 @@ from lens_audio.analysis.result import PatchingResult
 from lens_audio.plots.theme import GRID, INK, text
 
 MOST_ZOOM = 1000  # beyond, colours would show rounding
+NARROW = 0.6  # of the widest column, such as of a recording's last window
+BUTTON_HEIGHT = 20  # pixels
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,27 @@ def _number(value: float, limit: float) -> str:
     return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
-def cell_numbers(shown: Float[np.ndarray, "y x"], limit: float) -> list[list[str]]:
-    """What is written into the cells of a map whose colours end at `limit`."""
-    return [[_number(value, limit) for value in row] for row in shown.tolist()]
+def cell_numbers(
+    shown: Float[np.ndarray, "y x"], limit: float, x: Sequence[float | int]
+) -> list[list[str]]:
+    """What is written into the cells of a map whose colours end at `limit`: nothing in narrow ones.
+
+    Args:
+        x: the columns' edges, or their places where all are of one width.
+    """
+    has_room = are_wide(x, shown.shape[1])
+    return [
+        [_number(value, limit) if room else "" for value, room in zip(row, has_room, strict=True)]
+        for row in shown.tolist()
+    ]
+
+
+def are_wide(x: Sequence[float | int], n_columns: int) -> list[bool]:
+    """Of each column, whether it is near the widest, so that its texts do not shrink all others'."""
+    if len(x) == n_columns:
+        return [True] * n_columns
+    widths = np.diff(np.asarray(x, dtype=float))
+    return (widths > NARROW * widths.max()).tolist()
 
 
 def maps_of(figure: go.Figure) -> list[go.Heatmap]:
@@ -94,7 +114,7 @@ def add_zoom_button(figure: go.Figure, quantity: str, scale: Scale, is_zoomed: b
             "colorbar.ticktext": [bar["ticktext"]] * len(maps),
         }
         if maps[0].texttemplate:
-            view["text"] = [cell_numbers(trace.z, limit) for trace in maps]
+            view["text"] = [cell_numbers(trace.z, limit, trace.x) for trace in maps]
         views.append([view, places])
     first, second = views[::-1] if is_zoomed else views
     button = {
@@ -106,6 +126,7 @@ def add_zoom_button(figure: go.Figure, quantity: str, scale: Scale, is_zoomed: b
     menu = {
         "type": "buttons",
         "buttons": [button],
+        "active": -1,  # else the first press would be the second
         "showactive": False,
         "x": 1,
         "xanchor": "right",
@@ -116,4 +137,8 @@ def add_zoom_button(figure: go.Figure, quantity: str, scale: Scale, is_zoomed: b
         "bordercolor": GRID,
         "font": {"color": INK, "size": 12},
     }
-    figure.update_layout(updatemenus=[menu], margin_t=48, height=figure.layout.height + 20)
+    figure.update_layout(
+        updatemenus=[menu],
+        margin_t=figure.layout.margin.t + BUTTON_HEIGHT,
+        height=figure.layout.height + BUTTON_HEIGHT,
+    )

@@ -53,6 +53,15 @@ def playhead_near(seconds: float) -> str:
     )
 
 
+def in_view(words: str) -> str:
+    """The condition that a text is in the window, without scrolling."""
+    return (
+        "[...document.querySelectorAll('div')].some((div) => { const box = div.getBoundingClientRect(); "
+        f"return div.textContent.startsWith({words!r}) && box.height > 0 && box.top >= 0 "
+        "&& box.bottom <= window.innerHeight; })"
+    )
+
+
 def overflow(page: Any) -> float:
     """How many pixels of the page are wider than the window."""
     return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")

@@ -4,12 +4,12 @@ import json
 import re
 import sys
 
+import kaleido
 import numpy as np
 import pandas as pd
-import plotly.io
 import pytest
 
-from lens_audio.plots import circuit_graph, head_map, save, steering_curve
+from lens_audio.plots import circuit_graph, head_map, save, score_distributions, steering_curve
 from lens_audio.plots.save import for_paper
 from lens_audio.plots.theme import COLOURS
 
@@ -35,17 +35,24 @@ def a_circuit():
     return circuit_graph(table, np.full((2, 2), 0.5))
 
 
+def scores():
+    return score_distributions({"many": np.linspace(0, 1, 9), "few": [0.2, 0.4]})
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """What kaleido is asked for, which then draws nothing."""
     calls = []
-    monkeypatch.setattr(
-        plotly.io, "to_image", lambda figure, **size: calls.append(size) or b"drawn"
-    )
+
+    def draw(figure, options, kopts):
+        calls.append(options | {"figure": figure, "page": kopts["page_generator"].generate_index()})
+        return b"drawn"
+
+    monkeypatch.setattr(kaleido, "calc_fig_sync", draw)
     return calls
 
 
-@pytest.mark.parametrize("figure", [a_steering_curve, a_circuit])
+@pytest.mark.parametrize("figure", [a_steering_curve, a_circuit, scores])
 def test_a_figure_for_paper_has_nothing_transparent_and_dark_ink(figure):
     before = figure()
     kept = before.to_json()
@@ -68,6 +75,18 @@ def test_a_file_is_as_wide_as_asked(tmp_path, asked, width, millimetres):
         size = asked[-1]
         inches = size["width"] * size["scale"] / dots_an_inch
         assert inches * 25.4 == pytest.approx(millimetres)
+
+
+def test_a_pdf_has_no_margins_that_would_cut_the_figure(tmp_path, asked):
+    save(head_map(np.array([[0.1]])), tmp_path / "x.pdf")
+    style = asked[-1]["page"].index("@page { margin: 0 !important; }")
+    assert style < asked[-1]["page"].index("</head>")
+
+
+def test_a_height_is_as_asked(tmp_path, asked):
+    save(scores(), tmp_path / "x.svg", height="50 mm")
+    assert asked[-1]["height"] * asked[-1]["scale"] / 96 * 25.4 == pytest.approx(50)
+    assert asked[-1]["figure"].layout.height == asked[-1]["height"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +114,7 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
         raise RuntimeError("Kaleido requires Google Chrome to be installed.")
 
     monkeypatch.setattr(module, "find_spec", lambda name: object())
-    monkeypatch.setattr(plotly.io, "to_image", without_chrome)
+    monkeypatch.setattr(kaleido, "calc_fig_sync", without_chrome)
     with pytest.raises(RuntimeError, match="install one, or run plotly_get_chrome"):
         save(head_map(np.array([[0.1]])), tmp_path / "x.pdf")
 

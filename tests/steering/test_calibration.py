@@ -180,10 +180,22 @@ def ran(tmp_path, monkeypatch):
 def test_command_heads_writes_a_table_and_a_page(ran, tmp_path) -> None:
     result = ran("heads", "-n", 8, "--k", 3)
     assert result.exit_code == 0, result.output
+    assert "(within captions)" in " ".join(result.stdout.split())
     assert len(pd.read_csv(tmp_path / "lens-audio-heads.csv")) == 32
     page = (tmp_path / "lens-audio-heads.html").read_text()
     assert "Which heads listen?" in page
+    assert "within caption conditions" in page
     assert "http-equiv" in page
+
+
+def test_command_heads_takes_all_conditions_together_only_when_asked(ran, tmp_path) -> None:
+    result = ran("heads", "-n", 8, "--k", 2, "--mixed", "--table", "t.json")
+    assert result.exit_code == 0, result.output
+    assert "conditions together" in " ".join(result.stdout.split())
+    facts = json.loads((tmp_path / "t.json").read_text())
+    assert facts["stratified"] is False
+    significant = [[row["layer"], row["head"]] for row in facts["table"] if row["significant"]]
+    assert sorted(facts["significant"]) == significant
 
 
 def test_command_steer_reports_every_number(ran, tmp_path) -> None:

@@ -104,21 +104,22 @@ class Answered(Protocol):
         ...
 
 
-def benchmark_page(found: Answered, command: str) -> str:
-    """The whole page."""
+def benchmark_page(found: Answered, command: str, model: str = "") -> str:
+    """The whole page; the model has the name of its folder or on the hub unless it is given."""
     facts = found.manifest
+    model = model or facts["model"]["name"]
     failed = f", {len(found.failed)} of them failed" if found.failed else ""
     return report(
         _named(found),
         (
-            facts["model"]["name"],
+            model,
             f"{len(found.items)} items{failed}",
             f"prompt {facts['settings']['wording']['name']}",
             f"answers by {facts['settings']['answer_by']}",
         ),
         (
             _runs(found),
-            _published(found),
+            _published(found, model),
             _by_group(found),
             _calibration(found),
             _listening(found),
@@ -183,13 +184,13 @@ def _run_row(row: dict[str, Any], against: dict[Any, Any]) -> tuple[object, ...]
     )
 
 
-def _published(found: Answered) -> str:
+def _published(found: Answered, model: str) -> str:
     if found.comparison is None or STEERED not in found.runs:
         return ""
     ours = found.comparison.set_index("run").loc[STEERED]
-    published = [(model, f"{gain:+.1f}", PAPER) for model, gain in PUBLISHED.items()]
+    published = [(name, f"{gain:+.1f}", PAPER) for name, gain in PUBLISHED.items()]
     gained = points(ours["change"], ours["low"], ours["high"])
-    own = [(found.manifest["model"]["name"], _named(found), gained)]
+    own = [(model, _named(found), gained)]
     warning = (
         "Alike only for the same model, version of the benchmark, split and prompt."
         if found.dataset.name.startswith("MMAU")

@@ -26,6 +26,7 @@ def explorer_page(
     figures: Mapping[str, tuple[go.Figure, str]],
     *,
     about: Sequence[str],
+    question: str,
     clip: int = 0,
     notes: str = "",
     circuit: str = "",
@@ -37,12 +38,14 @@ def explorer_page(
         prompts: the clean and the corrupted one, by name.
         figures: by title, with what stands below each as HTML.
         about: the model, and what else stands below the title, as plain text.
+        question: the text of the prompt.
         clip: which clip of the prompts is heard.
         notes: the user's own, as plain text.
         circuit: Python that makes the working set and tests it.
         said: a remark on the page, as HTML.
     """
     first = [note(said)] if said else []
+    first += [label("Prompt"), f'<p style="{NOTES_STYLE}">{escape(question.strip())}</p>']
     if notes.strip():
         first += [label("Notes"), f'<p style="{NOTES_STYLE}">{escape(notes)}</p>']
     players = [
