@@ -24,15 +24,9 @@ _HOMES = {
     "HookedAudioTransformer": "audio_model",
     "HookedTransformer": "model",
     "KeyValueCache": "model",
-    "analysis": "analysis",
-    "data": "data",
-    "evals": "evals",
     "explore": "explorer",
-    "hooks": "hooks",
-    "plots": "plots",
-    "steering": "steering",
-    "testbed": "testbed",
 }
+_ROOMS = ("analysis", "data", "evals", "hooks", "plots", "steering", "testbed")
 
 __all__ = [
     "ActivationCache",
@@ -51,4 +45,4 @@ __all__ = [
     "testbed",
 ]
 
-__getattr__, __dir__ = on_first_use(__name__, _HOMES)
+__getattr__, __dir__ = on_first_use(__name__, _HOMES, _ROOMS)

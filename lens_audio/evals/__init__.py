@@ -20,7 +20,6 @@ _HOMES = {
     "Results": "evals.report",
     "Settings": "evals.protocol",
     "evaluate": "evals.run",
-    "mmau": "evals.mmau",
     "wording": "data.wording",
 }
 
@@ -34,4 +33,4 @@ __all__ = [
     "wording",
 ]
 
-__getattr__, __dir__ = on_first_use(__name__, _HOMES)
+__getattr__, __dir__ = on_first_use(__name__, _HOMES, ["mmau"])
