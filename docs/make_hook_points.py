@@ -38,10 +38,11 @@ With grouped keys, `hook_k`, `hook_v`, `hook_rot_k` and those of `k_norm` have `
 there are as many as `n_heads`. Scores and patterns exist only while a hook is attached to one of them.
 """
 NOTES = """
-"audio" counts spectrograms: a clip of several windows has one for each. `audio_encoder.hook_conv1` to `hook_conv3` are
-after GELU; where a spectrogram is read in chunks, their frames stand one chunk behind the other.
-With `cfg.audio.stack`, so many of the encoder's outputs stand side by side in one token:
-`audio_projector.hook_in` is `stack * d_audio` wide there. There is no `hook_pos_embed` where positions are rotary.
+"audio" counts spectrograms: a clip of several windows has one for each. `audio_encoder.hook_conv1` to
+`hook_conv3` are after GELU; where a spectrogram is read in chunks, their frames stand one chunk behind
+the other. With `cfg.audio.stack`, so many of the encoder's outputs stand side by side in one token:
+`audio_projector.hook_in` is `stack * d_audio` wide there. There is no `hook_pos_embed` where positions
+are rotary.
 """
 FLAGS = """
 ## Under a flag
