@@ -39,6 +39,8 @@ class AuTEncoder(AudioEncoder):
         for number in (1, 2, 3):
             x = F.gelu(self.get_submodule(f"conv{number}")(x))
             hook = self.get_submodule(f"hook_conv{number}")
+            if not hook.has_hooks():
+                continue  # the copies below take a fifth of the encoder's time
             x = hook(rearrange(x, "(a n) channel bin t -> a (n t) channel bin", a=n_clips))
             x = rearrange(
                 x, "a (n t) channel bin -> (a n) channel bin t", n=-(-mel.shape[2] // chunk)
