@@ -1,7 +1,8 @@
 """What goes in: audio files and waveforms, prompts, and the times of audio tokens."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lens_audio.lazy_imports import on_first_use
 
 if TYPE_CHECKING:
     from lens_audio.inputs.audio import load_audio
@@ -39,11 +40,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"lens_audio.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, _HOMES)

@@ -1,5 +1,7 @@
 """AuT, the encoder of Qwen3-ASR and Qwen3-Omni: three convolutions in time and frequency."""
 
+from typing import Any
+
 import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange
@@ -38,7 +40,7 @@ class AuTEncoder(AudioEncoder):
         x = chunked(mel, chunk)[:, None]
         for number in (1, 2, 3):
             x = F.gelu(self.get_submodule(f"conv{number}")(x))
-            hook = self.get_submodule(f"hook_conv{number}")
+            hook: Any = self.get_submodule(f"hook_conv{number}")
             if not hook.has_hooks():
                 continue  # the copies below take a fifth of the encoder's time
             x = hook(rearrange(x, "(a n) channel bin t -> a (n t) channel bin", a=n_clips))
