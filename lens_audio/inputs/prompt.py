@@ -72,8 +72,8 @@ class AudioPrompt:
 
         `tokens` are `[batch, pos]` integers, `mel` `[audio, mel, frame]` floats with `mel_lengths`
         `[audio]` valid frames, clips flat in row order. `attention_mask` defaults to all real, and
-        `audio_mask` to where tokens equal `audio_token_id` (the tokenizer's `<|AUDIO|>`, or
-        151646). Prompts that hold one audio token a clip are expanded (`expand_audio_tokens`).
+        `audio_mask` to where tokens equal `audio_token_id` (by default `cfg.audio_token_id`, without
+        `cfg` the tokenizer's `<|AUDIO|>`, or 151646). Prompts that hold one audio token a clip are expanded (`expand_audio_tokens`).
         `tokenizer` (for `str_tokens`) and `processor` (for `silenced`) are optional. `cfg` is the
         `model.cfg` of the model to be asked, by which a clip's tokens and their times are counted
         (default: as Qwen2-Audio's).
@@ -90,6 +90,8 @@ class AudioPrompt:
         attention = torch.ones_like(tokens) if attention_mask is None else attention_mask
         attention = attention.bool()
         if audio_mask is None:
+            if audio_token_id is None and cfg is not None:
+                audio_token_id = cfg.audio_token_id
             if audio_token_id is None:
                 audio_token_id = _audio_token_id(processor, tokenizer, parts)
             audio_mask = tokens == audio_token_id

@@ -114,3 +114,15 @@ def test_the_thinker_is_taken_out_of_a_whole_omni_in_memory():
     whole.thinker = hf
     ours = HookedAudioTransformer.from_hf(whole)
     assert ours.embed.W_E is hf.model.language_model.embed_tokens.weight
+
+
+def test_a_qwen3_asr_in_its_authors_own_layout_is_refused(tmp_path):
+    family = next(family for family in FAMILY_CASES if family.name == "Qwen3-ASR")
+    family.build(family.sizes(1), 1).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({"architectures": config["architectures"], "thinker_config": config})
+    )
+    with pytest.raises(ValueError, match="whose name ends in -hf"):
+        load(tmp_path)

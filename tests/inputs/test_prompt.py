@@ -7,6 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import lens_audio as la
 from lens_audio.inputs import AudioPrompt, build_prompt, n_audio_tokens
 
 PLACE = "<|audio_bos|><|AUDIO|><|audio_eos|>"
@@ -355,3 +356,12 @@ def test_a_tokenizer_without_the_audio_token():
 
     with pytest.raises(ValueError, match="no token"):
         AudioPrompt.from_tensors(torch.zeros(1, 3, dtype=torch.long), tokenizer=Qwen2Tokenizer())
+
+
+def test_the_models_own_audio_token_counts_in_a_prompt_of_tensors():
+    cfg = la.HookedAudioTransformer.from_pretrained(la.testbed.checkpoint_dir(), device="cpu").cfg
+    tokens = torch.tensor([[5, cfg.audio_token_id, 6]])
+    prompt = la.AudioPrompt.from_tensors(
+        tokens, torch.zeros(1, 64, 400), torch.tensor([9]), cfg=cfg
+    )
+    assert len(prompt.audio_positions(0)) == 2

@@ -15,8 +15,14 @@ def read_config(config: Json, generation: Json) -> AudioModelConfig:
     """The sizes.
 
     Raises:
-        ValueError: for attention windows that are not whole chunks.
+        ValueError: for the layout of the authors' own code, and for attention windows that are not
+            whole chunks.
     """
+    if "thinker_config" in config:
+        raise ValueError(
+            "config.json has a thinker_config: this Qwen3-ASR is laid out for its authors' own code. "
+            "Take the checkpoint in transformers' layout, whose name ends in -hf"
+        )
     whole: Any = Qwen3ASRConfig.from_dict(config | {"model_type": "qwen3_asr"})
     text, audio = whole.text_config, whole.audio_config
     chunk = 2 * audio.n_window
