@@ -73,7 +73,8 @@ class AudioPrompt:
         `tokens` are `[batch, pos]` integers, `mel` `[audio, mel, frame]` floats with `mel_lengths`
         `[audio]` valid frames, clips flat in row order. `attention_mask` defaults to all real, and
         `audio_mask` to where tokens equal `audio_token_id` (by default `cfg.audio_token_id`, without
-        `cfg` the tokenizer's `<|AUDIO|>`, or 151646). Prompts that hold one audio token a clip are expanded (`expand_audio_tokens`).
+        `cfg` the tokenizer's `<|AUDIO|>`, or 151646). Prompts that hold one audio token a clip are
+        expanded (`expand_audio_tokens`).
         `tokenizer` (for `str_tokens`) and `processor` (for `silenced`) are optional. `cfg` is the
         `model.cfg` of the model to be asked, by which a clip's tokens and their times are counted
         (default: as Qwen2-Audio's).
