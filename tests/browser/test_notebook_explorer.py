@@ -9,8 +9,6 @@ import urllib.request
 import pytest
 from figures import click, holds, in_view, playhead_near
 
-import lens_audio as la
-
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("jupyterlab")
 pytestmark = pytest.mark.browser
@@ -25,13 +23,6 @@ explorer = la.explore(model, prompt, choices=item.choices)
 explorer"""
 PLACES = {"JupyterLab": "lab/tree/explore.ipynb?reset", "Notebook": "notebooks/explore.ipynb"}
 PLOTS = "[...document.querySelectorAll('.lens-audio-explorer .js-plotly-plot')]"
-
-
-def model_and_prompt():
-    """As the notebook's cell makes them."""
-    model = la.HookedAudioTransformer.from_pretrained(la.testbed.checkpoint_dir())
-    item = la.testbed.demo_item()
-    return model, model.prompt(item.question, audio=item.waveform, sampling_rate=item.sampling_rate)
 
 
 def free_port() -> int:
@@ -114,7 +105,8 @@ def test_the_explorer_is_used(jupyter, page):
 
 @pytest.mark.parametrize("page", ["desktop"], indirect=True)
 @pytest.mark.parametrize("jupyter", ["JupyterLab"], indirect=True)
-def test_a_cell_of_a_sweep_over_time_selects_its_layer_and_time(jupyter, page):
+def test_what_it_shows_is_saved(jupyter, page, tmp_path, chromium):
+    """After a click on a sweep over time, which selects a layer and some seconds."""
     open_and_run(page, jupyter)
     page.click("[role=tab]:has-text('Patching')")
     page.select_option("select:has(option:text-is('layer × time'))", label="layer × time")
@@ -123,14 +115,6 @@ def test_a_cell_of_a_sweep_over_time_selects_its_layer_and_time(jupyter, page):
     sweep = page.query_selector_all(".lens-audio-explorer .js-plotly-plot")[4]
     click(page, sweep, 1.8, 2, f"{PLOTS}[2].data[0].y[0].startsWith('L2H')")
     page.wait_for_selector("text=/Layer 2: selected L2H., which attends most there/")
-    page.wait_for_selector("text=1.75 – 2.00")
-
-
-@pytest.mark.parametrize("page", ["desktop"], indirect=True)
-@pytest.mark.parametrize("jupyter", ["JupyterLab"], indirect=True)
-def test_what_it_shows_is_saved(jupyter, page, tmp_path, chromium):
-    open_and_run(page, jupyter)
-    click(page, page.query_selector(".js-plotly-plot"), 6, 1, f"{PLOTS}[2].data[0].y[0] == 'L1H6'")
     page.click("button:has-text('add to the set')")
     page.fill("textarea[placeholder^=Notes]", "it hears <glass>")
     page.keyboard.press("Tab")
@@ -138,17 +122,25 @@ def test_what_it_shows_is_saved(jupyter, page, tmp_path, chromium):
         page.click(f"button:has-text('Save {kind}')")
         page.wait_for_selector(f"text=/Saved: .*{kind[-5:-1].lower()}$/")
 
-    again = la.explore(*model_and_prompt(), state=tmp_path / "explorer.json")
-    assert (again.head, again.circuit.heads) == ((1, 6), ((1, 6),))
-    assert again.saving.notes.value == "it hears <glass>"
+    page.click(".jp-Cell:last-child .cm-content")
+    page.keyboard.type("la.explore(model, prompt, state='explorer.json')")
+    page.keyboard.press("Shift+Enter")
+    again = page.locator(".lens-audio-explorer").nth(1)
+    for words in (
+        "As it was saved. In Python: explorer.result",
+        "take out of the set",
+        "1.75 – 2.00",
+    ):
+        again.locator(f"text={words}").first.wait_for(state="attached")
+    assert again.locator("textarea").input_value() == "it hears <glass>"
 
     offline = chromium.new_page(offline=True)
     complaints = []
     offline.on("pageerror", lambda error: complaints.append(str(error)))
     offline.goto((tmp_path / "explorer.html").as_uri())
-    assert holds(offline, "document.querySelectorAll('.figure > .plot-container').length === 4")
+    assert holds(offline, "document.querySelectorAll('.figure > .plot-container').length === 5")
     text = offline.inner_text("main")
-    for words in ("it hears <glass>", "Tokens: L1H6", "Without it (its z corrupted)"):
+    for words in ("it hears <glass>", "Tokens: L2H", "Without it (its z corrupted)"):
         assert words in text
     offline.evaluate("document.querySelector('audio').currentTime = 1")
     assert holds(offline, playhead_near(1.0), seconds=30)
