@@ -20,11 +20,12 @@ from plotly.offline import get_plotlyjs
 import lens_audio as la
 from lens_audio.analysis import metrics, patching, path_patching
 from lens_audio.cli.heads import held_out
+from lens_audio.plots.narrow import fitted
 from lens_audio.plots.theme import BLUE, ORANGE, styled
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "docs" / "pictures"
-WIDTH = 760  # of the page's text, in pixels
+WIDTH = 760.0  # of the page's text, in pixels
 PAGE = """<!DOCTYPE html><meta charset="utf-8"><body><div id="figure"></div>
 <script>{plotly}</script><script>
 Plotly.newPlot("figure", {figure})
@@ -150,6 +151,7 @@ def svg(figure: go.Figure) -> str:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         raise SystemExit("no chromium on the path to draw with")
+    figure = fitted(figure, WIDTH)
     page = PAGE.format(
         plotly=get_plotlyjs(),
         figure=figure.to_json().replace("<", "\\u003c"),

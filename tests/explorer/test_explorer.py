@@ -5,6 +5,7 @@ import json
 import sys
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -353,6 +354,36 @@ def test_a_cell_of_a_sweep_selects_its_head_or_its_layer_and_time(explorer):
     explorer.patching.figure.data[0]._dispatch_on_click(Points(1, 1.1), None)
     assert explorer.head[0] == 1
     assert explorer.span == (1.0, 1.25)
+
+
+def test_what_a_heads_absence_does_is_still_shown_when_it_joins_the_working_set(explorer):
+    click(explorer, 1, 6)
+    explorer.add.click()
+    assert "Without it" in explorer.looked_at.value
+    explorer.answers.metric.name.value = "probability"
+    assert "Without it" not in explorer.looked_at.value
+    assert "Click a head to see the answer without it" in explorer.looked_at.value
+
+
+def test_recoveries_have_one_scale_in_the_map_of_heads_and_in_the_sweeps(explorer):
+    explorer.patching.run.click()
+    assert explorer.map.data[0].zmax == explorer.patching.figure.data[0].zmax == 1
+
+
+def test_a_figure_that_becomes_higher_stays_as_wide_as_its_place(explorer):
+    sent = []
+    explorer.map.observe(lambda change: sent.append(change["new"]), "_py2js_relayout")
+    explorer.map.become(go.Figure(explorer.map).update_layout(height=700))
+    assert [message["relayout_data"] for message in sent if message] == [{"autosize": True}]
+
+
+def test_the_page_tells_the_prompt_and_the_head_and_asks_for_no_click(explorer):
+    explorer.circuit = [(0, 2)]
+    explorer.head = (1, 6)
+    page = explorer.html().split("<body>")[1]
+    for words in ("Which sound do you hear?", "L1H6", "Without it", "Outlined: the working set."):
+        assert words in page
+    assert "Click a head" not in page
 
 
 def test_a_span_counts_the_attention_on_its_seconds(explorer):

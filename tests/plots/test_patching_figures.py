@@ -87,6 +87,7 @@ def test_small_recoveries_stay_pale_until_the_button_zooms_and_says_how_far() ->
     assert zoomed["colorbar.title.text"].startswith("<b>zoomed × 156</b>")
     assert max(text for row in zoomed["text"][0] for text in row) == "0.0064"
     assert (back["zmax"], back["text"][0]) == (1, [list(row) for row in heatmap.text])
+    assert figure.layout.updatemenus[0].active == -1  # so that the first press is the first one
     opened = patching_heatmap(small(0.0064), recovery=True, zoom=True).data[0]
     assert opened.zmax == zoomed["zmax"]
     assert opened.colorbar.title.text == zoomed["colorbar.title.text"]
@@ -114,6 +115,15 @@ def test_time_windows_are_an_axis_in_seconds() -> None:
     assert figure.layout.xaxis.title.text == "time (s)"
     assert figure.layout.xaxis.range == (0.0, 1.3)
     assert figure.data[0].hovertext[0][2] == "layer 0, 1.00-1.30 s"
+
+
+def test_a_window_much_shorter_than_the_others_holds_no_number() -> None:
+    windows = [*WINDOWS[:2], "1.00-1.10 s"]
+    result = sweep(layer=LAYERS, group=windows)
+    result.values[0, :, 1:] = torch.nan
+    values, grey = result.plot().data
+    assert [bool(text) for text in values.text[0]] == [True, False, False]
+    assert list(grey.text[0]) == ["", "n/a", ""]
 
 
 def test_encoder_frames_are_times_too() -> None:
