@@ -269,7 +269,9 @@ class HookedAudioTransformer(HookedTransformer):
     def _embed_audio_of(self, prompt: AudioInput) -> Float[Tensor, "audio token d_model"]:
         assert prompt.mel is not None
         assert prompt.mel_lengths is not None
-        windows = window_numbers(prompt.audio_mask, prompt.mel_lengths, self.cfg.audio)
+        windows = None
+        if self.cfg.projector.time_rotary_base is not None:
+            windows = window_numbers(prompt.audio_mask, prompt.mel_lengths, self.cfg.audio)
         return self.embed_audio(prompt.mel, prompt.mel_lengths, windows)
 
     def write_audio(

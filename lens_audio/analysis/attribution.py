@@ -292,7 +292,7 @@ def _runs(
         n_spectrograms = 0 if base.mel is None else len(base.mel)
         if site.in_encoder and n_spectrograms != len(base):
             raise ValueError(
-                f"{site.name} has {n_spectrograms} spectrograms; it needs one in each of the rows"
+                f"{site.name} has {n_spectrograms} clips or windows; it needs one in each of the rows"
             )
         lines_up = by_group or bool((base.audio_mask == base.audio_mask[0]).all())
         if site.name == "audio_embed" and not (lines_up and base.n_clips):
