@@ -153,7 +153,12 @@ def test_a_running_sweep_is_stopped(jupyter, page):
     open_and_run(page, jupyter)
     page.click("[role=tab]:has-text('Patching')")
     page.select_option("select:has(option:text-is('resid_mid'))", label="resid_pre")
-    page.select_option("select:has(option:text-is('layer × position'))", label="layer × position")
+    # The kernel answers with the axes of this site, after which one is chosen.
+    axes = (
+        "select:has(option:text-is('layer × position')):not(:has(option:text-is('layer × head')))"
+    )
+    page.wait_for_selector(axes)
+    page.select_option(axes, label="layer × position")
     page.click("button:has-text('Run')")
     page.click("button:has-text('Stop'):not([disabled])")
     page.wait_for_selector("text=/Stopped at|500 cells/")
