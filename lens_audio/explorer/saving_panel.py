@@ -15,7 +15,7 @@ class SavingPanel(widgets.VBox):
     def __init__(self, save: Callable[[str | os.PathLike[str]], Path]) -> None:
         self.status = Status()
         self.notes = widgets.Textarea(
-            placeholder="Notes: kept in both files", layout={"width": "100%", "height": "72px"}
+            placeholder="Notes: kept in both files", layout={"width": "auto", "height": "72px"}
         )
         self.name = widgets.Text(
             "explorer", description="file", style={"description_width": "initial"}
