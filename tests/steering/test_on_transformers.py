@@ -138,3 +138,22 @@ def test_refuses_other_models_and_placeholders_not_expanded(model, hf_model, pro
         AudioSilenceSteering(HEADS).attach_to_hf(hf_model),
     ):
         hf_model(**row)
+
+
+def test_silence_in_bfloat16_is_as_long_as_the_clip() -> None:
+    """bfloat16 has no whole number between 280 and 282."""
+    sizes = Sizes(n_frames=150)
+    hf = random_hf_model(sizes, dtype=torch.bfloat16)
+    prompt = make_prompt(sizes, Layout([7], [[281]]))
+    read: list[int] = []
+    watch = hf.model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(int(kwargs["feature_attention_mask"].sum())),
+        with_kwargs=True,
+    )
+    given = inputs(prompt)
+    given["input_features"] = given["input_features"].to(torch.bfloat16)
+    with AudioSilenceSteering(((0, 0),), 1.0).attach_to_hf(hf), torch.no_grad():
+        hf(**given)
+    watch.remove()
+    assert len(read) > 1
+    assert set(read) == {281}

@@ -184,7 +184,7 @@ class _AttachedToHf:
             }
             if self.cfg.prompt_parts.mel_mask is not None:
                 frames = torch.arange(mel.shape[2], device=mel.device)
-                is_real = frames < mel.new_tensor(windows)[:, None]
+                is_real = frames < frames.new_tensor(windows)[:, None]
                 quiet[self.cfg.prompt_parts.mel_mask] = is_real.long()
             embeds, _ = self._decoder_input(quiet)
             self.silences[windows] = embeds[0, 1:]
