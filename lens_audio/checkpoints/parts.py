@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoProcessor, AutoTokenizer
 
 from lens_audio.checkpoints import fields
-from lens_audio.checkpoints.family import Json
+from lens_audio.checkpoints.family import InTransformers, Json
 from lens_audio.checkpoints.fields import Check
 from lens_audio.config import AudioModelConfig, as_list
 
@@ -22,6 +22,22 @@ IN_MEMORY = {
     r"^language_model\.(?!model\.|lm_head\.)": "language_model.model.",
     r"^lm_head\.": "language_model.lm_head.",
 }
+
+
+def model_sizes(whole: Any, generation: Json) -> dict[str, Any]:
+    """Of a transformers config with a `text_config`, what an `AudioModelConfig` takes beside its
+    encoder and projector.
+
+    Raises:
+        ValueError: as `decoder_sizes`.
+    """
+    text = whole.text_config
+    return decoder_sizes(text, generation) | {
+        "model_name": getattr(whole, "name_or_path", "") or whole.model_type,
+        "tie_word_embeddings": getattr(whole, "tie_word_embeddings", False)
+        or text.tie_word_embeddings,
+        "audio_token_id": whole.audio_token_id,
+    }
 
 
 def decoder_sizes(text: Any, generation: Json, where: str = "text_config") -> dict[str, Any]:
@@ -63,11 +79,20 @@ def decoder_sizes(text: Any, generation: Json, where: str = "text_config") -> di
         "d_mlp": text.intermediate_size,
         "d_vocab": text.vocab_size,
         "act_fn": text.hidden_act,
+        "attn_bias": _attn_bias(text),
+        "mlp_bias": getattr(text, "mlp_bias", False),
         "eps": text.rms_norm_eps,
         "rotary_base": rope.get("rope_theta", 10000.0),
         "eos_token_ids": as_list(generation.get("eos_token_id")) or as_list(text.eos_token_id),
         "pad_token_id": text.pad_token_id,
     }
+
+
+def _attn_bias(text: Any) -> str:
+    """Qwen2's decoder has biases on queries, keys and values; others say whether they have all or none."""
+    if not hasattr(text, "attention_bias"):
+        return "qkv"
+    return "qkvo" if text.attention_bias else ""
 
 
 def whisper_sizes(audio: Any, where: str = "audio_config") -> dict[str, Any]:
@@ -136,6 +161,17 @@ def two_linears(projector: str = "multi_modal_projector") -> Names:
         f"{projector}.linear_1.*": "audio_projector.hidden.*",
         f"{projector}.linear_2.*": "audio_projector.linear.*",
     }
+
+
+def in_transformers(final_norm: str = "layer_norm", **others: Any) -> InTransformers:
+    """Where a model of `audio_tower`, projector and `language_model` has its modules."""
+    usual = {
+        "decoder": "model.language_model",
+        "encoder_blocks": "model.audio_tower.layers",
+        "encoder_out": f"model.audio_tower.{final_norm}",
+        "projector": "model.multi_modal_projector",
+    }
+    return InTransformers(**usual | others)
 
 
 def decoder_fields(*model_types: str) -> dict[str, Check]:

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AudioFlamingo3Config, MusicFlamingoConfig
 
 from lens_audio.checkpoints import fields, parts
-from lens_audio.checkpoints.family import Family, InTransformers, Json
+from lens_audio.checkpoints.family import Family, Json
 from lens_audio.config import AudioEncoderConfig, AudioModelConfig, ProjectorConfig, PromptParts
 
 AUDIO_FLAMINGO_WINDOWS, MUSIC_FLAMINGO_WINDOWS = 20, 40  # of 30 s: 10 and 20 minutes
@@ -18,11 +18,7 @@ def sizes(whole: Any, generation: Json, max_windows: int) -> AudioModelConfig:
     encoder = AudioEncoderConfig(**parts.whisper_sizes(audio), max_windows=max_windows)
     encoder.mel_per_window = encoder.max_mel_frames
     return AudioModelConfig(
-        model_name=getattr(whole, "name_or_path", "") or whole.model_type,
-        **parts.decoder_sizes(text, generation),
-        tie_word_embeddings=getattr(whole, "tie_word_embeddings", False)
-        or text.tie_word_embeddings,
-        audio_token_id=whole.audio_token_id,
+        **parts.model_sizes(whole, generation),
         audio=encoder,
         projector=ProjectorConfig(
             d_hidden=text.hidden_size,
@@ -72,12 +68,7 @@ AUDIO_FLAMINGO_3 = Family(
     prompt_parts=PromptParts(
         opening=None, closing=None, mel_mask="input_features_mask", max_clips=1
     ),
-    in_transformers=InTransformers(
-        decoder="model.language_model",
-        encoder_blocks="model.audio_tower.layers",
-        encoder_out="model.audio_tower.layer_norm",
-        projector="model.multi_modal_projector",
-    ),
+    in_transformers=parts.in_transformers(),
 )
 
 MUSIC_FLAMINGO = replace(

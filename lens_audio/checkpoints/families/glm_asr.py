@@ -5,7 +5,7 @@ from typing import Any
 from transformers import GlmAsrConfig
 
 from lens_audio.checkpoints import fields, parts
-from lens_audio.checkpoints.family import Family, InTransformers, Json
+from lens_audio.checkpoints.family import Family, Json
 from lens_audio.config import AudioEncoderConfig, AudioModelConfig, ProjectorConfig, PromptParts
 
 MAX_WINDOWS = 22  # of 30 s: its processor's 11 minutes
@@ -44,12 +44,7 @@ def read_config(config: Json, generation: Json) -> AudioModelConfig:
     )
     encoder.mel_per_window = encoder.max_mel_frames
     return AudioModelConfig(
-        model_name=getattr(whole, "name_or_path", "") or "glmasr",
-        **parts.decoder_sizes(text, generation),
-        attn_bias="qkvo" if text.attention_bias else "",
-        mlp_bias=getattr(text, "mlp_bias", False),
-        tie_word_embeddings=whole.tie_word_embeddings or text.tie_word_embeddings,
-        audio_token_id=whole.audio_token_id,
+        **parts.model_sizes(whole, generation),
         audio=encoder,
         projector=ProjectorConfig(d_hidden=2 * text.hidden_size, act_fn=whole.projector_hidden_act),
     )
@@ -86,10 +81,5 @@ GLM_ASR = Family(
     prompt_parts=PromptParts(
         opening=None, closing=None, mel_mask="input_features_mask", max_clips=1
     ),
-    in_transformers=InTransformers(
-        decoder="model.language_model",
-        encoder_blocks="model.audio_tower.layers",
-        encoder_out="model.audio_tower.norm",
-        projector="model.multi_modal_projector",
-    ),
+    in_transformers=parts.in_transformers("norm"),
 )

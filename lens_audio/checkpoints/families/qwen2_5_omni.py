@@ -5,7 +5,7 @@ from typing import Any
 from transformers import Qwen2_5OmniThinkerConfig
 
 from lens_audio.checkpoints import fields, parts
-from lens_audio.checkpoints.family import Family, InTransformers, Json
+from lens_audio.checkpoints.family import Family, Json
 from lens_audio.config import AudioEncoderConfig, AudioModelConfig
 
 FIELDS = {
@@ -27,16 +27,17 @@ def read_config(config: Json, generation: Json) -> AudioModelConfig:
     whole: Any = Qwen2_5OmniThinkerConfig.from_dict(
         thinker | {"model_type": "qwen2_5_omni_thinker"}
     )
-    text, audio = whole.text_config, whole.audio_config
+    audio = whole.audio_config
+    own = {  # the text's own flag says nothing here
+        "model_name": getattr(whole, "name_or_path", "") or "qwen2_5_omni",
+        "tie_word_embeddings": whole.tie_word_embeddings,
+    }
     chunk = 2 * audio.n_window
     sizes = parts.whisper_sizes(audio)
     if sizes["d_model"] % 2 or sizes["d_model"] < 4:
         raise ValueError(f"audio_config: d_model {sizes['d_model']} has no sinusoidal positions")
     return AudioModelConfig(
-        model_name=getattr(whole, "name_or_path", "") or "qwen2_5_omni",
-        **parts.decoder_sizes(text, generation),
-        tie_word_embeddings=whole.tie_word_embeddings,
-        audio_token_id=whole.audio_token_id,
+        **parts.model_sizes(whole, generation) | own,
         audio=AudioEncoderConfig(
             **sizes,
             positional_embedding_type="sinusoidal",
@@ -77,10 +78,8 @@ QWEN2_5_OMNI = Family(
         **FIELDS,
         **parts.under("thinker_config", FIELDS),
     },
-    in_transformers=InTransformers(
-        decoder="model.language_model",
-        encoder_blocks="model.audio_tower.layers",
-        encoder_out="model.audio_tower.ln_post",
+    in_transformers=parts.in_transformers(
+        "ln_post",
         projector="model.audio_tower.proj",
         inside={"Qwen2_5OmniForConditionalGeneration": "thinker", "Qwen2_5OmniModel": "thinker"},
     ),

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import Qwen2AudioConfig
 
 from lens_audio.checkpoints import fields, parts
-from lens_audio.checkpoints.family import Family, InTransformers, Json
+from lens_audio.checkpoints.family import Family, Json
 from lens_audio.config import AudioEncoderConfig, AudioModelConfig
 
 
@@ -16,13 +16,8 @@ def read_config(config: Json, generation: Json) -> AudioModelConfig:
         ValueError: for a feature of Qwen2 that no Qwen2-Audio checkpoint uses.
     """
     whole: Any = Qwen2AudioConfig.from_dict(config | {"model_type": "qwen2_audio"})
-    text = whole.text_config
     return AudioModelConfig(
-        model_name=getattr(whole, "name_or_path", "") or "qwen2_audio",
-        **parts.decoder_sizes(text, generation),
-        tie_word_embeddings=getattr(whole, "tie_word_embeddings", False)
-        or text.tie_word_embeddings,
-        audio_token_id=whole.audio_token_id,
+        **parts.model_sizes(whole, generation),
         audio=AudioEncoderConfig(**parts.whisper_sizes(whole.audio_config)),
     )
 
@@ -44,10 +39,5 @@ QWEN2_AUDIO = Family(
         **parts.decoder_fields("qwen2"),
         **parts.whisper_fields("qwen2_audio_encoder"),
     },
-    in_transformers=InTransformers(
-        decoder="model.language_model",
-        encoder_blocks="model.audio_tower.layers",
-        encoder_out="model.audio_tower.layer_norm",
-        projector="model.multi_modal_projector",
-    ),
+    in_transformers=parts.in_transformers(),
 )

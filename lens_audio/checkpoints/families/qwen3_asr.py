@@ -5,7 +5,7 @@ from typing import Any
 from transformers import Qwen3ASRConfig
 
 from lens_audio.checkpoints import fields, parts
-from lens_audio.checkpoints.family import Family, InTransformers, Json
+from lens_audio.checkpoints.family import Family, Json
 from lens_audio.config import AudioEncoderConfig, AudioModelConfig, ProjectorConfig, PromptParts
 
 DECODER, TOWER = "model.language_model", "model.audio_tower"
@@ -24,7 +24,7 @@ def read_config(config: Json, generation: Json) -> AudioModelConfig:
             "Take the checkpoint in transformers' layout, whose name ends in -hf"
         )
     whole: Any = Qwen3ASRConfig.from_dict(config | {"model_type": "qwen3_asr"})
-    text, audio = whole.text_config, whole.audio_config
+    audio = whole.audio_config
     chunk = 2 * audio.n_window
     if audio.n_window_infer % chunk:
         raise ValueError(
@@ -55,12 +55,8 @@ def read_config(config: Json, generation: Json) -> AudioModelConfig:
         max_windows=None,
     )
     return AudioModelConfig(
-        model_name=getattr(whole, "name_or_path", "") or "qwen3_asr",
-        **parts.decoder_sizes(text, generation),
-        attn_bias="qkvo" if text.attention_bias else "",
+        **parts.model_sizes(whole, generation),
         use_qk_norm=True,
-        tie_word_embeddings=whole.tie_word_embeddings or text.tie_word_embeddings,
-        audio_token_id=whole.audio_token_id,
         audio=encoder,
         projector=ProjectorConfig(d_hidden=audio.d_model, act_fn=audio.activation_function),
     )
@@ -94,10 +90,5 @@ QWEN3_ASR = Family(
         "audio_config.downsample_hidden_size": fields.WIDTH,
     },
     prompt_parts=PromptParts(mel_mask="input_features_mask"),
-    in_transformers=InTransformers(
-        decoder="model.language_model",
-        encoder_blocks="model.audio_tower.layers",
-        encoder_out="model.audio_tower.ln_post",
-        projector="model.multi_modal_projector",
-    ),
+    in_transformers=parts.in_transformers("ln_post"),
 )

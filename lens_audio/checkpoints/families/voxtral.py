@@ -5,7 +5,7 @@ from typing import Any
 from transformers import VoxtralConfig
 
 from lens_audio.checkpoints import fields, parts
-from lens_audio.checkpoints.family import Family, InTransformers, Json
+from lens_audio.checkpoints.family import Family, Json
 from lens_audio.config import AudioEncoderConfig, AudioModelConfig, ProjectorConfig, PromptParts
 
 MAX_WINDOWS = 80  # of 30 s: what 32,768 tokens of context have room for, at 375 a window
@@ -34,13 +34,7 @@ def read_config(config: Json, generation: Json) -> AudioModelConfig:
     )
     encoder.mel_per_window = encoder.max_mel_frames
     return AudioModelConfig(
-        model_name=getattr(whole, "name_or_path", "") or "voxtral",
-        **parts.decoder_sizes(text, generation),
-        attn_bias="qkvo" if text.attention_bias else "",
-        mlp_bias=getattr(text, "mlp_bias", False),
-        tie_word_embeddings=getattr(whole, "tie_word_embeddings", False)
-        or text.tie_word_embeddings,
-        audio_token_id=whole.audio_token_id,
+        **parts.model_sizes(whole, generation),
         audio=encoder,
         projector=ProjectorConfig(
             d_hidden=text.hidden_size, act_fn=whole.projector_hidden_act, bias=False
@@ -67,10 +61,5 @@ VOXTRAL = Family(
     },
     float32=("audio_encoder.W_pos",),
     prompt_parts=PromptParts(opening=None, closing=None, mel_mask=None),
-    in_transformers=InTransformers(
-        decoder="model.language_model",
-        encoder_blocks="model.audio_tower.layers",
-        encoder_out="model.audio_tower.layer_norm",
-        projector="model.multi_modal_projector",
-    ),
+    in_transformers=parts.in_transformers(),
 )
