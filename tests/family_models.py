@@ -103,48 +103,39 @@ def qwen2_5_omni(sizes: Sizes) -> Any:
     return Qwen2_5OmniThinkerForConditionalGeneration, config
 
 
-def audio_flamingo_3(sizes: Sizes) -> Any:
-    config = AudioFlamingo3Config(
-        audio_config=encoder(sizes, model_type="audioflamingo3_encoder"),
-        text_config=decoder(sizes, "qwen2"),
+def with_text(kind: type, sizes: Sizes, audio: dict[str, Any], text: str, **more: Any) -> Any:
+    """A config of this kind over an encoder and a decoder of that type."""
+    return kind(
+        audio_config=audio,
+        text_config=decoder(sizes, text),
         audio_token_id=AUDIO_TOKEN,
         tie_word_embeddings=sizes.tied,
+        **more,
     )
+
+
+def audio_flamingo_3(sizes: Sizes) -> Any:
+    audio = encoder(sizes, model_type="audioflamingo3_encoder")
+    config = with_text(AudioFlamingo3Config, sizes, audio, "qwen2")
     return AudioFlamingo3ForConditionalGeneration, config
 
 
 def music_flamingo(sizes: Sizes) -> Any:
-    config = MusicFlamingoConfig(
-        audio_config=encoder(sizes, model_type="audioflamingo3_encoder"),
-        text_config=decoder(sizes, "qwen2"),
-        audio_token_id=AUDIO_TOKEN,
-        audio_bos_token_id=OPENING,
-        audio_eos_token_id=CLOSING,
-        tie_word_embeddings=sizes.tied,
-    )
+    audio = encoder(sizes, model_type="audioflamingo3_encoder")
+    edges = {"audio_bos_token_id": OPENING, "audio_eos_token_id": CLOSING}
+    config = with_text(MusicFlamingoConfig, sizes, audio, "qwen2", **edges)
     return MusicFlamingoForConditionalGeneration, config
 
 
 def voxtral(sizes: Sizes) -> Any:
-    config = VoxtralConfig(
-        audio_config=encoder(sizes, model_type="voxtral_encoder"),
-        text_config=decoder(sizes, "llama"),
-        audio_token_id=AUDIO_TOKEN,
-        tie_word_embeddings=sizes.tied,
-    )
-    return VoxtralForConditionalGeneration, config
+    audio = encoder(sizes, model_type="voxtral_encoder")
+    return VoxtralForConditionalGeneration, with_text(VoxtralConfig, sizes, audio, "llama")
 
 
 def glm_asr(sizes: Sizes) -> Any:
     audio = encoder(sizes, model_type="glmasr_encoder")
     audio["max_position_embeddings"] = audio.pop("max_source_positions")
-    config = GlmAsrConfig(
-        audio_config=audio,
-        text_config=decoder(sizes, "llama"),
-        audio_token_id=AUDIO_TOKEN,
-        tie_word_embeddings=sizes.tied,
-    )
-    return GlmAsrForConditionalGeneration, config
+    return GlmAsrForConditionalGeneration, with_text(GlmAsrConfig, sizes, audio, "llama")
 
 
 def qwen3_asr(sizes: Sizes) -> Any:
@@ -161,15 +152,10 @@ def qwen3_asr(sizes: Sizes) -> Any:
         "max_position_embeddings": 13,
         "output_dim": sizes.d_model,
     }
-    config = Qwen3ASRConfig(
-        audio_config=audio,
-        text_config=decoder(sizes, "qwen3"),
-        audio_token_id=AUDIO_TOKEN,
-        pad_token_id=PAD_TOKEN,
-        eos_token_id=sizes.d_vocab,
-        tie_word_embeddings=sizes.tied,
+    ends = {"pad_token_id": PAD_TOKEN, "eos_token_id": sizes.d_vocab}
+    return Qwen3ASRForConditionalGeneration, with_text(
+        Qwen3ASRConfig, sizes, audio, "qwen3", **ends
     )
-    return Qwen3ASRForConditionalGeneration, config
 
 
 def stacked_tokens(mel_frames: int) -> int:

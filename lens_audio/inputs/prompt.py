@@ -193,8 +193,8 @@ class AudioPrompt:
 
     def spectrograms_of(self, i: int) -> range:
         """Indices of row i's spectrograms, of all of its clips, into `mel` and `mel_lengths`."""
-        ranges = [self.windows_of(clip) for clip in self.clips_of(i)]
-        return range(ranges[0].start, ranges[-1].stop) if ranges else range(0)
+        clips = self._clips_by_row[self._row(i)]
+        return range(clips[0].start, clips[-1].stop) if clips else range(0)
 
     def clip_seconds(self, clip: int) -> float:
         """Length of a clip in seconds: of its waveform, or without one of its valid mel frames."""
