@@ -2,21 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio.analysis.listening import Head, check_heads
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.data.answers import choice_logits, first_tokens
-from lens_audio.data.batches import batches
 from lens_audio.data.items import AudioQAItem, check_items
-from lens_audio.hooks.selection import Hook
-from lens_audio.inputs import AudioPrompt
-from lens_audio.model import KeyValueCache
+from lens_audio.data.knock_out import right_answers_without
 from lens_audio.stats import Interval, over_draws, paired_difference, wilson
 
 
@@ -106,75 +101,13 @@ def knock_out(
             the model.
     """
     model.check_no_hooks()
-    if queries not in ("text", "last"):
-        raise ValueError(f"queries must be 'text' or 'last', not {queries!r}")
     check_items(items, least=2, needs=("answer",))
     cfg = model.cfg
     check_heads(heads, cfg.n_layers, cfg.n_heads)
     but = () if draw_from_all else heads
     draws = random_heads(cfg.n_layers, cfg.n_heads, len(heads), n_draws, seed, but)
-    correct, probs = [], []
-    for batch, prompt in batches(model, items, batch_size, verbose, "knocking out"):
-        answers = torch.tensor([item.answer_index for item in batch])
-        tokens = first_tokens(model, batch)
-        found = _without(model, prompt, [[], list(heads), *draws], tokens, queries).cpu()
-        correct.append(found.argmax(-1) == answers)
-        probs.append(found.gather(-1, answers.expand(len(found), -1)[..., None])[..., 0])
-    return KnockOut(list(heads), draws, torch.cat(correct, dim=1), torch.cat(probs, dim=1))
-
-
-def _without(
-    model: HookedAudioTransformer,
-    prompt: AudioPrompt,
-    cuts: Sequence[list[Head]],
-    tokens: Int[Tensor, "batch choice"],
-    queries: str,
-) -> Float[Tensor, "cut batch choice"]:
-    """Each choice's probability among the choices without each set of heads.
-
-    No text before the end of the audio has read any of it to tell (a clip comes whole before what
-    is asked of it), so only the positions after that are run for each set, over the cached keys and
-    values of those before.
-    """
-    resid = model(prompt, stop_at_layer=0)
-    mask, audio = (m.to(resid.device) for m in (prompt.attention_mask, prompt.audio_mask))
-    readers = mask & ~audio
-    if queries == "last":
-        readers = torch.zeros_like(mask)
-        readers[:, -1] = True
-    after_audio = readers & (audio.cumsum(1) > 0)
-    start = max(1, int(after_audio.any(0).long().argmax()))
-    past = KeyValueCache(model.cfg.n_layers)
-    begin = {"start_at_layer": 0, "past_kv_cache": past, "logits_to_keep": 1}
-    model(resid[:, :start], attention_mask=mask[:, :start], **begin)
-    past.freeze()
-    chosen = []
-    for cut in cuts:
-        with model.hooks(fwd_hooks=_forbid(cut, after_audio, audio)):
-            logits = model(resid[:, start:], attention_mask=mask[:, start:], **begin)[:, -1]
-        chosen.append(choice_logits(logits, tokens).float().softmax(-1))
-    return torch.stack(chosen)
-
-
-def _forbid(
-    cut: list[Head], readers: Bool[Tensor, "batch pos"], audio: Bool[Tensor, "batch pos"]
-) -> list[Hook]:
-    """Hooks that forbid these heads' readers the audio, over a cache: the queries are the last ones.
-
-    `hooks.knock_out_attention` selects positions of the run that began the sequence, and in a batch
-    of other text lengths some of these readers come after it and some audio too.
-    """
-    forbidden = (readers[:, :, None] & audio[:, None, :])[:, None]
-    pairs: list[Hook] = []
-    for layer in sorted({layer for layer, _ in cut}):
-        heads = [head for where, head in cut if where == layer]
-
-        def function(
-            scores: Float[Tensor, "batch head query key"], hook: Any, heads: list[int] = heads
-        ) -> Float[Tensor, "batch head query key"]:
-            chosen = torch.zeros(scores.shape[1], 1, 1, dtype=torch.bool, device=scores.device)
-            chosen[heads] = True
-            return scores.masked_fill(forbidden[:, :, -scores.shape[2] :] & chosen, -torch.inf)
-
-        pairs.append((f"blocks.{layer}.attn.hook_attn_scores", function))
-    return pairs
+    correct, probs = right_answers_without(
+        model, items, [[], list(heads), *draws],
+        queries=queries, batch_size=batch_size, verbose=verbose,
+    )  # fmt: skip
+    return KnockOut(list(heads), draws, correct, probs)

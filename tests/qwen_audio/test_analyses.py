@@ -13,8 +13,8 @@ from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.logit_lens import logit_lens
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.analysis.patching import sweep
+from lens_audio.data.knock_out import choice_probs_without
 from lens_audio.steering.audio_silence.direction import SilenceEmbeddings, residuals_of_both
-from lens_audio.steering.knockout import _without
 
 MODEL = first_generation()
 LOGIT_DIFF = logit_diff(5, 7)
@@ -120,7 +120,7 @@ def test_attribution_gives_every_site():
 def test_heads_knocked_out_over_a_prefix_that_is_read_again(queries):
     prompt = edged_prompt(layout=Layout([20, 12], [[31], [23]]))
     heads, tokens = [(0, 1), (1, 2)], torch.tensor([[5, 7], [5, 7]])
-    found = _without(MODEL, prompt, [[], heads], tokens, queries)
+    found = choice_probs_without(MODEL, prompt, [[], heads], tokens, queries)
     readers = prompt.attention_mask & ~prompt.audio_mask
     cut = hooks.knock_out_attention(
         heads=heads, queries="last" if queries == "last" else readers, keys=prompt.audio_mask

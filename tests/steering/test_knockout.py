@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from lens_audio import hooks
+from lens_audio.data.knock_out import choice_probs_without
 from lens_audio.steering import knock_out
-from lens_audio.steering.knockout import _without, random_heads
+from lens_audio.steering.knockout import random_heads
 
 HEADS = [(0, 1), (0, 2), (2, 3), (3, 7)]
 
@@ -15,7 +16,7 @@ def test_equals_knock_out_hooks_over_the_whole_prompt(model, items, queries) -> 
     some = [*items[-4:], items[0]]
     prompt = model.prompt([i.question for i in some], audio=[i.audio for i in some])
     tokens = torch.arange(20, 24).expand(len(some), -1)
-    found = _without(model, prompt, [[], HEADS], tokens, queries)
+    found = choice_probs_without(model, prompt, [[], HEADS], tokens, queries)
     readers = prompt.attention_mask & ~prompt.audio_mask
     cut = hooks.knock_out_attention(
         heads=HEADS, queries="last" if queries == "last" else readers, keys=prompt.audio_mask
@@ -30,7 +31,7 @@ def test_equals_knock_out_hooks_over_the_whole_prompt(model, items, queries) -> 
 def test_text_only_items_lose_nothing(model, items) -> None:
     prompt = model.prompt([i.question for i in items[:2]])
     tokens = torch.arange(20, 24).expand(2, -1)
-    found = _without(model, prompt, [[], HEADS], tokens, "text")
+    found = choice_probs_without(model, prompt, [[], HEADS], tokens, "text")
     torch.testing.assert_close(found[0], found[1])
 
 
