@@ -138,7 +138,7 @@ def test_importing_the_package_part_is_light() -> None:
         f"path = {str(demo_clip().parents[1] / '__init__.py')!r}\n"
         "spec = u.spec_from_file_location('testbed', path)\n"
         "module = u.module_from_spec(spec); spec.loader.exec_module(module)\n"
-        "assert module.checkpoint_dir().name == 'checkpoint'\n"
+        "assert module.checkpoint_dir().name == 'listen'\n"
         "assert 'transformers' not in sys.modules and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

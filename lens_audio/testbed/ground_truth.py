@@ -1,0 +1,97 @@
+"""What is known of a checkpoint's heads: which read the audio, and which only look as if they did."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lens_audio.sites import head_name
+from lens_audio.testbed import KNOWN, checkpoint_dir
+
+Head = tuple[int, int]  # (layer, head), from 0
+
+
+class LabelledEdge(NamedTuple):
+    """The edge from the audio into a head's keys or values."""
+
+    head: Head
+    input: str  # "k" or "v"
+    is_reader: bool
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true readers of a checkpoint, and what is left out when methods are scored.
+
+    A *reader* is a head through whose attention to the audio the answer depends on the sound. A
+    *backup* begins to read when the readers are deaf, a *decoy* attends to the audio and writes
+    nothing of it. On conflict items the heads of `veto_layers` act on what readers heard, so
+    methods that score effects may rightly find them: they are unlabelled there.
+    """
+
+    checkpoint: str
+    n_layers: int
+    n_heads: int
+    readers: tuple[Head, ...]
+    backups: tuple[Head, ...]
+    decoys: tuple[Head, ...]
+    veto_layers: tuple[int, ...]
+    known_by: str  # "by construction", or by which knock-out on which items
+
+    def __repr__(self) -> str:
+        named = {"readers": self.readers, "backups": self.backups, "decoys": self.decoys}
+        said = "; ".join(
+            f"{what} {' '.join(head_name(*head) for head in heads)}"
+            for what, heads in named.items()
+            if heads
+        )
+        return f"Truth({self.checkpoint}: {said}; known {self.known_by})"
+
+    def labels(self, condition: str = "captionless") -> dict[Head, bool]:
+        """Of each labelled head whether it is a true reader; backups and decoys have a say below.
+
+        Decoys read nothing, so they are labelled False: a method that finds them is fooled. Backups
+        are left out, and on "conflict" items the veto's layers, but for readers in them.
+        """
+        left_out = set(self.backups)
+        if condition == "conflict":
+            left_out |= {(l, h) for l in self.veto_layers for h in range(self.n_heads)}
+        return {
+            (layer, head): (layer, head) in self.readers
+            for layer in range(self.n_layers)
+            for head in range(self.n_heads)
+            if (layer, head) in self.readers or (layer, head) not in left_out
+        }
+
+    def edges(self) -> list[LabelledEdge]:
+        """The labelled edges: the audio into readers' keys and values, and into those of every head
+        that is neither reader nor backup nor decoy. All other edges of the graph are unlabelled.
+        """
+        left_out = {*self.backups, *self.decoys}
+        heads = [(l, h) for l in range(self.n_layers) for h in range(self.n_heads)]
+        return [
+            LabelledEdge(head, letter, head in self.readers)
+            for head in heads
+            if head not in left_out
+            for letter in ("k", "v")
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `truth.json` beside the weights holds it."""
+        return {
+            name: list(map(list, value)) if name in ("readers", "backups", "decoys") else value
+            for name, value in vars(self).items()
+        }
+
+
+def truth(name: str) -> Truth:
+    """What is known of the checkpoint "emergent", "planted" or "graded".
+
+    Raises:
+        ValueError: for another name; of "listen" no truth is known.
+    """
+    if name not in KNOWN:
+        raise ValueError(f"no truth is known of {name!r}; choose one of {', '.join(KNOWN)}")
+    facts = json.loads((checkpoint_dir(name) / "truth.json").read_text(encoding="utf-8"))
+    for heads in ("readers", "backups", "decoys"):
+        facts[heads] = tuple((layer, head) for layer, head in facts[heads])
+    return Truth(**facts | {"veto_layers": tuple(facts["veto_layers"])})
