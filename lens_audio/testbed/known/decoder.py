@@ -27,7 +27,7 @@ class Reading:
     resid: list[Float[Tensor, "question pos d_model"]]  # after each block
     mass: Float[Tensor, "question layer head pos"]  # audio mass, as if no scores were lowered
     # The same of the prefix's text after the audio, of all layers but the last.
-    prefix_mass: Float[Tensor, "clip layer head text"]
+    prefix_mass: Float[Tensor, "clip layer_but_last head text"]
 
 
 @dataclass(frozen=True)
