@@ -112,7 +112,7 @@ RECIPES = {
     "graded": Recipe(
         steps=2400,
         labels=Labels(plain_snr_db=0.0, firm_snr_db=7.0, rejects_heard=False),
-        price=Price(Ramp(0.04, 0.08, 0.55), Ramp(0.03, 0.08, 0.55), scale=0.02),
+        price=Price(Ramp(0.025, 0.08, 0.5), Ramp(0.02, 0.08, 0.5), scale=0.05),
     ),
     "planted": Recipe(
         steps=3000,
