@@ -10,7 +10,6 @@ those are backups. Attention is never looked at.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,18 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lens_audio import files
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.items import AudioQAItem
 from lens_audio.data.knock_out import right_answers_without
 from lens_audio.sites import head_name
 from lens_audio.testbed import CHECKPOINTS, checkpoint_dir
-from lens_audio.testbed.ground_truth import Head, Truth
+from lens_audio.testbed.ground_truth import (
+    BY_CONSTRUCTION,
+    Head,
+    Truth,
+    read_truth,
+    write_truth,
+)
 from lens_audio.testbed.scenes import make_scene_items
 
 N_CANDIDATES = 16  # heads that elimination begins with, by what each does alone
@@ -146,9 +150,8 @@ def main() -> None:
     options = parser.parse_args()
     name = options.checkpoint
     folder = checkpoint_dir(name) if name in CHECKPOINTS else Path(name)
-    told = folder / "truth.json"
-    known = json.loads(told.read_text(encoding="utf-8")) if told.exists() else None
-    if options.write and known is not None and known["known_by"].startswith("by construction"):
+    known = read_truth(folder) if (folder / "truth.json").exists() else None
+    if options.write and known is not None and known.known_by == BY_CONSTRUCTION:
         parser.error(f"the readers of {folder} are known by construction; leave out --write")
     model = HookedAudioTransformer.from_pretrained(folder)
     found = find_readers(model, make_scene_items(options.n, options.seed))
@@ -157,14 +160,14 @@ def main() -> None:
         print(f"  kept {p:.3f}  {_names(heads)}")
     print(f"readers: {_names(found.readers)}\nbackups: {_names(found.backups) or 'none'}")
     if known is not None:
-        print(f"truth.json: readers {_names([(l, h) for l, h in known['readers']])}")
+        print(f"truth.json: {known!r}")
     if options.write:
         method = f"by knock-out on {options.n} captionless items of seed {options.seed}"
         truth = Truth(
             folder.name, model.cfg.n_layers, model.cfg.n_heads,
             tuple(found.readers), tuple(found.backups), (), (), method,
         )  # fmt: skip
-        files.write_text(told, json.dumps(truth.to_dict(), indent=1) + "\n")
+        write_truth(truth, folder)
 
 
 def _names(heads: Sequence[Head]) -> str:

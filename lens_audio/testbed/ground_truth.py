@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from lens_audio import files
 from lens_audio.sites import head_name
 from lens_audio.testbed import KNOWN, checkpoint_dir
 
 Head = tuple[int, int]  # (layer, head), from 0
+BY_CONSTRUCTION = "by construction"
 
 
 class LabelledEdge(NamedTuple):
@@ -35,7 +38,7 @@ class Truth:
     backups: tuple[Head, ...]
     decoys: tuple[Head, ...]
     veto_layers: tuple[int, ...]
-    known_by: str  # "by construction", or by which knock-out on which items
+    known_by: str  # BY_CONSTRUCTION, or by which knock-out on which items
 
     def __repr__(self) -> str:
         named = {"readers": self.readers, "backups": self.backups, "decoys": self.decoys}
@@ -91,7 +94,27 @@ def truth(name: str) -> Truth:
     """
     if name not in KNOWN:
         raise ValueError(f"no truth is known of {name!r}; choose one of {', '.join(KNOWN)}")
-    facts = json.loads((checkpoint_dir(name) / "truth.json").read_text(encoding="utf-8"))
+    return read_truth(checkpoint_dir(name))
+
+
+def read_truth(folder: Path) -> Truth:
+    """What `truth.json` in a checkpoint's folder tells.
+
+    Raises:
+        ValueError: for a folder without it.
+    """
+    path = folder / "truth.json"
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist; python -m lens_audio.testbed.find_truth {folder} --write "
+            "finds the readers"
+        )
+    facts = json.loads(path.read_text(encoding="utf-8"))
     for heads in ("readers", "backups", "decoys"):
         facts[heads] = tuple((layer, head) for layer, head in facts[heads])
     return Truth(**facts | {"veto_layers": tuple(facts["veto_layers"])})
+
+
+def write_truth(truth: Truth, folder: Path) -> None:
+    """Write `truth.json`."""
+    files.write_text(folder / "truth.json", json.dumps(truth.to_dict(), indent=1) + "\n")

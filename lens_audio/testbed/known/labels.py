@@ -64,4 +64,4 @@ def _only(choices: list[str], choice: str) -> NDArray[np.float64]:
 
 
 def _sigmoid(x: float) -> float:
-    return 0.0 if x < -700 else 1 / (1 + math.exp(-x))
+    return 1 / (1 + math.exp(-x))

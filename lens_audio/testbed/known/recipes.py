@@ -6,7 +6,6 @@ model's own choosing. *planted*: four readers, six decoys and a late veto are pu
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 Head = tuple[int, int]  # (layer, head), from 0
@@ -97,8 +96,6 @@ class Recipe:
     clips: int = 20_000  # synthesised once, drawn with replacement
 
 
-NEVER = math.inf  # no SNR is high enough
-
 RECIPES = {
     "emergent": Recipe(
         steps=2400,
@@ -115,13 +112,13 @@ RECIPES = {
         price=Price(Ramp(0.025, 0.08, 0.5), Ramp(0.02, 0.08, 0.5), scale=0.05),
     ),
     "planted": Recipe(
-        steps=3000,
+        steps=2600,
         labels=Labels(
             plain_snr_db=-1.0,
-            firm_snr_db=NEVER,
+            firm_snr_db=9.0,
             caption_share=0.85,
             rejects_heard=False,
-            caption_offset_db=3.0,
+            caption_offset_db=8.0,
             read_share=0.0,
         ),
         lens_layer=4,
@@ -139,7 +136,7 @@ RECIPES = {
             veto=Ramp(0.1, 0.4, 0.5),
             decoy=Ramp(1.0, 0.6, 0.65),
             veto_layers=(5, 6, 7),
-            class_offset_db=4.0,
+            class_offset_db=8.0,
         ),
     ),
 }

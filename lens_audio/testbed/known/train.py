@@ -23,6 +23,7 @@ from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration, Q
 from lens_audio import files
 from lens_audio.fingerprint import differences, versions
 from lens_audio.testbed.evaluate import load
+from lens_audio.testbed.ground_truth import BY_CONSTRUCTION, Truth, write_truth
 from lens_audio.testbed.items import TRAINING_STREAM
 from lens_audio.testbed.known.batches import Pool, kept_pool, make_batch, make_prefix
 from lens_audio.testbed.known.decoder import Deaf, read
@@ -206,6 +207,15 @@ def main() -> None:
     pool = kept_pool(recipe.clips, options.state, options.workers)
     state = options.state / f"{options.which}_{options.seed}.pt"
     train(Trainer(recipe, options.seed, pool), options.out, state)
+    if recipe.plant is None:
+        print(f"find its readers: python -m lens_audio.testbed.find_truth {options.out} --write")
+    else:
+        plant = recipe.plant
+        truth = Truth(
+            options.which, N_LAYERS, N_HEADS, plant.readers, (), plant.decoys, plant.veto_layers,
+            BY_CONSTRUCTION,
+        )  # fmt: skip
+        write_truth(truth, options.out)
 
 
 if __name__ == "__main__":
