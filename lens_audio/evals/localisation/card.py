@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_audio import files
@@ -123,6 +123,7 @@ def score(
     pairs: Mapping[str, Pairs],
     methods: Mapping[str, Scored] = METHODS,
     *,
+    n_resamples: int = N_RESAMPLES,
     seed: int = 0,
     verbose: bool = True,
 ) -> ScoreCard:
@@ -132,7 +133,7 @@ def score(
         truth: of this model; its `labels(condition)` say which heads count.
         pairs: (clean, corrupted) items by condition, "captionless" or "conflict".
         methods: by name, a `Method`, or a function alone as `Method.function` is.
-        seed: of the bootstrap.
+        n_resamples, seed: of the bootstrap over pairs.
         verbose: show a progress bar.
 
     Raises:
@@ -155,10 +156,12 @@ def score(
     total = len(pairs) * len(methods)
     with ProgressBar(total=total, unit="method", disable=not verbose, leave=False) as bar:
         for condition, some in pairs.items():
+            rng = np.random.default_rng(seed)
+            draws = torch.from_numpy(rng.integers(len(some), size=(n_resamples, len(some))))
             for name, method in methods.items():
                 bar.set_description(f"{truth.checkpoint}, {condition}: {name}")
                 method = method if isinstance(method, Method) else Method(method)
-                whole, resampled = _head_scores(method, name, model, some, seed)
+                whole, resampled = _head_scores(method, name, model, some, draws)
                 found = _judged(truth, condition, whole, resampled)
                 forwards = None if method.forwards is None else method.forwards(whole.size)
                 about = {"checkpoint": truth.checkpoint, "condition": condition, "method": name}
@@ -169,7 +172,11 @@ def score(
 
 
 def _head_scores(
-    method: Method, name: str, model: HookedAudioTransformer, pairs: Pairs, seed: int
+    method: Method,
+    name: str,
+    model: HookedAudioTransformer,
+    pairs: Pairs,
+    draws: Int[Tensor, "draw pair"],
 ) -> tuple[Float[np.ndarray, "layer head"], Float[np.ndarray, "resample layer head"]]:
     """Scores over all pairs, and over resamples of them (none where there are no scores by pair)."""
     n, shape = len(pairs), (model.cfg.n_layers, model.cfg.n_heads)
@@ -185,7 +192,6 @@ def _head_scores(
                     f"{shape}, or one a pair and head, {(n, *shape)}"
                 )
             scores = lambda some: by_pair[some].mean(0)  # noqa: E731
-        draws = torch.from_numpy(np.random.default_rng(seed).integers(n, size=(N_RESAMPLES, n)))
         whole = scores(torch.arange(n)).double().numpy()
         resampled = np.stack([scores(draw).double().numpy() for draw in draws])
     return (np.abs(whole), np.abs(resampled)) if method.absolute else (whole, resampled)

@@ -47,7 +47,7 @@ def _at_chance(rows: pd.DataFrame, where: str) -> Iterable[str]:
 
 
 def _decoyed(rows: pd.DataFrame, where: str) -> Iterable[str]:
-    fooled = rows[(rows["decoys"] > 0) & (rows["decoys"] >= rows["precision"])]
+    fooled = rows[rows["decoys"] > rows["precision"]]
     if len(fooled):
         named = [
             f"{row['method']} ({row['decoys']:.0%} decoys, {row['precision']:.0%} readers)"
