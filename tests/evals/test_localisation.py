@@ -233,11 +233,13 @@ def test_the_share_in_the_first_is_the_mean_over_all_orders_of_ties(k):
         ({"methods": {"own": given(torch.zeros(3))}}, r"method 'own' gave scores of shape \(3,\)"),
         ({"truth": replace(TRUTH, n_layers=8)}, "the truth is of 8 layers x 8 heads, this model"),
         ({"truth": replace(TRUTH, readers=())}, "no readers are known of hand-made"),
+        ({"methods": {"own": lambda *_: lambda some: some}}, r"gave scores of shape \(6,\)"),
+        ({"methods": {}}, "0 methods and 1 conditions; give at least one of each"),
         ({"pairs": {"conflict": []}}, "0 pairs of conflict are too few; give at least 2"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(one_reader, pairs, change, message):
-    asked = {"truth": TRUTH, "pairs": {"captionless": pairs}, "methods": {}} | change
+    asked = {"truth": TRUTH, "pairs": {"captionless": pairs}, "methods": METHODS} | change
     with pytest.raises(ValueError, match=message):
         score(one_reader, verbose=False, **asked)
 

@@ -35,7 +35,8 @@ class ScoreCard:
     Columns of `table`: checkpoint, condition, method; auroc, of the method's score for a true
     reader among the labelled heads; precision, the share of readers among the first k heads, and
     decoys, that of decoys (of heads with equal scores the mean over all orders); k, the number of
-    readers; n_pairs; forwards, what a pair costs (`Method.forwards`); heads, the first k.
+    readers; n_pairs; forwards, what a pair costs (`Method.forwards`); heads, the first k (of equal
+    ones those of earlier layers).
     `…_low` and `…_high` are 95 % percentile bootstrap intervals over pairs, on the same resamples
     for all methods; they are missing for a method that gives no scores by pair.
     """
@@ -137,21 +138,11 @@ def score(
         verbose: show a progress bar.
 
     Raises:
-        ValueError: for fewer than 2 pairs, a truth of other sizes or without readers, a method
-            whose scores have another shape, or hooks on the model.
+        ValueError: for no methods, fewer than 2 pairs, a truth of other sizes or without readers,
+            a method whose scores have another shape, or hooks on the model.
     """
     model.check_no_hooks()
-    shape = model.cfg.n_layers, model.cfg.n_heads
-    if shape != (truth.n_layers, truth.n_heads):
-        raise ValueError(
-            f"the truth is of {truth.n_layers} layers x {truth.n_heads} heads, this model has "
-            f"{shape[0]} x {shape[1]}; give the truth of this checkpoint"
-        )
-    if not truth.readers:
-        raise ValueError(f"no readers are known of {truth.checkpoint}, so none can be found")
-    for condition, some in pairs.items():
-        if len(some) < 2:
-            raise ValueError(f"{len(some)} pairs of {condition} are too few; give at least 2")
+    _check(model, truth, pairs, methods)
     rows = []
     total = len(pairs) * len(methods)
     with ProgressBar(total=total, unit="method", disable=not verbose, leave=False) as bar:
@@ -161,14 +152,39 @@ def score(
             for name, method in methods.items():
                 bar.set_description(f"{truth.checkpoint}, {condition}: {name}")
                 method = method if isinstance(method, Method) else Method(method)
-                whole, resampled = _head_scores(method, name, model, some, draws)
-                found = _judged(truth, condition, whole, resampled)
-                forwards = None if method.forwards is None else method.forwards(whole.size)
+                scores = _head_scores(method, name, model, some, draws)
+                n_heads = model.cfg.n_layers * model.cfg.n_heads
+                forwards = None if method.forwards is None else method.forwards(n_heads)
                 about = {"checkpoint": truth.checkpoint, "condition": condition, "method": name}
-                rows.append({**about, **found, "n_pairs": len(some), "forwards": forwards})
+                about |= _judged(truth, condition, scores)
+                rows.append({**about, "n_pairs": len(some), "forwards": forwards})
                 bar.update()
     table = pd.DataFrame(rows)
     return ScoreCard(table.astype({"forwards": "Int64"}), (truth,))
+
+
+def _check(
+    model: HookedAudioTransformer,
+    truth: Truth,
+    pairs: Mapping[str, Pairs],
+    methods: Mapping[str, Scored],
+) -> None:
+    """Refuse what cannot be scored."""
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    if (n_layers, n_heads) != (truth.n_layers, truth.n_heads):
+        raise ValueError(
+            f"the truth is of {truth.n_layers} layers x {truth.n_heads} heads, this model has "
+            f"{n_layers} x {n_heads}; give the truth of this checkpoint"
+        )
+    if not truth.readers:
+        raise ValueError(f"no readers are known of {truth.checkpoint}, so none can be found")
+    if not methods or not pairs:
+        raise ValueError(
+            f"{len(methods)} methods and {len(pairs)} conditions; give at least one of each"
+        )
+    for condition, some in pairs.items():
+        if len(some) < 2:
+            raise ValueError(f"{len(some)} pairs of {condition} are too few; give at least 2")
 
 
 def _head_scores(
@@ -177,41 +193,42 @@ def _head_scores(
     model: HookedAudioTransformer,
     pairs: Pairs,
     draws: Int[Tensor, "draw pair"],
-) -> tuple[Float[np.ndarray, "layer head"], Float[np.ndarray, "resample layer head"]]:
-    """Scores over all pairs, and over resamples of them (none where there are no scores by pair)."""
-    n, shape = len(pairs), (model.cfg.n_layers, model.cfg.n_heads)
-    scores = method.function(model, pairs)
-    if isinstance(scores, Tensor) and scores.shape == shape:
-        whole, resampled = scores.detach().double().cpu().numpy(), np.empty((0, *shape))
+) -> Float[np.ndarray, "set layer head"]:
+    """Scores over all pairs, then over each draw of them (none where there are no scores by pair)."""
+    shape = torch.Size([model.cfg.n_layers, model.cfg.n_heads])
+    given = method.function(model, pairs)
+    scores = given if callable(given) else torch.as_tensor(given)
+    sets = [torch.arange(len(pairs)), *draws]
+    if callable(scores):
+        found = [scores(some) for some in sets]
+    elif scores.shape == (len(pairs), *shape):
+        found = [scores[some.to(scores.device)].mean(0) for some in sets]
     else:
-        if isinstance(scores, Tensor):
-            by_pair = scores.detach().double().cpu()
-            if by_pair.shape != (n, *shape):
-                raise ValueError(
-                    f"method {name!r} gave scores of shape {tuple(scores.shape)}; give one a head, "
-                    f"{shape}, or one a pair and head, {(n, *shape)}"
-                )
-            scores = lambda some: by_pair[some].mean(0)  # noqa: E731
-        whole = scores(torch.arange(n)).double().numpy()
-        resampled = np.stack([scores(draw).double().numpy() for draw in draws])
-    return (np.abs(whole), np.abs(resampled)) if method.absolute else (whole, resampled)
+        found = [scores]
+    if found[0].shape != shape:
+        raise ValueError(
+            f"method {name!r} gave scores of shape {tuple(found[0].shape)}; give one a head, "
+            f"{tuple(shape)}, or one a pair and head, {(len(pairs), *shape)}"
+        )
+    every = torch.stack(found).detach().double().cpu()
+    return (every.abs() if method.absolute else every).numpy()
 
 
 def _judged(
-    truth: Truth,
-    condition: str,
-    whole: Float[np.ndarray, "layer head"],
-    resampled: Float[np.ndarray, "resample layer head"],
+    truth: Truth, condition: str, scores: Float[np.ndarray, "set layer head"]
 ) -> dict[str, Any]:
-    """AUROC, precision and the share of decoys, of the labelled heads alone."""
+    """AUROC, precision and the share of decoys, of the labelled heads alone.
+
+    The first set gives the values, the others the intervals.
+    """
     labels = truth.labels(condition)
     heads, is_reader = list(labels), np.array(list(labels.values()))
     is_decoy = np.array([head in truth.decoys for head in heads])
     layers, numbers = np.array(heads).T
     k = int(is_reader.sum())
-    every = np.concatenate([whole[None], resampled])[:, layers, numbers]
+    every = scores[:, layers, numbers]
     undefined = np.isnan(every).all(1)
-    every = np.nan_to_num(every, nan=-np.inf)  # a head without a score comes last
+    every = np.where(np.isnan(every), -np.inf, every)  # a head without a score comes last
     measures = {
         "auroc": share_in_order(every[:, is_reader], every[:, ~is_reader]),
         "precision": share_in_first(every, is_reader, k),

@@ -107,8 +107,10 @@ def patched_z(
     model: HookedAudioTransformer, pairs: Pairs, direction: str, positions: str
 ) -> ByPair:
     """How far patching a head's z moves the metric: `analysis.patching.sweep`."""
-    options = {"site": "z", "heads": "each", "positions": positions, "direction": direction}
-    return _effects(model, pairs, partial(sweep, verbose=False, **options))
+    patched = partial(
+        sweep, site="z", heads="each", positions=positions, direction=direction, verbose=False
+    )
+    return _effects(model, pairs, patched)
 
 
 def attribution(model: HookedAudioTransformer, pairs: Pairs, steps: int = 1) -> ByPair:
