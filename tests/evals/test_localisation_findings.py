@@ -87,6 +87,7 @@ def test_the_page_says_what_was_planted_and_what_emerged_and_how_either_is_known
     assert "validates the tool, and is no evidence for the paper" in said
     assert "emergent: readers L1H1; backups L2H0. Known by knock-out on 60 items. They" in said
     assert "is evidence about small models only" in said
+    assert said.count("are no independent check") == 1  # of the one known by knock-out
     assert "lens-audio &lt;x&gt;" in page
 
 

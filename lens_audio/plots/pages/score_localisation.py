@@ -72,7 +72,8 @@ def truth_said(truth: Truth) -> str:
     else:
         follows = (
             "They emerged in training: what leads here, or does not, is evidence about small models "
-            "only."
+            "only. Where readers are known by knock-out, the scores of knock-out and of only this "
+            "head are no independent check."
         )
     heads = {"readers": truth.readers, "backups": truth.backups, "decoys": truth.decoys}
     named = [
