@@ -175,16 +175,19 @@ def auroc(
     drawn = []
     for _ in range(n_resamples):
         some = (rng.choice(positive, len(positive)), rng.choice(negative, len(negative)))
-        drawn.append(_share_in_order(*some))
+        drawn.append(float(share_in_order(*some)))
     low, high = np.quantile(drawn, BOUNDS)
-    return Interval(_share_in_order(positive, negative), float(low), float(high))
+    value = float(share_in_order(positive, negative))
+    return Interval(value, float(low), float(high))
 
 
-def _share_in_order(positive: np.ndarray, negative: np.ndarray) -> float:
-    """The Mann-Whitney statistic over the number of pairs."""
-    n, m = len(positive), len(negative)
-    ranks = rankdata(np.concatenate([positive, negative]))[:n]
-    return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
+def share_in_order(
+    positive: Float[np.ndarray, "*sets positive"], negative: Float[np.ndarray, "*sets negative"]
+) -> Float[np.ndarray, "*sets"] | np.float64:
+    """The AUROC alone: the Mann-Whitney statistic over the number of pairs."""
+    n, m = positive.shape[-1], negative.shape[-1]
+    ranks = rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)[..., :n]
+    return (ranks.sum(-1) - n * (n + 1) / 2) / (n * m)
 
 
 def correlation_test(
@@ -233,6 +236,14 @@ def correlation_test(
         ((1 + at_least) / (1 + n_permutations)).double().masked_fill(r.isnan(), torch.nan)
     )
     return r, p, corrected
+
+
+def pearson(
+    x: Float[Tensor, "item column"], y: Shaped[Tensor, " item"]
+) -> Float[Tensor, " column"]:
+    """Pearson's r of every column with y; NaN for a column that never changes, or such a y."""
+    together = [torch.arange(len(y))]
+    return _standardised(y.double()[:, None], together)[:, 0] @ _standardised(x.double(), together)
 
 
 def _standardised(

@@ -60,6 +60,7 @@ LIGHT = {
     "steer --save none/s.safetensors": "there is no folder none",
     "steer --save a.csv --table a.csv": "are both a.csv",
     "steer --model folder": "folder has no config.json",
+    "score-localisation --table t.txt": "must end in .csv or .json",
     "mmau": "give MMAU's JSON file",
     "mmau nofile.json": "there is no file nofile.json",
     "mmau folder": "there is no parquet file at folder",
@@ -211,6 +212,8 @@ def test_it_is_told_before_the_model_is_loaded(
         "mmau --adaptive other",
         "steer --adaptive other",
         "steer --specialists-from nowhere",
+        "score-localisation --checkpoint listen",
+        "score-localisation --pairs 7",
     ],
 )
 def test_values_that_an_option_cannot_have_are_wrong_usage(line: str) -> None:

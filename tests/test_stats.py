@@ -61,3 +61,21 @@ def test_what_only_differs_between_groups_does_not_correlate_within_them() -> No
     centred = [v - torch.stack([v[groups == g].mean() for g in (0, 1)])[groups]
                for v in (x[:, 1], y.double())]  # fmt: skip
     assert torch.isclose(r[1], torch.corrcoef(torch.stack(centred))[0, 1])
+
+
+def test_shares_in_order_of_several_sets_are_those_of_each():
+    rng = np.random.default_rng(0)
+    positive, negative = rng.integers(4, size=(5, 3)), rng.integers(4, size=(5, 6))
+    found = stats.share_in_order(positive.astype(float), negative.astype(float))
+    pairs = [(np.subtract.outer(p, n)) for p, n in zip(positive, negative, strict=True)]
+    assert found == pytest.approx([np.mean((d > 0) + (d == 0) / 2) for d in pairs])
+
+
+def test_pearson_is_numpys_and_undefined_for_what_never_changes():
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    x[:, 2] = 0.1
+    y = x[:, 0] > 0.2
+    expected = [np.corrcoef(column, y)[0, 1] for column in x.T[:2].numpy()]
+    assert stats.pearson(x, y)[:2].numpy() == pytest.approx(expected)
+    assert stats.pearson(x, y)[2].isnan()
+    assert stats.pearson(x, torch.ones(20)).isnan().all()

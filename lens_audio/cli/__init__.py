@@ -44,7 +44,7 @@ def clear_errors(debug: bool) -> Iterator[None]:
 
 def register(command: type[Command]) -> None:
     """Make a command of the class: its fields are the options, its docstring is the help."""
-    name = command.__name__.lower()
+    name = command.command_name()
 
     @app.command(name)
     @functools.wraps(command, updated=())
@@ -52,7 +52,7 @@ def register(command: type[Command]) -> None:
         request = command(**options)
         with clear_errors(options["debug"]):
             request.check()
-            status = import_module(f"lens_audio.cli.{name}").run(request)
+            status = import_module(f"lens_audio.cli.{name.replace('-', '_')}").run(request)
         raise typer.Exit(status or 0)
 
 

@@ -1,6 +1,7 @@
 """What commands have in common: options of several, each written once, and how a command is shown."""
 
 import math
+import re
 import shlex
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -123,6 +124,11 @@ NOT_SHOWN = ("device", "out", "table", "save", "workers", "debug")
 class Command:
     """What a command is asked."""
 
+    @classmethod
+    def command_name(cls) -> str:
+        """As it is typed: the class's name with hyphens between its words."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
     def check(self) -> None:
         """Refuse what cannot be.
 
@@ -133,7 +139,7 @@ class Command:
 
     def shown(self, with_defaults: bool = False) -> str:
         """The command that does this again, with names of files and folders but no paths."""
-        words = ["lens-audio", type(self).__name__.lower()]
+        words = ["lens-audio", self.command_name()]
         hints = get_type_hints(type(self), include_extras=True)
         for field in fields(self):
             value: Any = getattr(self, field.name)

@@ -7,7 +7,7 @@ from lens_audio.lazy_imports import on_first_use
 if TYPE_CHECKING:
     from lens_audio.data.items import AudioQAItem
     from lens_audio.data.wording import wording
-    from lens_audio.evals import mmau
+    from lens_audio.evals import localisation, mmau
     from lens_audio.evals.items import AudioQADataset
     from lens_audio.evals.protocol import Settings
     from lens_audio.evals.report import Results
@@ -29,8 +29,9 @@ __all__ = [
     "Results",
     "Settings",
     "evaluate",
+    "localisation",
     "mmau",
     "wording",
 ]
 
-__getattr__, __dir__ = on_first_use(__name__, _HOMES, ["mmau"])
+__getattr__, __dir__ = on_first_use(__name__, _HOMES, ["localisation", "mmau"])

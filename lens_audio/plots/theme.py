@@ -47,6 +47,13 @@ def share(value: float, low: float, high: float, over: str = ITEMS) -> str:
     return f"{value:.1%} [{low:.1%}, {high:.1%}]{said_over(over)}"
 
 
+def number(value: float, low: float, high: float) -> str:
+    """A number with its interval, if it has one: 0.71 [0.53, 0.85]; "undefined" for NaN."""
+    if value != value:
+        return "undefined"
+    return f"{value:.2f}" if low != low else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def points(change: float, low: float, high: float, over: str = ITEMS) -> str:
     """A difference of shares in percentage points, with its interval: +8.0 [+5.1, +10.9].
 

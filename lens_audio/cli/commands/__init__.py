@@ -8,8 +8,17 @@ from lens_audio.cli.commands.heads import Heads
 from lens_audio.cli.commands.listen import Listen
 from lens_audio.cli.commands.mmau import Mmau
 from lens_audio.cli.commands.patch import Patch
+from lens_audio.cli.commands.score_localisation import ScoreLocalisation
 from lens_audio.cli.commands.steer import Steer
 from lens_audio.cli.commands.verify import Verify
 from lens_audio.cli.options import Command
 
-COMMANDS: tuple[type[Command], ...] = (Listen, Patch, Heads, Steer, Mmau, Verify)
+COMMANDS: tuple[type[Command], ...] = (
+    Listen,
+    Patch,
+    Heads,
+    Steer,
+    ScoreLocalisation,
+    Mmau,
+    Verify,
+)
