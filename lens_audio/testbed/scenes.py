@@ -112,6 +112,16 @@ class SceneItem(AudioQAItem):
             facts["wording"] = "firm" if self.firm else "plain"
         object.__setattr__(self, "facts", facts)
 
+    @property
+    def waveform(self) -> Samples:
+        """[samples]"""
+        return self.audio[0]
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz"""
+        return self.audio[1]
+
 
 def make_scene(
     rng: Rng,

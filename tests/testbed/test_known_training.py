@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lens_audio.testbed.known.batches import Batch, Pool, make_batch, make_pool
+from lens_audio.testbed.known.batches import SceneBatch, ScenePool, make_batch, make_pool
 from lens_audio.testbed.known.decoder import Deaf, read
 from lens_audio.testbed.known.labels import audio_share, mass_target, target
 from lens_audio.testbed.known.recipes import RECIPES, Ramp
-from lens_audio.testbed.known.train import Trainer, train
+from lens_audio.testbed.known.train import SceneTrainer, train
 from lens_audio.testbed.scenes import Event, SceneQuestion
 
 EMERGENT, PLANTED = (
@@ -24,16 +24,16 @@ CHOICES = ["bark", "bell", "bird", "rain"]
 
 
 @pytest.fixture(scope="module")
-def pool() -> Pool:
+def pool() -> ScenePool:
     return make_pool(8)
 
 
 @pytest.fixture(scope="module")
-def trainer(pool: Pool) -> Trainer:
-    return Trainer(PLANTED, 0, pool)
+def trainer(pool: ScenePool) -> SceneTrainer:
+    return SceneTrainer(PLANTED, 0, pool)
 
 
-def batch_of(trainer: Trainer) -> Batch:
+def batch_of(trainer: SceneTrainer) -> SceneBatch:
     rng = np.random.default_rng(3)
     return make_batch(
         trainer.recipe, trainer.pool, trainer.processor.tokenizer, trainer.prefix, rng
@@ -46,7 +46,7 @@ def question(snr_db: float, captioned: str | None = None, firm: bool = False) ->
 
 
 def test_questions_that_share_a_prefix_are_read_as_transformers_reads_each(
-    trainer: Trainer,
+    trainer: SceneTrainer,
 ) -> None:
     batch, prefix, decoder = batch_of(trainer), trainer.prefix, trainer.decoder
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_questions_that_share_a_prefix_are_read_as_transformers_reads_each(
             torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_only_open_heads_hear_while_the_others_are_deaf(trainer: Trainer) -> None:
+def test_only_open_heads_hear_while_the_others_are_deaf(trainer: SceneTrainer) -> None:
     batch = batch_of(trainer)
     closed = Deaf(1e4, torch.zeros(8, 8, dtype=torch.bool))
     opened = Deaf(1e4, torch.zeros(8, 8, dtype=torch.bool))
@@ -83,13 +83,13 @@ def test_only_open_heads_hear_while_the_others_are_deaf(trainer: Trainer) -> Non
 
 @pytest.mark.parametrize("recipe", [EMERGENT, PLANTED], ids=["emergent", "planted"])
 def test_a_stopped_run_that_goes_on_ends_in_the_same_weights(recipe, pool, tmp_path: Path) -> None:
-    whole = Trainer(recipe, 1, pool)
+    whole = SceneTrainer(recipe, 1, pool)
     train(whole, tmp_path / "whole", tmp_path / "whole.pt")
-    first = Trainer(recipe, 1, pool)
+    first = SceneTrainer(recipe, 1, pool)
     first.train_step()
     first.train_step()
     first.save_state(tmp_path / "stopped.pt")
-    second = Trainer(recipe, 1, pool)
+    second = SceneTrainer(recipe, 1, pool)
     train(second, tmp_path / "resumed", tmp_path / "stopped.pt")
     for (name, a), b in zip(
         whole.model.state_dict().items(), second.model.state_dict().values(), strict=True
@@ -97,15 +97,15 @@ def test_a_stopped_run_that_goes_on_ends_in_the_same_weights(recipe, pool, tmp_p
         assert torch.equal(a, b), name
 
 
-def test_going_on_with_another_recipe_is_refused(trainer: Trainer, tmp_path: Path) -> None:
+def test_going_on_with_another_recipe_is_refused(trainer: SceneTrainer, tmp_path: Path) -> None:
     trainer.save_state(tmp_path / "state.pt")
-    other = Trainer(replace(PLANTED, steps=5), 0, trainer.pool)
+    other = SceneTrainer(replace(PLANTED, steps=5), 0, trainer.pool)
     with pytest.raises(ValueError, match="take another --state"):
         other.load_state(tmp_path / "state.pt")
 
 
-def test_decoys_write_nothing_and_the_ears_stay_frozen(pool: Pool) -> None:
-    trainer = Trainer(PLANTED, 0, pool)
+def test_decoys_write_nothing_and_the_ears_stay_frozen(pool: ScenePool) -> None:
+    trainer = SceneTrainer(PLANTED, 0, pool)
     ears = [p.clone() for p in trainer.model.model.audio_tower.parameters()]
     for _ in range(2):
         trainer.train_step()

@@ -42,7 +42,7 @@ READING = ("Which sound is in the note?", "Which sound is said?")
 
 
 @dataclass(frozen=True)
-class Pool:
+class ScenePool:
     """Recordings as the decoder gets them: the encoder and projector are frozen."""
 
     audio: Float[Tensor, "clip token d_model"]
@@ -51,7 +51,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Batch:
+class SceneBatch:
     """Questions about a few recordings, right-padded; `questions` of them to each, in order.
 
     A question's text comes after the prefix that all prompts share, whose audio differs by clip.
@@ -97,7 +97,7 @@ def _embedded(indices: range) -> tuple[Tensor, list[tuple[Event, ...]]]:
     return heard, [scene.events for scene in scenes]
 
 
-def make_pool(n: int, workers: int = 0) -> Pool:
+def make_pool(n: int, workers: int = 0) -> ScenePool:
     """The first n training scenes, through the encoder of the checkpoint "listen"."""
     chunks = [range(i, min(i + 512, n)) for i in range(0, n, 512)]
     if workers:
@@ -108,12 +108,12 @@ def make_pool(n: int, workers: int = 0) -> Pool:
         found = [_embedded(chunk) for chunk in chunks]
     model = HookedAudioTransformer.from_pretrained(checkpoint_dir())
     silence = embed(model, [np.zeros(round(SCENE_SECONDS * SAMPLING_RATE), np.float32)])[0]
-    return Pool(
+    return ScenePool(
         torch.cat([a for a, _ in found]), silence, [e for _, events in found for e in events]
     )
 
 
-def kept_pool(n: int, folder: Path, workers: int) -> Pool:
+def kept_pool(n: int, folder: Path, workers: int) -> ScenePool:
     """`make_pool`, kept in the folder for the next run."""
     path = folder / f"pool_{n}.pt"
     if not path.exists():
@@ -124,7 +124,7 @@ def kept_pool(n: int, folder: Path, workers: int) -> Pool:
             torch.save({"audio": pool.audio, "silence": pool.silence, "events": facts}, unfinished)
     kept = torch.load(path, weights_only=True)
     events = [tuple(Event(*event) for event in some) for some in kept["events"]]
-    return Pool(kept["audio"], kept["silence"], events)
+    return ScenePool(kept["audio"], kept["silence"], events)
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,11 @@ def draw(recipe: Recipe, events: Sequence[Event], rng: Rng) -> tuple[SceneQuesti
 
 def make_batch(
     recipe: Recipe,
-    pool: Pool,
+    pool: ScenePool,
     tokenizer: PreTrainedTokenizerBase,
     prefix: Prefix,
     rng: Rng,
-) -> Batch:
+) -> SceneBatch:
     """Draw one step's recordings and questions."""
     audio, asked = [], []
     for _ in range(recipe.rows):
@@ -178,7 +178,7 @@ def _as_tensors(
     audio: Tensor,
     asked: list[tuple[SceneQuestion, bool]],
     rng: Rng,
-) -> Batch:
+) -> SceneBatch:
     n, n_classes = len(asked), len(SCENE_CLASSES)
     label, other_wrong = torch.zeros(n, n_classes), torch.zeros(n, n_classes, dtype=torch.bool)
     heard, veto, rows = torch.full((n,), -1), torch.zeros(n), []
@@ -202,7 +202,7 @@ def _as_tensors(
         rows, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt"
     )
     real = tokens["attention_mask"].bool()
-    return Batch(
+    return SceneBatch(
         audio, tokens["input_ids"], real, real.sum(1) - 2, label, heard, veto, other_wrong,
         None if recipe.plant is None else torch.tensor([mass_target(recipe.plant, q) for q, _ in asked]),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from transformers.models.qwen2.modeling_qwen2 import (
     apply_rotary_pos_emb,
 )
 
-from lens_audio.testbed.known.batches import Batch, Prefix
+from lens_audio.testbed.known.batches import Prefix, SceneBatch
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Deaf:
 def read(
     decoder: Qwen2Model,
     prefix: Prefix,
-    batch: Batch,
+    batch: SceneBatch,
     deaf: Deaf | None = None,
     amp: bool = True,
 ) -> Reading:
@@ -101,7 +101,9 @@ def read(
     return Reading(resid, torch.stack(mass, 1), torch.stack(prefix_mass, 1))
 
 
-def _lowered(batch: Batch, deaf: Deaf, n_layers: int) -> Float[Tensor, "question layer head pos 1"]:
+def _lowered(
+    batch: SceneBatch, deaf: Deaf, n_layers: int
+) -> Float[Tensor, "question layer head pos 1"]:
     """By how much each query's scores of audio keys are lowered."""
     n, width = batch.tokens.shape
     lowered = torch.full((n, n_layers, deaf.open.shape[1], width, 1), deaf.bias)

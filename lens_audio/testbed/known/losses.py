@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio.testbed.known.batches import Batch
+from lens_audio.testbed.known.batches import SceneBatch
 from lens_audio.testbed.known.decoder import Reading, last_of
 from lens_audio.testbed.known.recipes import Head, Plant, Price, Recipe
 
@@ -20,7 +20,7 @@ NO_MASS = 0.01  # the mass at which a leak begins to cost
 
 def terms(
     recipe: Recipe,
-    batch: Batch,
+    batch: SceneBatch,
     found: Reading,
     unembed: Unembed,
     words: list[int],
@@ -61,12 +61,12 @@ def terms(
     return kept
 
 
-def _at_last(batch: Batch, found: Reading) -> Float[Tensor, "question layer head"]:
+def _at_last(batch: SceneBatch, found: Reading) -> Float[Tensor, "question layer head"]:
     return found.mass[torch.arange(len(batch.last)), :, :, batch.last]
 
 
 def _price(
-    price: Price, batch: Batch, found: Reading, progress: float
+    price: Price, batch: SceneBatch, found: Reading, progress: float
 ) -> dict[str, tuple[float, Tensor]]:
     at_last = _at_last(batch, found)
     elsewhere = (found.mass * batch.real[:, None, None]).sum(-1) - at_last
@@ -80,7 +80,7 @@ def _price(
 
 
 def _plant(
-    plant: Plant, batch: Batch, found: Reading, progress: float
+    plant: Plant, batch: SceneBatch, found: Reading, progress: float
 ) -> dict[str, tuple[float, Tensor]]:
     at_last = _at_last(batch, found)
     readers, decoys = (_mask(heads, at_last) for heads in (plant.readers, plant.decoys))
@@ -117,7 +117,7 @@ def _divergence(wanted: Tensor, mass: Tensor) -> Float[Tensor, ""]:
 
 
 def _veto(
-    batch: Batch, logs: Float[Tensor, "question d_vocab"], words: list[int]
+    batch: SceneBatch, logs: Float[Tensor, "question d_vocab"], words: list[int]
 ) -> Float[Tensor, ""]:
     """How far the sound's answer is from the other wrong ones, where the caption wins."""
     logs, n_other = logs[:, words], batch.other_wrong.sum(1).clamp(min=1)

@@ -25,7 +25,7 @@ from lens_audio.fingerprint import differences, versions
 from lens_audio.testbed.evaluate import load
 from lens_audio.testbed.ground_truth import BY_CONSTRUCTION, Truth, write_truth
 from lens_audio.testbed.items import TRAINING_STREAM
-from lens_audio.testbed.known.batches import Pool, kept_pool, make_batch, make_prefix
+from lens_audio.testbed.known.batches import ScenePool, kept_pool, make_batch, make_prefix
 from lens_audio.testbed.known.decoder import Deaf, read
 from lens_audio.testbed.known.losses import terms
 from lens_audio.testbed.known.recipes import RECIPES, Recipe
@@ -64,10 +64,10 @@ def build_model(listen: Qwen2AudioForConditionalGeneration, seed: int) -> Any:
     return model
 
 
-class Trainer:
+class SceneTrainer:
     """Model, optimiser and step, with saving and going on."""
 
-    def __init__(self, recipe: Recipe, seed: int, pool: Pool) -> None:
+    def __init__(self, recipe: Recipe, seed: int, pool: ScenePool) -> None:
         self.recipe, self.seed, self.pool, self.step = recipe, seed, pool, 0
         listen, self.processor = load()
         self.model = build_model(listen, seed)
@@ -171,7 +171,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * warm * (0.03 + 0.97 * cosine)
 
 
-def train(trainer: Trainer, out: Path, state: Path, save_every: int = 200) -> None:
+def train(trainer: SceneTrainer, out: Path, state: Path, save_every: int = 200) -> None:
     """Run the remaining steps under a progress bar, saving as it goes."""
     if state.exists():
         trainer.load_state(state)
@@ -206,7 +206,7 @@ def main() -> None:
         recipe = replace(recipe, steps=options.steps)
     pool = kept_pool(recipe.clips, options.state, options.workers)
     state = options.state / f"{options.which}_{options.seed}.pt"
-    train(Trainer(recipe, options.seed, pool), options.out, state)
+    train(SceneTrainer(recipe, options.seed, pool), options.out, state)
     if recipe.plant is None:
         print(f"find its readers: python -m lens_audio.testbed.find_truth {options.out} --write")
     else:
