@@ -76,10 +76,11 @@ def test_calibration_tries_all_settings_and_marks_its_choice(calibration, items)
 
 
 def test_report_has_every_control_in_every_condition(tested, calibration) -> None:
-    methods = ["unsteered", "audio-silence", "fixed direction", "random heads"]
+    methods = ["unsteered", "audio-silence", "fixed direction", "contrastive decoding",
+               *tested.betas.keys() & {"other layers, after"}, "random heads"]  # fmt: skip
     for condition in ("captionless", "conflict"):
         rows = tested.table[tested.table["condition"] == condition]
-        assert list(rows["method"]) == methods
+        assert set(methods) | set(calibration.other_heads) == set(rows["method"])
         assert tested.row(condition, "unsteered")["change"] == 0
         assert tested.row(condition)["lead"] == 0
         assert (rows["accuracy_low"] <= rows["accuracy"]).all()
