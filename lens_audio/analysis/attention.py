@@ -122,6 +122,25 @@ def top_heads(mass: Float[Tensor, "layer head"], k: int) -> list[tuple[int, int]
     return [divmod(i, n_heads) for i in best]
 
 
+def heads_above(
+    mass: Float[Tensor, "item layer head"], floor: float | int
+) -> Bool[Tensor, "layer head"]:
+    """Which heads have a mean audio mass over the items of at least this; of 0, all of them.
+
+    Raises:
+        ValueError: for a floor outside [0, 1), or above every head.
+    """
+    if not 0 <= floor < 1:
+        raise ValueError(f"the floor of mean audio mass must lie between 0 and 1, not {floor}")
+    mean = mass.mean(0)
+    if not bool((mean >= floor).any()):
+        raise ValueError(
+            f"no head has a mean audio mass of {floor:g} or more over these items (the greatest is "
+            f"{float(mean.max()):.3g}); give a lower floor"
+        )
+    return mean >= floor
+
+
 def peak_time(
     attention: Float[Tensor, "*axes audio_token"], times: Float[Tensor, "audio_token 2"]
 ) -> Float[Tensor, "*axes"]:

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio import files
-from lens_audio.analysis.attention import audio_attention, audio_mass
+from lens_audio.analysis.attention import audio_attention, audio_mass, heads_above
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.answers import chosen_answers
 from lens_audio.data.batches import batches
@@ -207,6 +207,7 @@ class Specialists:
     calibration_accuracy: float
     seed: int
     stratified: bool = False  # whether all correlations are within conditions
+    floor: float | int = 0.0  # of mean mass; heads below it have no correlation
     test_conditions: list[str] = field(default_factory=list)  # of each test item
     within: dict[str, Within] = field(default_factory=dict)  # by condition
 
@@ -267,6 +268,7 @@ class Specialists:
             "heads": self.heads,
             "undefined": self.undefined,
             "stratified": self.stratified,
+            "floor": self.floor,
             "significant": self.calibration.significant(),
             "conditions": {
                 name: {
@@ -295,6 +297,7 @@ def find_specialists(
     seed: int = 0,
     n_permutations: int = 2000,
     stratified: bool = False,
+    floor: float | int = 0.0,
     match: Match | None = None,
     batch_size: int = 16,
     verbose: bool = True,
@@ -307,6 +310,9 @@ def find_specialists(
         seed: of the split and the permutations.
         stratified: correlate within conditions, so that a head that only tells one condition from
             another is no specialist. By default over all items together, as in the paper.
+        floor: only heads of this mean mass or more over the calibration items are ranked, and fewer
+            than k found if there are fewer. 0 ranks all, as in the paper: heads of hardly any mass,
+            which may correlate but cannot read much, are then among them.
         match: as in `measure`.
 
     Raises:
@@ -329,6 +335,7 @@ def find_specialists(
         seed=seed,
         n_permutations=n_permutations,
         stratified=stratified,
+        floor=floor,
     )
 
 
@@ -341,22 +348,30 @@ def specialists_of(
     seed: int = 0,
     n_permutations: int = 2000,
     stratified: bool = False,
+    floor: float | int = 0.0,
 ) -> Specialists:
     """`find_specialists` where both splits are measured already."""
     here, there = ([item.condition for item in part] for part in items)
-    found = correlate(*calibration, n_permutations, seed, here if stratified else None)
+    too_low = ~heads_above(calibration.mass, floor)
+    ranked, asked = (  # a mass that never changes has no correlation
+        MassAndCorrectness(part.mass.masked_fill(too_low, 0.0), part.correct)
+        for part in (calibration, test)
+    )
+    found = correlate(*ranked, n_permutations, seed, here if stratified else None)
+    if floor > 0:
+        k = min(k, int((~found.r.isnan()).sum()))
     heads = [] if found.undefined else best_heads(found.r, k)
     nan = torch.full((len(test.correct),), torch.nan)
     scores = listening_score(test.mass, heads) if heads else nan
     within = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # these reasons are in the result
-        held_out = correlate(*test, n_permutations, seed + 1, there if stratified else None)
+        held_out = correlate(*asked, n_permutations, seed + 1, there if stratified else None)
         for name in dict.fromkeys(here):
             mine, theirs = (torch.tensor([c == name for c in part]) for part in (here, there))
             if int(mine.sum()) < MIN_ITEMS:
                 continue
-            mass, right = calibration.mass[mine], calibration.correct[mine]
+            mass, right = ranked.mass[mine], ranked.correct[mine]
             within[name] = Within(
                 len(right),
                 float(right.double().mean()),
@@ -375,6 +390,7 @@ def specialists_of(
         calibration_accuracy=float(calibration.correct.double().mean()),
         seed=seed,
         stratified=stratified,
+        floor=floor,
         test_conditions=there,
         within=within,
     )

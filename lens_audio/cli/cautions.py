@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lens_audio import testbed
 from lens_audio.analysis import choice_probs
+from lens_audio.cli.checks import checkpoint_path
 from lens_audio.plots.choices import shown_mass
 
 ENOUGH_MASS = 0.1
@@ -22,7 +23,7 @@ def probs_and_mass(log_probs: Float[Tensor, "1 choice"]) -> tuple[list[float], f
 
 def of_model(model: str | None, has_own_recording: bool) -> list[str]:
     """That the embedded checkpoint has never heard a recording like yours."""
-    path = testbed.checkpoint_dir() if model is None else Path(model).expanduser()
+    path = Path(checkpoint_path(model)).expanduser()
     if not has_own_recording or path.resolve() != testbed.checkpoint_dir().resolve():
         return []
     return [

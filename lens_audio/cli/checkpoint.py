@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lens_audio import AudioPrompt, HookedAudioTransformer, testbed
+from lens_audio import AudioPrompt, HookedAudioTransformer
 from lens_audio.checkpoints.families import family_of
 from lens_audio.checkpoints.pretrained import read_config, read_config_json, resolve_device
-from lens_audio.cli.checks import checkpoint_files
+from lens_audio.cli.checks import checkpoint_files, checkpoint_path
 from lens_audio.cli.recording import heard_seconds
 from lens_audio.config import AudioModelConfig
 from lens_audio.data.items import AudioQAItem
@@ -137,6 +137,4 @@ def question_of(question: str | None, choices: Sequence[str] | None) -> str:
 
 def load(model: str | None, device: str | None, **options: Any) -> HookedAudioTransformer:
     """The checkpoint asked for, or the embedded one."""
-    return HookedAudioTransformer.from_pretrained(
-        testbed.checkpoint_dir() if model is None else model, device=device, **options
-    )
+    return HookedAudioTransformer.from_pretrained(checkpoint_path(model), device=device, **options)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from lens_audio.files import check_writable
 from lens_audio.hub import SMALL_FILES, checkpoint_folder
-from lens_audio.testbed import checkpoint_dir
+from lens_audio.testbed import CHECKPOINTS, checkpoint_dir
 
 EMBEDDED = "the embedded checkpoint"
 Number = TypeVar("Number", int, float)
@@ -127,14 +127,26 @@ def check_named(choices: Sequence[str] | None, answer: str | None, instead: str 
         )
 
 
+def is_embedded(model: str | None) -> bool:
+    """Whether it is the name of an embedded checkpoint, and not of something that is there."""
+    return model in CHECKPOINTS and not Path(model).exists()
+
+
+def checkpoint_path(model: str | None) -> str | Path:
+    """What `--model` names: an embedded checkpoint, a folder or a hub id; by default "listen"."""
+    if model is None:
+        return checkpoint_dir()
+    return checkpoint_dir(model) if is_embedded(model) else model
+
+
 def checkpoint_files(model: str | None) -> Path:
     """The folder of a checkpoint; of a hub id its small files alone are fetched.
 
     Raises:
-        FileNotFoundError: for neither, or a folder without a config.json.
+        FileNotFoundError: for none of these, or a folder without a config.json.
         ValueError: for a config.json that is damaged.
     """
-    folder = checkpoint_folder(checkpoint_dir() if model is None else model, SMALL_FILES)
+    folder = checkpoint_folder(checkpoint_path(model), SMALL_FILES)
     config = folder / "config.json"
     if (folder / "adapter_config.json").is_file() and not config.is_file():
         return folder  # `read_config_json` says what to do with an adapter

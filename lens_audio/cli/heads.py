@@ -1,5 +1,7 @@
 """`lens-audio heads`: which heads listen, and whose listening predicts right answers."""
 
+from collections.abc import Callable, Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -41,16 +43,19 @@ def run(request: Heads) -> None:
     Console().print(files, soft_wrap=True)
 
 
-def held_out(n: int, seed: int) -> list[AudioQAItem]:
+def held_out(
+    n: int, seed: int, make: Callable[..., Sequence[AudioQAItem]] = testbed.make_items
+) -> list[AudioQAItem]:
     """n items of the testbed without, with a true, and with a false caption: other recordings each.
 
     The seeds differ, so that no recording is on both sides of a split.
+
+    Args:
+        make: `make_items`, or `make_scene_items`.
     """
     seeds = {caption: 10 * seed + number for number, caption in enumerate(CAPTIONS)}
     return [
-        item
-        for caption, own in seeds.items()
-        for item in testbed.make_items(n, own, caption=caption)
+        item for caption, own in seeds.items() for item in make(n, own, caption=caption)
     ]
 
 

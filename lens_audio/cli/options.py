@@ -99,7 +99,10 @@ Start = Annotated[
 End = Annotated[float | None, typer.Option(callback=above_zero, help="Where it ends, in seconds.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="A checkpoint folder or a hub id. Default: the embedded checkpoint."),
+    typer.Option(
+        help="A checkpoint folder, a hub id, or an embedded checkpoint: listen (the default), "
+        "emergent, planted, graded."
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, … Default: the GPU if there is one.")

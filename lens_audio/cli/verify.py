@@ -6,8 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lens_audio import testbed
-from lens_audio.cli.checks import shown_name
+from lens_audio.cli.checks import checkpoint_path, shown_name
 from lens_audio.cli.commands.verify import Verify
 from lens_audio.files import check_writable, write_text
 from lens_audio.plots.report import said_versions
@@ -32,10 +31,10 @@ def run(request: Verify) -> int:
     progress, console = Console(stderr=True), Console(highlight=False)
     with progress.status("verifying") as status:
         found = verify(
-            testbed.checkpoint_dir() if request.model is None else request.model,
+            checkpoint_path(request.model),
             request.device,
             request.dtype,
-            against=request.against,
+            against=None if request.against is None else checkpoint_path(request.against),
             n_tokens=request.tokens,
             quick=request.quick,
             say=lambda text: status.update(escape(text)),

@@ -1,10 +1,12 @@
 """Accuracy against steering strength."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lens_audio.plots.theme import COLOURS, GRID, styled, text
+from lens_audio.plots.theme import BLUE, COLOURS, GRID, INK, styled, text
 from lens_audio.stats import ITEMS, said_over
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "solid")
@@ -95,3 +97,54 @@ def _line(rows: pd.DataFrame, number: int, in_legend: bool) -> list[go.Scatter]:
         showlegend=in_legend,
     )
     return [band, line] if len(known) else [line]
+
+
+def layer_curve(table: pd.DataFrame, chosen: Sequence[int] = ()) -> go.Figure:
+    """Accuracy by steering with the direction of one layer alone: a panel for each condition, a line
+    for each beta, the stronger the darker; without steering a dotted line.
+
+    Args:
+        table: columns layer, beta, accuracy (0 to 1) and condition.
+        chosen: layers to shade, such as those of the specialists.
+
+    Raises:
+        ValueError: for a missing column, or no rows.
+    """
+    missing = [name for name in ("layer", "beta", "accuracy", "condition") if name not in table]
+    if missing:
+        raise ValueError(f"the table has no column {', '.join(missing)}")
+    if not len(table):
+        raise ValueError("the table has no rows")
+    conditions, betas = list(table["condition"].unique()), sorted(table["beta"].unique())
+    figure = make_subplots(
+        cols=len(conditions),
+        shared_yaxes=True,
+        subplot_titles=[text(name) for name in conditions],
+        horizontal_spacing=0.03,
+    )
+    red, green, blue = (int(BLUE[i : i + 2], 16) for i in (1, 3, 5))
+    for column, condition in enumerate(conditions, 1):
+        for layer in chosen:
+            figure.add_vrect(layer - 0.4, layer + 0.4, fillcolor=GRID, line_width=0, col=column)
+        for number, beta in enumerate(betas):
+            rows = table[(table["condition"] == condition) & (table["beta"] == beta)]
+            strong = f"rgba({red},{green},{blue},{0.25 + 0.75 * number / max(1, len(betas) - 1):.2f})"
+            line = go.Scatter(
+                x=rows["layer"],
+                y=rows["accuracy"],
+                name=f"β = {beta:g}",
+                mode="lines+markers" if beta else "lines",
+                line={"color": strong, "width": 2} if beta else {"color": INK, "dash": "dot"},
+                marker={"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7},
+                hovertemplate=f"layer %{{x}}, β = {beta:g}<br>accuracy %{{y:.1%}}<extra></extra>",
+                legendgroup=str(beta),
+                showlegend=column == 1,
+            )
+            figure.add_trace(line, row=1, col=column)
+    n_layers = table["layer"].nunique()
+    ticks = {"dtick": 1 if n_layers <= 12 else 4, "range": [-0.6, n_layers - 0.4]}
+    figure.update_xaxes(title_text="layer", title_standoff=8, gridcolor=GRID, **ticks)
+    figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%", dtick=0.2, gridcolor=GRID)
+    figure.update_yaxes(title_text="accuracy", col=1)
+    legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
+    return styled(figure, 380, legend=legend, margin={"l": 70, "r": 20, "t": 40, "b": 90})

@@ -2,17 +2,20 @@
 
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.audio_silence.calibrate import Calibration, calibrate
-from lens_audio.steering.audio_silence.controls import SteeringReport, report
-from lens_audio.steering.knockout import KnockOut, knock_out
+from lens_audio.steering.audio_silence.controls import report
+from lens_audio.steering.audio_silence.steering_report import SteeringReport
+from lens_audio.steering.knockout import Backups, KnockOut, find_backups, knock_out
 from lens_audio.steering.vectors import SteeringVector, mean_difference, pca_of_differences
 
 __all__ = [
     "AudioSilenceSteering",
+    "Backups",
     "Calibration",
     "KnockOut",
     "SteeringReport",
     "SteeringVector",
     "calibrate",
+    "find_backups",
     "knock_out",
     "mean_difference",
     "pca_of_differences",

@@ -12,7 +12,6 @@ from lens_audio.analysis.dataset import chosen_answers, labelled
 from lens_audio.cli import app
 from lens_audio.stats import over_draws, paired_difference, wilson
 from lens_audio.steering import AudioSilenceSteering, calibrate, report
-from lens_audio.steering.audio_silence.calibrate import _choose, choose_setting
 from lens_audio.steering.audio_silence.item_activations import item_activations
 
 HEADS = ((0, 1), (2, 3))
@@ -76,36 +75,12 @@ def test_calibration_tries_all_settings_and_marks_its_choice(calibration, items)
     assert calibration.fixed.direction is not None
 
 
-def test_choice_is_the_best_separation_and_then_the_best_strength_that_costs_little() -> None:
-    rows = [
-        (2, 0.7, 0.0, "a", 0.9, 0.0), (2, 0.7, 0.0, "b", 0.1, 0.0),
-        (4, 0.8, 0.0, "a", 0.9, 0.0), (4, 0.8, 0.0, "b", 0.1, 0.0),
-        (4, 0.8, 2.0, "a", 0.89, -0.01), (4, 0.8, 2.0, "b", 0.5, 0.4),
-        (4, 0.8, 4.0, "a", 0.89, -0.01), (4, 0.8, 4.0, "b", 0.5, 0.4),
-        (4, 0.8, 8.0, "a", 0.80, -0.1), (4, 0.8, 8.0, "b", 0.9, 0.8),
-        (8, 0.8, 0.0, "a", 0.9, 0.0), (8, 0.8, 0.0, "b", 0.1, 0.0),
-    ]  # fmt: skip
-    columns = ["k", "auroc", "beta", "condition", "accuracy", "change"]
-    table = pd.DataFrame(rows, columns=columns)
-    assert _choose(table, 0.02) == (4, 2.0)
-    assert _choose(table, 0.2) == (4, 8.0)
-    assert _choose(table, 0.0) == (4, 0.0)
-
-
-def test_a_strength_of_many_digits_is_chosen_as_it_was_tried() -> None:
-    right, plain = torch.tensor([True, True]), torch.tensor([True, False])
-    correct = {(2, 0.0): plain, (2, 1 / 3): right}
-    everyone = {"all": torch.ones(2, dtype=torch.bool)}
-    table, k, beta = choose_setting(correct, plain, everyone, {2: 0.5}, 0.0)
-    assert (k, beta) == (2, 1 / 3)
-    assert table.loc[table["chosen"], "beta"].tolist() == [1 / 3]
-
-
 def test_report_has_every_control_in_every_condition(tested, calibration) -> None:
-    methods = ["unsteered", "audio-silence", "fixed direction", "random heads"]
+    methods = ["unsteered", "audio-silence", "fixed direction", "contrastive decoding",
+               *tested.betas.keys() & {"other layers, after"}, "random heads"]  # fmt: skip
     for condition in ("captionless", "conflict"):
         rows = tested.table[tested.table["condition"] == condition]
-        assert list(rows["method"]) == methods
+        assert set(methods) | set(calibration.other_heads) == set(rows["method"])
         assert tested.row(condition, "unsteered")["change"] == 0
         assert tested.row(condition)["lead"] == 0
         assert (rows["accuracy_low"] <= rows["accuracy"]).all()

@@ -10,6 +10,7 @@ import typer
 from lens_audio.cli.checks import (
     check_outputs,
     checkpoint_files,
+    is_embedded,
 )
 from lens_audio.cli.options import (
     Adaptive,
@@ -31,6 +32,13 @@ class SpecialistsFrom(StrEnum):
     captionless = "captionless"
     truthful = "truthful"
     conflict = "conflict"
+
+
+class ItemsOf(StrEnum):
+    """The questions: of sixteen sounds, or of scenes whose difficulty is known."""
+
+    testbed = "testbed"
+    scenes = "scenes"
 
 
 QUICK, FULL = (40, 40, 5), (300, 300, 10)  # calibration and test items a caption, draws
@@ -67,6 +75,13 @@ class Steer(Command):
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the calibration items; test items use the next.")
     ] = 3001
+    items: Annotated[
+        ItemsOf | None,
+        typer.Option(
+            help="The questions: testbed (make_items) or scenes (make_scene_items). Default: those "
+            "that the checkpoint was trained on, scenes for emergent, planted and graded."
+        ),
+    ] = None
     adaptive: AdaptiveOption = Adaptive.constant
     specialists_from: Annotated[
         SpecialistsFrom,
@@ -75,9 +90,20 @@ class Steer(Command):
             "answer means that the audio decided and not the caption."
         ),
     ] = SpecialistsFrom.conflict
+    floor: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.99,
+            help="Rank only heads of this mean audio mass or more; 0 ranks all, as in the paper. "
+            "What the other way finds is shown beside it.",
+        ),
+    ] = 0.0
     draws: Annotated[
         int | None,
-        typer.Option(min=2, help="Number of sets of random heads to compare with. Default: 5."),
+        typer.Option(
+            min=2, help="Number of sets of random heads of each kind to compare with. Default: 5."
+        ),
     ] = None
     model: Model = None
     device: Device = None
@@ -92,6 +118,9 @@ class Steer(Command):
     def __post_init__(self) -> None:
         if self.calibrate and self.report:
             raise typer.BadParameter("--report calibrates too; give one of the two")
+        if self.items is None:
+            on_scenes = is_embedded(self.model) and self.model != "listen"
+            self.items = ItemsOf.scenes if on_scenes else ItemsOf.testbed
         self.n_calibration, self.n_test, self.draws = self.sizes
 
     @property

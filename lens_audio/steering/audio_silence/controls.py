@@ -1,10 +1,7 @@
-"""Calibrated steering on other items, with every control beside it."""
+"""What calibrated steering is measured against, on other items."""
 
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from html import escape
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -12,127 +9,27 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_audio import files
-from lens_audio.analysis.listening import (
-    listening_score,
-)
+from lens_audio.analysis.listening import Head, listening_score
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.batches import batches
 from lens_audio.data.items import AudioQAItem, check_items
-from lens_audio.stats import Interval, auroc, over_draws, paired_difference, said_over, wilson
+from lens_audio.stats import Interval, auroc, over_draws, paired_difference, wilson
 from lens_audio.steering.audio_silence.attach import AudioSilenceSteering
-from lens_audio.steering.audio_silence.calibrate import Calibration
+from lens_audio.steering.audio_silence.calibrate import Answers, Calibration, steered
 from lens_audio.steering.audio_silence.item_activations import ItemActivations, item_activations
+from lens_audio.steering.audio_silence.steering_report import (
+    AFTER,
+    BEFORE,
+    CONFLICT,
+    CONTRASTIVE,
+    FIXED,
+    OURS,
+    RANDOM,
+    UNSTEERED,
+    SteeringReport,
+)
+from lens_audio.steering.contrastive import contrastive_choices
 from lens_audio.steering.knockout import random_heads
-from lens_audio.tables import write_table
-
-CONFLICT = "conflict"
-OURS, RANDOM = "audio-silence", "random heads"  # methods
-
-
-@dataclass(frozen=True, eq=False)
-class SteeringReport:
-    """Accuracy of each method in each condition of the test split, and the listening score.
-
-    `table` has one row a condition and method: `accuracy` with its interval (Wilson; for random
-    heads the range of 95 % of the draws), `change` against the unsteered model and `lead`, by how
-    much audio-silence steering is ahead of the method, both paired over items with bootstrap
-    intervals (random draws resampled too). Each has its `…_low`, its `…_high`, and in `…_over` what
-    the interval is over: "items", "draws" or "items and draws". `curves` has the accuracy of
-    each method at every beta of the grid, for figures: nothing was chosen by it.
-    """
-
-    steering: AudioSilenceSteering
-    table: pd.DataFrame
-    curves: pd.DataFrame  # method, condition, beta, accuracy, low, high, over
-    scores: Float[Tensor, " item"]  # listening score of the test items
-    by_audio: Bool[Tensor, " item"]  # answered right, which in conflict means: as the audio says
-    conflict: Bool[Tensor, " item"]  # which items have a caption against the audio
-    auroc_conflict: Interval  # of the score for `by_audio`, among conflict items
-    auroc_of_all: Interval  # the same, of the score by specialists found on all conditions
-    auroc_all: Interval  # of the score for "silence would have changed the answer", all items
-    text_only_changed: int  # text-only prompts whose logits steering changed by even one bit
-    n_text_only: int
-    test_ids: list[str]
-    random_draws: list[list[tuple[int, int]]]
-
-    def __repr__(self) -> str:
-        conditions = ", ".join(
-            f"{condition} {self.row(condition, 'unsteered')['accuracy']:.3f} -> "
-            f"{self.row(condition)['accuracy']:.3f}"
-            for condition in self.table["condition"].unique()
-        )
-        return f"SteeringReport({len(self.test_ids)} items; accuracy unsteered -> steered: {conditions})"
-
-    def _repr_html_(self) -> str:
-        columns = ["condition", "method", "accuracy", "low", "high", "change", "lead"]
-        table = self.table[[name for name in columns if name in self.table]]
-        return f"<p>{escape(repr(self))}</p>" + table.to_html(index=False, float_format="%.3f")
-
-    def row(self, condition: str, method: str = OURS) -> pd.Series:
-        """One row of the table."""
-        table = self.table
-        return table[(table["condition"] == condition) & (table["method"] == method)].iloc[0]
-
-    def interval(self, quantity: str, condition: str, method: str = OURS) -> Interval:
-        """The `accuracy`, `change` or `lead` of a row of the table."""
-        row = self.row(condition, method)
-        low, high = float(row[f"{quantity}_low"]), float(row[f"{quantity}_high"])
-        return Interval(float(row[quantity]), low, high, over=str(row[f"{quantity}_over"]))
-
-    @property
-    def verdict(self) -> str:
-        """What the table bears about which heads are chosen: by the lead over random heads.
-
-        The rule: one gains more where the whole 95 % interval of the paired difference (over items
-        and draws, in conflict) is on its side of 0; otherwise no difference is found, which is not
-        that there is none.
-        """
-        conditions = list(self.table["condition"].unique())
-        condition = CONFLICT if CONFLICT in conditions else conditions[0]
-        lead = self.interval("lead", condition, RANDOM)
-        ours, random = (self.interval("change", condition, m).value for m in (OURS, RANDOM))
-        if self.steering.beta == 0:
-            said = "Calibration chose strength 0, so steering changes nothing"
-        elif lead.high < 0:
-            more = "gain more" if random > 0 else "lose less"
-            said = f"Random heads {more}: choosing heads by correlation does not help here"
-        elif lead.low > 0:
-            more = "gain more" if ours > 0 else "lose less"
-            said = f"The specialists {more} than as many random heads here"
-        else:
-            said = "No difference between the specialists and as many random heads is found here"
-        numbers = "{:+.1f} points against {:+.1f}, difference {:+.1f} [{:+.1f}, {:+.1f}]".format(
-            *(100 * x for x in (ours, random, *lead[:3]))
-        )
-        return f"{said} ({condition}: {numbers}{said_over(lead.over)})."
-
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """The table; `tables.read_table` reads it."""
-        write_table(self.table, path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON holds it; NaN is null."""
-        return {
-            "heads": [list(head) for head in self.steering.heads],
-            "beta": self.steering.beta,
-            "adaptive": self.steering.adaptive,
-            "verdict": self.verdict,
-            "provenance": self.steering.provenance,
-            "table": json.loads(self.table.to_json(orient="records")),
-            "auroc_conflict": self.auroc_conflict.to_dict(),
-            "auroc_of_all": self.auroc_of_all.to_dict(),
-            "auroc_all": self.auroc_all.to_dict(),
-            "text_only": {"changed": self.text_only_changed, "n": self.n_text_only},
-            "random_draws": self.random_draws,
-            "test_ids": self.test_ids,
-            "curves": json.loads(self.curves.to_json(orient="records")),
-        }
-
-    def to_json(self, path: str | os.PathLike[str]) -> None:
-        """`to_dict` in a file."""
-        files.write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
-
 
 @torch.no_grad()
 def report(
@@ -150,7 +47,8 @@ def report(
 
     Args:
         items: items (see `analysis.listening.measure`) of the test split.
-        n_draws: how many sets of random heads, as many heads as there are specialists.
+        n_draws: how many sets of random heads there are of each kind, each with the strength that
+            the rule which chose ours gives it on the calibration items.
         n_text_only: how many questions are asked without their audio, steered and not.
 
     Raises:
@@ -161,50 +59,92 @@ def report(
     if seen:
         raise ValueError(f"{len(seen)} test items were calibrated on, such as {seen[0]!r}")
     steering = calibration.steering
-    draws = random_heads(
-        model.cfg.n_layers, model.cfg.n_heads, len(steering.heads), n_draws, seed, steering.heads
-    )
+    draws = draw_controls(model, calibration, n_draws, seed)
+    methods, betas = _methods(model, calibration, draws)
     found = item_activations(model, items, batch_size=batch_size, verbose=verbose, what="testing")
-    methods = {
-        "unsteered": [steering.with_beta(0)],
-        OURS: [steering],
-        "fixed direction": [calibration.fixed],
-        RANDOM: [replace(steering, heads=tuple(heads)) for heads in draws],
-    }
-    correct = {name: _correct(model, found, some) for name, some in methods.items()}
-    betas = sorted({0.0, steering.beta, *calibration.table["beta"]})
+    correct = {name: _correct(found, some, betas[name]) for name, some in methods.items()}
     scores = listening_score(found.mass, steering.heads).cpu()
+    by_audio = correct[UNSTEERED]
     none = torch.zeros(len(items), dtype=torch.bool)
     conflict = found.conditions.get(CONFLICT, none)
     silence_decides = found.chosen(model) == found.chosen_over_silence(model)
     texts = [replace(item, audio=None) for item in items[:n_text_only]]
+    of_all = listening_score(found.mass, calibration.heads_of_all).cpu()
     return SteeringReport(
         steering=steering,
-        table=_table_of_methods(correct, found.conditions, seed),
-        curves=_curves(model, found, methods, betas),
+        table=_table_of_methods(correct, betas, found.conditions, seed),
+        curves=_curves(found, methods, calibration),
+        layers=_single_layers(model, found, calibration),
         scores=scores,
-        by_audio=correct["unsteered"],
+        by_audio=by_audio,
         conflict=conflict,
-        auroc_conflict=_auroc_conflict(scores, correct["unsteered"], conflict, seed),
-        auroc_of_all=_auroc_conflict(
-            listening_score(found.mass, calibration.heads_of_all).cpu(),
-            correct["unsteered"],
-            conflict,
-            seed,
-        ),
+        auroc_conflict=_auroc_conflict(scores, by_audio, conflict, seed),
+        auroc_of_all=_auroc_conflict(of_all, by_audio, conflict, seed),
         auroc_all=auroc(scores, ~silence_decides.cpu(), seed=seed),
+        baselines=baselines_of(found, by_audio, conflict, seed),
         text_only_changed=count_changed(model, texts, (steering, calibration.fixed), batch_size),
         n_text_only=len(texts),
         test_ids=found.ids,
-        random_draws=draws,
+        draws=draws | {rule: [heads] for rule, heads in calibration.other_heads.items()},
+        betas=betas,
     )
 
 
+def draw_controls(
+    model: HookedAudioTransformer, calibration: Calibration, n_draws: int, seed: int
+) -> dict[str, list[list[Head]]]:
+    """Draws of as many heads as there are specialists: of any other heads; and of layers that hold
+    none, those before the audio has reached the last position apart from the others. A kind of
+    layers that there is none of has no draws; one of fewer heads gives them all.
+    """
+    cfg, steering = model.cfg, calibration.steering
+    before = set(calibration.layers_before)
+    others = set(range(cfg.n_layers)) - set(steering.layers)
+
+    def drawn(but: Sequence[Head]) -> list[list[Head]]:
+        k = min(len(steering.heads), cfg.n_layers * cfg.n_heads - len(set(but)))
+        return random_heads(cfg.n_layers, cfg.n_heads, k, n_draws, seed, but)
+
+    found = {RANDOM: drawn(steering.heads)}
+    for name, layers in ((BEFORE, others & before), (AFTER, others - before)):
+        if layers:
+            elsewhere = [layer for layer in range(cfg.n_layers) if layer not in layers]
+            found[name] = drawn([(layer, h) for layer in elsewhere for h in range(cfg.n_heads)])
+    return found
+
+
+def _methods(
+    model: HookedAudioTransformer,
+    calibration: Calibration,
+    draws: dict[str, list[list[Head]]],
+) -> tuple[dict[str, list[Answers]], dict[str, list[float]]]:
+    """Each method's answers, of every draw, and the strengths: by the rule that chose ours, each
+    draw's own.
+    """
+    ours = calibration.steering
+
+    def contrasted(found: ItemActivations, strength: float) -> Bool[Tensor, " item"]:
+        return (contrastive_choices(model, found, strength) == found.answers).cpu()
+
+    def by(heads: Sequence[Head]) -> Answers:
+        return steered(model, replace(ours, heads=tuple(heads)))
+
+    tuned: dict[str, list[Answers]] = {CONTRASTIVE: [contrasted]}
+    tuned |= {name: [by(heads) for heads in some] for name, some in draws.items()}
+    tuned |= {rule: [by(heads)] for rule, heads in calibration.other_heads.items()}
+    given = {UNSTEERED: (ours, 0.0), OURS: (ours, float(ours.beta)),
+             FIXED: (calibration.fixed, float(calibration.fixed.beta))}  # fmt: skip
+    methods = {name: [steered(model, steering)] for name, (steering, _) in given.items()} | tuned
+    betas = {name: [beta] for name, (_, beta) in given.items()}
+    betas |= {name: [calibration.own_strength(a) for a in some] for name, some in tuned.items()}
+    return methods, betas
+
+
 def _correct(
-    model: HookedAudioTransformer, found: ItemActivations, steerings: Sequence[AudioSilenceSteering]
+    found: ItemActivations, answers: Sequence[Answers], betas: Sequence[float]
 ) -> Bool[Tensor, "*draw item"]:
     """Right answers under a method; one row a draw where it has several."""
-    right = [found.correct(model, steering) for steering in steerings]
+    right = [each(found, beta) for each, beta in zip(answers, betas, strict=True)]
     return right[0] if len(right) == 1 else torch.stack(right)
 
 
@@ -213,16 +153,14 @@ def _share(right: Bool[Tensor, "*draw item"]) -> Interval:
 
 
 def _curves(
-    model: HookedAudioTransformer,
-    found: ItemActivations,
-    methods: dict[str, list[AudioSilenceSteering]],
-    betas: Sequence[float],
+    found: ItemActivations, methods: dict[str, list[Answers]], calibration: Calibration
 ) -> pd.DataFrame:
-    """Accuracy of each method at each beta, with its interval."""
+    """Accuracy at each beta, with its interval, of each method but those that other rules found."""
     rows = []
-    for name, steerings in methods.items():
-        for beta in betas if name != "unsteered" else ():
-            right = _correct(model, found, [s.with_beta(beta) for s in steerings])
+    skipped = {UNSTEERED, *calibration.other_heads}
+    for name in (name for name in methods if name not in skipped):
+        for beta in sorted({*calibration.betas, float(calibration.steering.beta)}):
+            right = _correct(found, methods[name], [beta] * len(methods[name]))
             for condition, members in found.conditions.items():
                 share = _share(right[..., members])
                 rows.append((name, condition, beta, *share[:3], share.over))
@@ -230,17 +168,38 @@ def _curves(
     return pd.DataFrame(rows, columns=columns)
 
 
+def _single_layers(
+    model: HookedAudioTransformer, found: ItemActivations, calibration: Calibration
+) -> pd.DataFrame:
+    """Accuracy of steering by each layer alone (all its heads), at each beta, with its interval."""
+    shifts, rows = calibration.activations.shifts().tolist(), []
+    for layer in range(model.cfg.n_layers):
+        heads = tuple((layer, head) for head in range(model.cfg.n_heads))
+        alone = replace(calibration.steering, heads=heads)
+        for beta in calibration.betas:
+            right = found.correct(model, alone.with_beta(beta))
+            for condition, members in found.conditions.items():
+                share = wilson(right[members])
+                rows.append((layer, shifts[layer], condition, beta, *share[:3]))
+    columns = ["layer", "shift", "condition", "beta", "accuracy", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def _table_of_methods(
-    correct: dict[str, Tensor], conditions: dict[str, Bool[Tensor, " item"]], seed: int
+    correct: dict[str, Tensor],
+    betas: dict[str, list[float]],
+    conditions: dict[str, Bool[Tensor, " item"]],
+    seed: int,
 ) -> pd.DataFrame:
     rows = []
     for condition, members in conditions.items():
         here = {method: right[..., members] for method, right in correct.items()}
         for method, right in here.items():
             row: dict[str, Any] = {"condition": condition, "method": method, "n": right.shape[-1]}
+            row["beta"] = sum(betas[method]) / len(betas[method])
             for name, interval in (
                 ("accuracy", _share(right)),
-                ("change", paired_difference(right, here["unsteered"], seed)),
+                ("change", paired_difference(right, here[UNSTEERED], seed)),
                 ("lead", paired_difference(here[OURS], right, seed)),
             ):
                 row |= {
@@ -263,6 +222,38 @@ def _auroc_conflict(
     if not bool(conflict.any()):
         return Interval.undefined_because("the data set has no conflict items")
     return auroc(scores[conflict], by_audio[conflict], seed=seed)
+
+
+def baselines_of(
+    found: ItemActivations,
+    by_audio: Bool[Tensor, " item"],
+    conflict: Bool[Tensor, " item"],
+    seed: int,
+) -> dict[str, Interval]:
+    """The AUROC for conflict items answered as the audio says, of what is known without any head:
+    the caption's wording and the deciding sound's SNR in dB where the items tell them, and the
+    confidence of the unsteered answer. Below 0.5, such items are those where it is lower.
+    """
+    if not bool(conflict.any()):
+        return {}
+    members = [item for item, inside in zip(found.items, conflict.tolist(), strict=True) if inside]
+    told: dict[str, list[float | None]] = {
+        "the caption is worded plainly": [_is_plain(item) for item in members],
+        "SNR": [getattr(item, "snr_db", None) for item in members],
+        "confidence of the answer": found.confidence.cpu()[conflict].tolist(),
+    }
+    return {
+        name: auroc(torch.tensor(values), by_audio[conflict], seed=seed)
+        for name, values in told.items()
+        if None not in values
+    }
+
+
+def _is_plain(item: AudioQAItem) -> float | None:
+    """1 for a caption in plain words, 0 for a firm one, None where the item does not tell."""
+    firm = getattr(item, "firm", None)
+    wording = item.facts.get("wording", None if firm is None else "firm" if firm else "plain")
+    return None if wording is None else float(wording == "plain")
 
 
 def count_changed(

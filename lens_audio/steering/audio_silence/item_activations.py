@@ -68,6 +68,14 @@ class ItemActivations:
         """The mean of s over the items with audio."""
         return self.own_directions(heads)[self.has_audio].mean(0)
 
+    def shifts(self) -> Float[Tensor, " layer"]:
+        """How much of the audio has reached T by each layer: the mean norm of its s over the items with
+        audio, as a share of the mean norm of the final representation.
+        """
+        size = self.final.norm(dim=-1)[self.has_audio].mean()
+        moved = [self.with_audio[layer] - self.silent[layer] for layer in sorted(self.with_audio)]
+        return torch.stack([x[self.has_audio].norm(dim=-1).mean() / size for x in moved]).cpu()
+
     def steps(self, steering: AudioSilenceSteering) -> Float[Tensor, "item d_model"]:
         """What this steering adds to each item's final representation."""
         s = self.own_directions(steering.heads)
@@ -81,12 +89,21 @@ class ItemActivations:
         self, model: HookedAudioTransformer, added: Float[Tensor, "item d_model"] | float = 0.0
     ) -> Int[Tensor, " item"]:
         """The choice of highest probability after adding this to the final representation."""
-        return _best(model, self.final + added, self.choices)
+        return self.choice_logits(model, self.final + added).argmax(-1)
+
+    @torch.no_grad()
+    def choice_logits(
+        self, model: HookedAudioTransformer, final: Float[Tensor, "item d_model"], chunk: int = 256
+    ) -> Float[Tensor, "item choice"]:
+        """The logit of each choice's first token, -inf where there is no choice, from these final
+        representations: a few at a time, as a row of logits is a whole vocabulary.
+        """
+        rows = zip(final.split(chunk), self.choices.split(chunk), strict=True)
+        return torch.cat([choice_logits(model.logits_of(h[:, None])[:, 0], c) for h, c in rows])
 
     def chosen_over_silence(self, model: HookedAudioTransformer) -> Int[Tensor, " item"]:
         """The choice where silence of the same length takes the audio's place."""
-        last = max(self.with_audio)
-        return self.chosen(model, -(self.with_audio[last] - self.silent[last]))
+        return self.choice_logits(model, self.silent[max(self.silent)]).argmax(-1)
 
     def correct(
         self, model: HookedAudioTransformer, steering: AudioSilenceSteering | None = None
@@ -159,16 +176,3 @@ def _of_batch(
         "confidence": confidence(logits),
         "has_audio": prompt.audio_mask.any(1).to(mass.device),
     }
-
-
-@torch.no_grad()
-def _best(
-    model: HookedAudioTransformer,
-    final: Float[Tensor, "item d_model"],
-    choices: Int[Tensor, "item choice"],
-    chunk: int = 256,
-) -> Int[Tensor, " item"]:
-    """The best choice of each item; a few at a time, as a row of logits is a whole vocabulary."""
-    rows = zip(final.split(chunk), choices.split(chunk), strict=True)
-    logits = [choice_logits(model.logits_of(h[:, None])[:, 0], c) for h, c in rows]
-    return torch.cat([row.argmax(-1) for row in logits])
