@@ -104,7 +104,9 @@ def numbers(
 ) -> list[Line]:
     """Every number the report is asked for, whatever it shows."""
     found_on = chosen.specialists_from or "all"
-    lines = [Line(f"specialist heads ({found_on} calibration items)", _names(chosen.steering.heads))]
+    lines = [
+        Line(f"specialist heads ({found_on} calibration items)", _names(chosen.steering.heads))
+    ]
     lines += [Line(f"{rule} (beside)", _names(h)) for rule, h in chosen.other_heads.items()]
     said = f"{chosen.steering.beta:g}, {chosen.steering.adaptive}"
     lines.append(Line("beta (calibration items)", said))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lens_audio import testbed
+from lens_audio import stats, testbed
 from lens_audio.stats import auroc
 from lens_audio.steering import AudioSilenceSteering, calibrate, report
 from lens_audio.steering.audio_silence.calibrate import best_strength
@@ -45,7 +45,9 @@ def calibration(deaf_below, items):
 @pytest.fixture(scope="module")
 def tested(deaf_below, calibration):
     fresh = testbed.make_items(4, 90) + testbed.make_items(6, 91, caption="false")
-    return report(deaf_below, calibration, fresh, n_draws=3, n_text_only=2, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "N_RESAMPLES", 20)
+        return report(deaf_below, calibration, fresh, n_draws=3, n_text_only=2, verbose=False)
 
 
 def test_a_layer_is_before_the_readers_where_the_audio_has_not_reached(calibration) -> None:

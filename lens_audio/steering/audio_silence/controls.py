@@ -31,6 +31,7 @@ from lens_audio.steering.audio_silence.steering_report import (
 from lens_audio.steering.contrastive import contrastive_choices
 from lens_audio.steering.knockout import random_heads
 
+
 @torch.no_grad()
 def report(
     model: HookedAudioTransformer,
@@ -199,8 +200,8 @@ def _table_of_methods(
             row["beta"] = sum(betas[method]) / len(betas[method])
             for name, interval in (
                 ("accuracy", _share(right)),
-                ("change", paired_difference(right, here[UNSTEERED], seed)),
-                ("lead", paired_difference(here[OURS], right, seed)),
+                ("change", _difference(right, here[UNSTEERED], seed)),
+                ("lead", _difference(here[OURS], right, seed)),
             ):
                 row |= {
                     name: interval.value,
@@ -210,6 +211,13 @@ def _table_of_methods(
                 }
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _difference(
+    first: Bool[Tensor, "*draw item"], second: Bool[Tensor, "*other item"], seed: int
+) -> Interval:
+    """The paired difference; of a method and itself it is nothing."""
+    return Interval(0.0, 0.0, 0.0) if first is second else paired_difference(first, second, seed)
 
 
 def _auroc_conflict(
