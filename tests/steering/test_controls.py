@@ -10,6 +10,7 @@ from lens_audio import stats, testbed
 from lens_audio.stats import auroc
 from lens_audio.steering import AudioSilenceSteering, calibrate, report
 from lens_audio.steering.audio_silence.calibrate import best_strength
+from lens_audio.steering.audio_silence.contrastive import contrastive_choices
 from lens_audio.steering.audio_silence.controls import baselines_of, draw_controls
 from lens_audio.steering.audio_silence.item_activations import item_activations
 from lens_audio.steering.audio_silence.steering_report import (
@@ -20,7 +21,6 @@ from lens_audio.steering.audio_silence.steering_report import (
     OURS,
     RANDOM,
 )
-from lens_audio.steering.contrastive import contrastive_choices
 
 SETTINGS = {"ks": (1, 2), "betas": (1, 4), "n_permutations": 5, "verbose": False}
 

@@ -149,7 +149,11 @@ def calibrate(
     too_low = ~heads_above(mass, floor)
     correlation = correlate(mass.masked_fill(too_low, 0.0), answered, n_permutations, seed)
     ks = _possible(ks, correlation, floor)
-    facts = {"what": data, "n_items": len(plain), "specialists_from": specialists_from}
+    facts: dict[str, Any] = {
+        "what": data,
+        "n_items": len(plain),
+        "specialists_from": specialists_from,
+    }
     facts |= {"floor": floor, "seed": seed}
     tried = candidates(model, correlation, ks, betas, adaptive, facts)
     correct = {setting: found.correct(model, steering) for setting, steering in tried.items()}

@@ -16,6 +16,7 @@ from lens_audio.data.items import AudioQAItem, check_items
 from lens_audio.stats import Interval, auroc, over_draws, paired_difference, wilson
 from lens_audio.steering.audio_silence.attach import AudioSilenceSteering
 from lens_audio.steering.audio_silence.calibrate import Answers, Calibration, steered
+from lens_audio.steering.audio_silence.contrastive import contrastive_choices
 from lens_audio.steering.audio_silence.item_activations import ItemActivations, item_activations
 from lens_audio.steering.audio_silence.steering_report import (
     AFTER,
@@ -28,7 +29,6 @@ from lens_audio.steering.audio_silence.steering_report import (
     UNSTEERED,
     SteeringReport,
 )
-from lens_audio.steering.contrastive import contrastive_choices
 from lens_audio.steering.knockout import random_heads
 
 
