@@ -16,7 +16,8 @@ from lens_audio import HookedAudioTransformer, testbed
 from lens_audio.analysis.dataset import LabelledItem
 from lens_audio.cli import app
 from lens_audio.cli.checkpoint import CheckpointFiles
-from lens_audio.cli.commands.steer import SpecialistsFrom
+from lens_audio.cli.checks import checkpoint_path
+from lens_audio.cli.commands.steer import ItemsOf, SpecialistsFrom, Steer
 from lens_audio.cli.options import Adaptive
 from lens_audio.steering import AudioSilenceSteering
 from lens_audio.steering.audio_silence.settings import ADAPTIVE
@@ -266,3 +267,32 @@ def test_a_checkpoint_tells_what_its_model_is() -> None:
     ours, its = checkpoint.prompt("What?", CLIP), model.prompt("What?", audio=CLIP)
     assert torch.equal(ours.tokens, its.tokens)
     assert torch.equal(ours.mel, its.mel)
+
+
+def test_a_name_of_an_embedded_checkpoint_is_its_folder_unless_there_is_one_of_that_name(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in testbed.CHECKPOINTS:
+        assert checkpoint_path(name) == testbed.checkpoint_dir(name)
+    assert checkpoint_path(None) == testbed.checkpoint_dir("listen")
+    assert checkpoint_path("Qwen/Qwen2-Audio-7B") == "Qwen/Qwen2-Audio-7B"
+    (tmp_path / "planted").mkdir()
+    assert checkpoint_path("planted") == "planted"
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "items"),
+    [
+        (None, None, "testbed"),
+        ("listen", None, "testbed"),
+        ("planted", None, "scenes"),
+        ("planted", ItemsOf.testbed, "testbed"),
+        ("a/folder", None, "testbed"),
+        (None, ItemsOf.scenes, "scenes"),
+    ],
+)
+def test_steer_asks_what_the_checkpoint_was_trained_on(model, given, items) -> None:
+    request = Steer(model=model, items=given)
+    assert request.items == items
+    assert f"--items {items}" in request.shown(with_defaults=True)

@@ -54,9 +54,7 @@ def held_out(
         make: `make_items`, or `make_scene_items`.
     """
     seeds = {caption: 10 * seed + number for number, caption in enumerate(CAPTIONS)}
-    return [
-        item for caption, own in seeds.items() for item in make(n, own, caption=caption)
-    ]
+    return [item for caption, own in seeds.items() for item in make(n, own, caption=caption)]
 
 
 def show(found: Specialists, console: Console) -> None:

@@ -31,7 +31,7 @@ from lens_audio.steering.audio_silence.steering_report import (
 from lens_audio.steering.knockout import KnockOut, knock_out
 from lens_audio.tables import write_table as write_csv
 
-SECONDS = 0.2  # of two cores, for each item and what is tried on it: the embedded checkpoint
+SECONDS = 0.04  # of a core, for each item and what is tried on it: the embedded checkpoint
 
 
 def run(request: Steer) -> None:
@@ -78,14 +78,14 @@ def run(request: Steer) -> None:
 
 
 def plan(request: Steer) -> str:
-    """What will be run, and for the embedded checkpoint about how long it takes on two cores."""
+    """What will be run, and for the embedded checkpoint about how long it takes on one core."""
     n_calibration, n_test, draws = request.sizes
     asked = f"{n_calibration} calibration items per caption"
     if not request.calibrate:
         asked += f", {n_test} others to report on, {draws} sets of random heads"
     if request.model is None:
         asked += (
-            f": {_minutes(n_calibration, 0 if request.calibrate else n_test, draws)} on two cores"
+            f": {_minutes(n_calibration, 0 if request.calibrate else n_test, draws)} on one core"
         )
     if request.full:
         return f"Full: {asked}."
@@ -104,7 +104,9 @@ def numbers(
 ) -> list[Line]:
     """Every number the report is asked for, whatever it shows."""
     found_on = chosen.specialists_from or "all"
-    lines = [Line(f"specialist heads ({found_on} calibration items)", _names(chosen.steering.heads))]
+    lines = [
+        Line(f"specialist heads ({found_on} calibration items)", _names(chosen.steering.heads))
+    ]
     lines += [Line(f"{rule} (beside)", _names(h)) for rule, h in chosen.other_heads.items()]
     said = f"{chosen.steering.beta:g}, {chosen.steering.adaptive}"
     lines.append(Line("beta (calibration items)", said))

@@ -124,11 +124,11 @@ def layer_curve(table: pd.DataFrame, chosen: Sequence[int] = ()) -> go.Figure:
     )
     red, green, blue = (int(BLUE[i : i + 2], 16) for i in (1, 3, 5))
     for column, condition in enumerate(conditions, 1):
-        for layer in chosen:
-            figure.add_vrect(layer - 0.4, layer + 0.4, fillcolor=GRID, line_width=0, col=column)
         for number, beta in enumerate(betas):
             rows = table[(table["condition"] == condition) & (table["beta"] == beta)]
-            strong = f"rgba({red},{green},{blue},{0.25 + 0.75 * number / max(1, len(betas) - 1):.2f})"
+            strong = (
+                f"rgba({red},{green},{blue},{0.25 + 0.75 * number / max(1, len(betas) - 1):.2f})"
+            )
             line = go.Scatter(
                 x=rows["layer"],
                 y=rows["accuracy"],
@@ -141,6 +141,9 @@ def layer_curve(table: pd.DataFrame, chosen: Sequence[int] = ()) -> go.Figure:
                 showlegend=column == 1,
             )
             figure.add_trace(line, row=1, col=column)
+    for layer in chosen:  # after the traces: panels without any are left out
+        shade = {"fillcolor": GRID, "line_width": 0, "layer": "below"}
+        figure.add_vrect(layer - 0.3, layer + 0.3, **shade)
     n_layers = table["layer"].nunique()
     ticks = {"dtick": 1 if n_layers <= 12 else 4, "range": [-0.6, n_layers - 0.4]}
     figure.update_xaxes(title_text="layer", title_standoff=8, gridcolor=GRID, **ticks)

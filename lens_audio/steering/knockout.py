@@ -15,7 +15,6 @@ from lens_audio.data.knock_out import right_answers_without
 from lens_audio.sites import head_name
 from lens_audio.stats import Interval, mean_intervals, over_draws, paired_difference, wilson
 
-
 CEILING = 0.99  # probability of the right answer above which an item hardly shows what it loses
 CUTS = ("none", "specialists", "all but the specialists", "all heads")  # what is knocked out
 RANDOM_CUTS = "random heads"
@@ -212,8 +211,10 @@ def find_backups(
     everything, cut = every_head(model), list(heads)
 
     def prob(cuts: Sequence[Sequence[Head]]) -> list[float]:
-        options = {"queries": queries, "batch_size": batch_size, "verbose": verbose}
-        return right_answers_without(model, items, cuts, **options)[1].mean(1).tolist()
+        _, probs = right_answers_without(
+            model, items, cuts, queries=queries, batch_size=batch_size, verbose=verbose
+        )
+        return probs.mean(1).tolist()
 
     whole, deaf, without = prob([[], everything, cut])
     path = [without]

@@ -267,3 +267,19 @@ def test_only_items_are_labelled() -> None:
 def test_a_model_without_a_processor_says_what_is_missing() -> None:
     with pytest.raises(ValueError, match="no processor"):
         measure(hooked_model(Sizes()), [item()])
+
+
+def test_a_floor_of_mean_mass_leaves_heads_out_of_ranking_and_correction() -> None:
+    mass, correct = made_up(12)
+    mass = 0.5 * mass + 0.1
+    mass[:, 0, 1] = 0.001 * correct  # hardly any mass, and a correlation of 1
+    measured, items = MassAndCorrectness(mass, correct), labelled([])
+    plain = specialists_of(measured, measured, (items, items), k=2, n_permutations=50)
+    assert plain.heads[0] == (0, 1)
+    floored = specialists_of(
+        measured, measured, (items, items), k=40, n_permutations=50, floor=0.02
+    )
+    assert (0, 1) not in floored.heads
+    assert len(floored.heads) == mass[0].numel() - 1
+    assert floored.calibration.p_corrected[0, 1].isnan()
+    assert float(floored.mean_mass[0, 1]) < 0.02

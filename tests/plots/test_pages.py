@@ -13,7 +13,7 @@ from lens_audio.data.items import AudioQAItem
 from lens_audio.evals.mmau import MMAU
 from lens_audio.evals.report import Results
 from lens_audio.evals.testbed import SyntheticQA
-from lens_audio.plots import steering_curve
+from lens_audio.plots import layer_curve, steering_curve
 from lens_audio.plots.pages.benchmark import PUBLISHED, benchmark_page
 from lens_audio.plots.pages.heads import heads_page
 
@@ -119,3 +119,22 @@ def test_hover_text_says_what_an_interval_is_over_unless_that_is_items(over: str
     said = "" if over == "items" else " over draws"
     assert list(line.customdata) == [f" [40.0%, 60.0%]{said}"] * 2
     assert "%{customdata}" in line.hovertemplate
+
+
+def test_single_layers_have_a_line_a_strength_and_shade_the_chosen_layers() -> None:
+    rows = [
+        (layer, beta, condition, 0.1 * layer)
+        for condition in ("captionless", "conflict")
+        for layer in range(3)
+        for beta in (0.0, 2.0)
+    ]
+    table = pd.DataFrame(rows, columns=["layer", "beta", "condition", "accuracy"])
+    figure = layer_curve(table, chosen=[1])
+    assert [(line.name, list(line.y)) for line in figure.data] == [
+        (f"β = {beta}", pytest.approx([0.0, 0.1, 0.2])) for _ in range(2) for beta in (0, 2)
+    ]
+    assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(0.7, 1.3)] * 2
+    with pytest.raises(ValueError, match="no column accuracy"):
+        layer_curve(table.drop(columns="accuracy"))
+    with pytest.raises(ValueError, match="no rows"):
+        layer_curve(table[:0])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lens_audio import testbed
+from lens_audio import stats, testbed
 from lens_audio.analysis.dataset import chosen_answers, labelled
 from lens_audio.cli import app
 from lens_audio.stats import over_draws, paired_difference, wilson
@@ -35,7 +35,9 @@ def tested(model, calibration):
         for number, caption in enumerate(("none", "false"))
         for i in labelled(testbed.make_items(4, 90 + number, caption=caption))
     ]
-    return report(model, calibration, fresh, n_draws=3, n_text_only=3, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "N_RESAMPLES", 20)
+        return report(model, calibration, fresh, n_draws=3, n_text_only=3, verbose=False)
 
 
 @pytest.mark.parametrize("adaptive", ["constant", "listening", "confidence"])
@@ -173,17 +175,23 @@ def test_command_heads_takes_all_conditions_together_only_when_asked(ran, tmp_pa
     assert sorted(facts["significant"]) == significant
 
 
-def test_command_steer_reports_every_number(ran, tmp_path) -> None:
+def test_command_steer_reports_every_number(ran, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(stats, "N_RESAMPLES", 20)
     words = ("--n-calibration", 8, "--n-test", 8, "--draws", 2, "--specialists-from", "all")
     result = ran("steer", "--report", *words, "--table", "t.json", "--save", "s.safetensors")
     assert result.exit_code == 0, result.output
     facts = json.loads((tmp_path / "t.json").read_text())
     said = " ".join(line["what"] for line in facts["numbers"])
     for number in ("AUROC", "drop by specialists", "conflict: change", "captionless: change",
-                   "random heads (control)", "fixed direction (control)", "text-only"):  # fmt: skip
+                   "random heads (control)", "fixed direction (control)", "contrastive decoding",
+                   "heads by mean mass", "baseline: the caption", "text-only"):  # fmt: skip
         assert number in said
+    assert {"accuracy", "probability"} <= set(facts["knock_out"])
+    assert {"layers", "baselines", "betas", "depends_on"} <= set(facts["report"])
     assert AudioSilenceSteering.load(tmp_path / "s.safetensors").heads
-    assert "Audio-silence steering" in (tmp_path / "lens-audio-steer.html").read_text()
+    page = (tmp_path / "lens-audio-steer.html").read_text()
+    assert "Steering by each layer alone" in page
+    assert "all but the specialists" in page
     result = ran("steer", "--calibrate", *words)
     assert result.exit_code == 0, result.output
     assert "accuracy" in pd.read_csv(tmp_path / "lens-audio-steer.csv")

@@ -77,7 +77,7 @@ def test_heads_above_a_floor_are_those_of_enough_mean_mass() -> None:
     assert heads_above(mass, 0.0).tolist() == [[True, True]]
     assert heads_above(mass, 0.02).tolist() == [[True, True]]
     assert heads_above(mass, 0.021).tolist() == [[True, False]]
-    with pytest.raises(ValueError, match="no head has a mean audio mass of 0.5 or more"):
+    with pytest.raises(ValueError, match=r"no head has a mean audio mass of 0\.5 or more"):
         heads_above(mass, 0.5)
     with pytest.raises(ValueError, match="between 0 and 1"):
         heads_above(mass, -0.1)

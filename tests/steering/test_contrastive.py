@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from lens_audio.data.answers import choice_logits, first_tokens
+from lens_audio.steering.audio_silence.contrastive import contrastive_choices
 from lens_audio.steering.audio_silence.item_activations import item_activations
-from lens_audio.steering.contrastive import contrastive_choices
 
 
 def test_equals_two_forward_passes(model, items) -> None:

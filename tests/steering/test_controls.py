@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lens_audio import testbed
+from lens_audio import stats, testbed
 from lens_audio.stats import auroc
 from lens_audio.steering import AudioSilenceSteering, calibrate, report
 from lens_audio.steering.audio_silence.calibrate import best_strength
+from lens_audio.steering.audio_silence.contrastive import contrastive_choices
 from lens_audio.steering.audio_silence.controls import baselines_of, draw_controls
 from lens_audio.steering.audio_silence.item_activations import item_activations
 from lens_audio.steering.audio_silence.steering_report import (
@@ -20,7 +21,6 @@ from lens_audio.steering.audio_silence.steering_report import (
     OURS,
     RANDOM,
 )
-from lens_audio.steering.contrastive import contrastive_choices
 
 SETTINGS = {"ks": (1, 2), "betas": (1, 4), "n_permutations": 5, "verbose": False}
 
@@ -45,7 +45,9 @@ def calibration(deaf_below, items):
 @pytest.fixture(scope="module")
 def tested(deaf_below, calibration):
     fresh = testbed.make_items(4, 90) + testbed.make_items(6, 91, caption="false")
-    return report(deaf_below, calibration, fresh, n_draws=3, n_text_only=2, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "N_RESAMPLES", 20)
+        return report(deaf_below, calibration, fresh, n_draws=3, n_text_only=2, verbose=False)
 
 
 def test_a_layer_is_before_the_readers_where_the_audio_has_not_reached(calibration) -> None:

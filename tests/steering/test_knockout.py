@@ -75,7 +75,7 @@ def test_below_the_ceiling_are_the_items_that_the_whole_model_is_less_sure_of() 
     found = KnockOut([(0, 0)], [[(0, 1)]] * 2, probs > 0.5, probs).below_ceiling()
     assert torch.equal(found.probs, probs[:, 1:])
     assert torch.equal(found.correct, (probs > 0.5)[:, 1:])
-    with pytest.raises(ValueError, match="0 of 2 items are below a ceiling of 0.1"):
+    with pytest.raises(ValueError, match=r"0 of 2 items are below a ceiling of 0\.1"):
         found.below_ceiling(0.1)
 
 

@@ -64,7 +64,9 @@ def _said(tested: SteeringReport | None) -> str:
     if tested is None:
         return section("In short", "<p>Only calibrated: other items were not asked.</p>")
     return section(
-        "In short", f'<p class="question">{escape(tested.verdict)}</p>', note(escape(tested.depends_on))
+        "In short",
+        f'<p class="question">{escape(tested.verdict)}</p>',
+        note(escape(tested.depends_on)),
     )
 
 
@@ -89,7 +91,14 @@ def _calibration(chosen: Calibration) -> str:
 
 
 def _report(tested: SteeringReport) -> str:
-    header = ("condition", "method", "β", "accuracy [95 %]", "points gained [95 %]", "our lead [95 %]")
+    header = (
+        "condition",
+        "method",
+        "β",
+        "accuracy [95 %]",
+        "points gained [95 %]",
+        "our lead [95 %]",
+    )
     rows = [
         (
             row["condition"],
@@ -131,7 +140,7 @@ def _layers(chosen: Calibration, tested: SteeringReport) -> str:
         "Steering by each layer alone",
         note(
             "Test items, the direction of one layer at a time; the layers of the specialists are "
-            "shaded. The most that any choice of heads can do is a choice among such layers. Layers "
+            "shaded. A choice of heads is a choice of layers, whose directions are averaged. Layers "
             "before the audio has reached the last position (the mean norm of their direction is "
             f"below a thousandth of the final representation’s, on the calibration items): {before}."
         ),

@@ -51,7 +51,9 @@ class Calibration:
     """The chosen steering, and what it was chosen from. All of it is of the calibration split."""
 
     steering: AudioSilenceSteering
-    fixed: AudioSilenceSteering  # the mean s of this split instead of the item's own, at its own beta
+    fixed: (
+        AudioSilenceSteering  # the mean s of this split instead of the item's own, at its own beta
+    )
     correlation: Correlation
     specialists_from: str | None  # the condition whose items the correlation is of; None is all
     heads_of_all: list[Head]  # as many heads, found on the items of all conditions
@@ -147,7 +149,11 @@ def calibrate(
     too_low = ~heads_above(mass, floor)
     correlation = correlate(mass.masked_fill(too_low, 0.0), answered, n_permutations, seed)
     ks = _possible(ks, correlation, floor)
-    facts = {"what": data, "n_items": len(plain), "specialists_from": specialists_from}
+    facts: dict[str, Any] = {
+        "what": data,
+        "n_items": len(plain),
+        "specialists_from": specialists_from,
+    }
     facts |= {"floor": floor, "seed": seed}
     tried = candidates(model, correlation, ks, betas, adaptive, facts)
     correct = {setting: found.correct(model, steering) for setting, steering in tried.items()}
@@ -278,8 +284,12 @@ def choose_setting(
     """
     table = _table_of_settings(correct, plain, conditions)
     table.insert(1, "auroc", table["k"].map({k: found.auroc for k, found in separations.items()}))
-    table.insert(2, "layers", table["k"].map({k: found.n_layers for k, found in separations.items()}))
-    k = min(separations, key=lambda k: (-round(separations[k].auroc, 9), separations[k].n_layers, k))
+    table.insert(
+        2, "layers", table["k"].map({k: found.n_layers for k, found in separations.items()})
+    )
+    k = min(
+        separations, key=lambda k: (-round(separations[k].auroc, 9), separations[k].n_layers, k)
+    )
     right = {beta: answers for (tried, beta), answers in correct.items() if tried == k}
     beta = best_strength(right, conditions, max_cost)
     table["chosen"] = (table["k"] == k) & (table["beta"] == beta)
@@ -318,4 +328,3 @@ def _table_of_settings(
             change = accuracy - float(plain[members].double().mean())
             rows.append((k, beta, name, int(members.sum()), accuracy, change))
     return pd.DataFrame(rows, columns=["k", "beta", "condition", "n", "accuracy", "change"])
-

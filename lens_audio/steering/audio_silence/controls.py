@@ -16,6 +16,7 @@ from lens_audio.data.items import AudioQAItem, check_items
 from lens_audio.stats import Interval, auroc, over_draws, paired_difference, wilson
 from lens_audio.steering.audio_silence.attach import AudioSilenceSteering
 from lens_audio.steering.audio_silence.calibrate import Answers, Calibration, steered
+from lens_audio.steering.audio_silence.contrastive import contrastive_choices
 from lens_audio.steering.audio_silence.item_activations import ItemActivations, item_activations
 from lens_audio.steering.audio_silence.steering_report import (
     AFTER,
@@ -28,8 +29,8 @@ from lens_audio.steering.audio_silence.steering_report import (
     UNSTEERED,
     SteeringReport,
 )
-from lens_audio.steering.contrastive import contrastive_choices
 from lens_audio.steering.knockout import random_heads
+
 
 @torch.no_grad()
 def report(
@@ -199,8 +200,8 @@ def _table_of_methods(
             row["beta"] = sum(betas[method]) / len(betas[method])
             for name, interval in (
                 ("accuracy", _share(right)),
-                ("change", paired_difference(right, here[UNSTEERED], seed)),
-                ("lead", paired_difference(here[OURS], right, seed)),
+                ("change", _difference(right, here[UNSTEERED], seed)),
+                ("lead", _difference(here[OURS], right, seed)),
             ):
                 row |= {
                     name: interval.value,
@@ -210,6 +211,13 @@ def _table_of_methods(
                 }
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _difference(
+    first: Bool[Tensor, "*draw item"], second: Bool[Tensor, "*other item"], seed: int
+) -> Interval:
+    """The paired difference; of a method and itself it is nothing."""
+    return Interval(0.0, 0.0, 0.0) if first is second else paired_difference(first, second, seed)
 
 
 def _auroc_conflict(

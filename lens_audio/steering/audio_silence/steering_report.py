@@ -120,7 +120,9 @@ class SteeringReport:
     @property
     def depends_on(self) -> str:
         """In a sentence, how this steering depends on the chosen heads."""
-        said = "Heads of one layer cannot be told apart by this steering: the direction that is added"
+        said = (
+            "Heads of one layer cannot be told apart by this steering: the direction that is added"
+        )
         if self.steering.adaptive == "listening":
             return (
                 f"{said} depends only on which layers hold the heads, and the heads themselves only "
