@@ -1,6 +1,6 @@
 """Answers of a model some of whose heads may not attend to the audio."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -111,3 +111,32 @@ def _forbid(
 
         pairs.append((f"blocks.{layer}.attn.hook_attn_scores", function))
     return pairs
+
+
+def search_backups(
+    prob: Callable[[Sequence[Sequence[Head]]], Sequence[float]],
+    everything: Sequence[Head],
+    heads: Sequence[Head],
+    enough: float,
+    most: int = 20,
+) -> tuple[list[Head], list[float]]:
+    """The heads that must be cut besides `heads` until the answer no longer profits from the audio.
+
+    Greedy: the one whose loss costs most of the right answer's probability comes next. Also that
+    probability, without `heads` and after each backup's loss.
+
+    Args:
+        prob: the right answer's mean probability without each of some sets of heads.
+        everything: all heads there are.
+        enough: the probability at which the search ends.
+        most: backups to look for.
+    """
+    cut = list(heads)
+    path = [float(prob([cut])[0])]
+    while path[-1] > enough and len(path) <= most and len(cut) < len(everything):
+        left = [head for head in everything if head not in cut]
+        found = [float(p) for p in prob([[*cut, head] for head in left])]
+        worst = min(range(len(left)), key=found.__getitem__)
+        cut.append(left[worst])
+        path.append(found[worst])
+    return cut[len(heads) :], path

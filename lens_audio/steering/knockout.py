@@ -11,7 +11,7 @@ from torch import Tensor
 from lens_audio.analysis.listening import Head, check_heads
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.items import AudioQAItem, check_items
-from lens_audio.data.knock_out import right_answers_without
+from lens_audio.data.knock_out import right_answers_without, search_backups
 from lens_audio.sites import head_name
 from lens_audio.stats import Interval, mean_intervals, over_draws, paired_difference, wilson
 
@@ -208,7 +208,7 @@ def find_backups(
     model.check_no_hooks()
     check_items(items, needs=("answer",))
     check_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
-    everything, cut = every_head(model), list(heads)
+    everything = every_head(model)
 
     def prob(cuts: Sequence[Sequence[Head]]) -> list[float]:
         _, probs = right_answers_without(
@@ -216,13 +216,7 @@ def find_backups(
         )
         return probs.mean(1).tolist()
 
-    whole, deaf, without = prob([[], everything, cut])
-    path = [without]
-    while path[-1] > deaf + tolerance and len(path) <= most and len(cut) < len(everything):
-        left = [head for head in everything if head not in cut]
-        found = prob([[*cut, head] for head in left])
-        worst = min(range(len(left)), key=found.__getitem__)
-        cut.append(left[worst])
-        path.append(found[worst])
+    whole, deaf = prob([[], everything])
+    backups, path = search_backups(prob, everything, heads, deaf + tolerance, most)
     complete = path[-1] <= deaf + tolerance
-    return Backups(list(heads), cut[len(heads) :], path, whole, deaf, complete)
+    return Backups(list(heads), backups, path, whole, deaf, complete)

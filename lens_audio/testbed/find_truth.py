@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.items import AudioQAItem
-from lens_audio.data.knock_out import right_answers_without
+from lens_audio.data.knock_out import right_answers_without, search_backups
 from lens_audio.sites import head_name
 from lens_audio.testbed import CHECKPOINTS, checkpoint_dir
 from lens_audio.testbed.ground_truth import (
@@ -101,7 +101,9 @@ def search(
     path = _eliminate(prob, everything, whole, deaf)
     kept = [heads for heads, p in path if p >= whole - kept_tolerance]
     readers = sorted(kept[-1] if kept else path[0][0])
-    backups = _backups(prob, everything, readers, deaf + deaf_tolerance)
+    backups, _ = search_backups(
+        lambda cuts: prob(cuts).tolist(), everything, readers, deaf + deaf_tolerance
+    )
     return Found(readers, backups, path, whole, deaf)
 
 
@@ -125,19 +127,6 @@ def _eliminate(
         kept = smaller[best]
         path.append((kept, float(found[best])))
     return path
-
-
-def _backups(prob: Cuts, everything: list[Head], readers: list[Head], enough: float) -> list[Head]:
-    """The heads that must be cut besides the readers until no audio reaches the answer."""
-    cut = list(readers)
-    left = float(prob([cut])[0])
-    while left > enough and len(cut) < len(everything):
-        others = _all_but(everything, cut)
-        found = prob([[*cut, head] for head in others])
-        worst = int(found.argmin())
-        cut.append(others[worst])
-        left = float(found[worst])
-    return cut[len(readers) :]
 
 
 def main() -> None:
