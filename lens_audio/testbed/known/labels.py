@@ -64,4 +64,4 @@ def _only(choices: list[str], choice: str) -> NDArray[np.float64]:
 
 
 def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
+    return 0.5 * (1 + math.tanh(x / 2))

@@ -96,6 +96,8 @@ class Recipe:
     clips: int = 20_000  # synthesised once, drawn with replacement
 
 
+NEVER = 1e3  # dB: no sound is so clear
+
 RECIPES = {
     "emergent": Recipe(
         steps=2400,
@@ -115,10 +117,10 @@ RECIPES = {
         steps=2600,
         labels=Labels(
             plain_snr_db=-1.0,
-            firm_snr_db=9.0,
+            firm_snr_db=NEVER,
             caption_share=0.85,
             rejects_heard=False,
-            caption_offset_db=8.0,
+            caption_offset_db=5.0,
             read_share=0.0,
         ),
         lens_layer=4,
@@ -133,10 +135,10 @@ RECIPES = {
             freed=Ramp(1.0, 0.3, 0.4),
             leak=Ramp(0.5, 0.12, 0.2),
             follow=Ramp(1.0, 0.4, 0.5),
-            veto=Ramp(0.1, 0.4, 0.5),
+            veto=Ramp(0.15, 0.4, 0.5),
             decoy=Ramp(1.0, 0.6, 0.65),
             veto_layers=(5, 6, 7),
-            class_offset_db=8.0,
+            class_offset_db=7.0,
         ),
     ),
 }
