@@ -271,8 +271,8 @@ class Decoder(HookedModule):
         first = self._first(start, past)
         info = self.forward_info
         info.n_past, info.n_total, info.attention_mask = n_past, n_past + resid.shape[1], mask
-        info.n_first, info.audio_mask, info.prompt = first
-        info.prompt = info.prompt if info.generated_from is None else info.generated_from
+        info.n_first, info.audio_mask = first.n_positions, first.audio_mask
+        info.prompt = first.prompt if info.generated_from is None else info.generated_from
         info.start_at_layer, info.clips_by_row = start_at_layer, start.clips_by_row
         info.sequence = first
         if past is not None:
@@ -288,11 +288,11 @@ class Decoder(HookedModule):
     @staticmethod
     def _first(start: Embedded, past: KeyValueCache | None) -> First:
         """What is told of the forward that began this sequence; a cache keeps it."""
-        if past is not None and past.first[0]:
+        if past is not None and past.first.n_positions:
             return past.first
         n_before = 0 if past is None else past.length  # of a cache that was not filled by a forward
         n_first = n_before or start.resid.shape[1]
-        first = start.first or (n_first, start.audio_mask, start.prompt)
+        first = start.first or First(n_first, start.audio_mask, start.prompt)
         if past is not None and not past.frozen:
             past.first = first
         return first

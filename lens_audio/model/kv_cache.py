@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,8 +68,13 @@ class KeyValueCacheEntry:
         self._values = self._values[:, : self.length] if length else None
 
 
-# Of the forward that began a sequence: its positions, its audio mask, and the prompt if it had one.
-First = tuple[int, Bool[Tensor, "batch prompt"] | None, Any]
+@dataclass(frozen=True, eq=False)
+class First:
+    """Of the forward that began a sequence; one object for all forwards over one cache."""
+
+    n_positions: int = 0
+    audio_mask: Bool[Tensor, "batch prompt"] | None = None
+    prompt: Any = None  # the AudioPrompt, if it had one
 
 
 class KeyValueCache:
@@ -81,7 +87,7 @@ class KeyValueCache:
     def __init__(self, n_layers: int) -> None:
         self.entries = [KeyValueCacheEntry() for _ in range(n_layers)]
         self.by_position: dict[str, Shaped[Tensor, "batch past ..."]] = {}
-        self.first: First = (0, None, None)
+        self.first = First()
         self.frozen = False
 
     @classmethod
@@ -155,7 +161,7 @@ class KeyValueCache:
         kept = {name: x[:, :length] for name, x in self.by_position.items()}
         self.by_position = kept if length else {}
         if not length:
-            self.first = (0, None, None)
+            self.first = First()
         for entry in self.entries:
             entry.cut(length)
 

@@ -1,9 +1,11 @@
-"""Steering: directions added to the residual stream, found, calibrated, applied and kept."""
+"""Steering: directions added to the residual stream, found, calibrated, applied and kept; and its
+rival, contrastive decoding."""
 
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.audio_silence.calibrate import Calibration, calibrate
 from lens_audio.steering.audio_silence.controls import report
 from lens_audio.steering.audio_silence.steering_report import SteeringReport
+from lens_audio.steering.contrastive_decoding import ContrastiveDecoding, contrastive
 from lens_audio.steering.knockout import Backups, KnockOut, find_backups, knock_out
 from lens_audio.steering.vectors import SteeringVector, mean_difference, pca_of_differences
 
@@ -11,10 +13,12 @@ __all__ = [
     "AudioSilenceSteering",
     "Backups",
     "Calibration",
+    "ContrastiveDecoding",
     "KnockOut",
     "SteeringReport",
     "SteeringVector",
     "calibrate",
+    "contrastive",
     "find_backups",
     "knock_out",
     "mean_difference",

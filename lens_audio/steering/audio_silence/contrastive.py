@@ -5,21 +5,34 @@
 Shi et al., "Trusting Your Evidence: Hallucinate Less with Context-aware Decoding", arXiv 2305.14739,
 with silence of equal length in the place of the missing context; for audio compared in Lin et al.,
 "How Contrastive Decoding Enhances Large Audio Language Models?", arXiv 2603.09232.
+
+Here it chooses among the choices of items that were read before; `la.steering.contrastive` acts
+while a model runs.
 """
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.steering.audio_silence.item_activations import ItemActivations
 
 
+def contrasted(
+    plain: Float[Tensor, "*axes d_vocab"],
+    other: Float[Tensor, "*axes d_vocab"],
+    alpha: float | int,
+) -> Float[Tensor, "*axes d_vocab"]:
+    """(1 + alpha) · plain - alpha · other, in float32 at least."""
+    dtype = torch.promote_types(plain.dtype, torch.float32)
+    return (1 + alpha) * plain.to(dtype) - alpha * other.to(dtype)
+
+
 def contrastive_choices(
     model: HookedAudioTransformer, found: ItemActivations, strength: float | int
 ) -> Int[Tensor, " item"]:
     """Each item's choice of highest contrastive logit; strength 0 is the model as it is."""
-    heard = found.choice_logits(model, found.final).float()
-    silent = found.choice_logits(model, found.silent[max(found.silent)]).float()
-    contrasted = (1 + strength) * heard - strength * silent
-    return contrasted.masked_fill(found.choices < 0, -torch.inf).argmax(-1)
+    heard = found.choice_logits(model, found.final)
+    silent = found.choice_logits(model, found.silent[max(found.silent)])
+    logits = contrasted(heard, silent, strength)
+    return logits.masked_fill(found.choices < 0, -torch.inf).argmax(-1)

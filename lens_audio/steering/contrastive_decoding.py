@@ -1,0 +1,275 @@
+"""Contrastive decoding: the logits are led away from those of another prompt.
+
+    logits(x) <- (1 + alpha) · logits(x) - alpha · logits(other)
+
+at the last prompt position and at every generated token, which both sides read. `other` is the
+prompt over silence of equal length (Audio-Aware Decoding, arXiv 2506.07233), over white noise, without
+a caption in its text (arXiv 2606.05161), or any other prompt. The plausibility cut-off is that of Li et
+al., "Contrastive Decoding: Open-ended Text Generation as Optimization", arXiv 2210.15097.
+"""
+
+import math
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data.collect import at_positions
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model.hook_point import ForwardInfo
+from lens_audio.model.kv_cache import First, KeyValueCache
+from lens_audio.sites import last_positions
+from lens_audio.steering.audio_silence.contrastive import contrasted
+from lens_audio.steering.audio_silence.direction import SilenceEmbeddings, over_silence
+
+AGAINST = ("silence", "noise", "without_text")
+EMBEDDED, LOGITS = "hook_embed", "unembed.hook_out"
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastiveDecoding:
+    """What a prompt is contrasted with, and how much; see `contrastive`."""
+
+    alpha: float | int = 1.0
+    against: str | AudioPrompt = "silence"
+    caption: str | Sequence[str] | None = None
+    plausibility: float | int = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise ValueError(f"alpha must be a finite number of at least 0, not {self.alpha}")
+        if not 0 <= self.plausibility <= 1:
+            raise ValueError(f"plausibility is a share from 0 to 1, not {self.plausibility}")
+        if not isinstance(self.against, AudioPrompt) and self.against not in AGAINST:
+            raise ValueError(f"against must be one of {AGAINST} or a prompt, not {self.against!r}")
+        if (self.against == "without_text") != (self.caption is not None):
+            raise ValueError(
+                'against="without_text" takes away caption="…", an exact part of the question\'s '
+                "text (or a list, one a row); nothing else takes a caption"
+            )
+
+    def __repr__(self) -> str:
+        against = self.against if isinstance(self.against, str) else repr(self.against)
+        cut = f", plausibility {self.plausibility:g}" if self.plausibility else ""
+        return f"ContrastiveDecoding(alpha {self.alpha:g} against {against}{cut})"
+
+    def other(self, prompt: AudioPrompt) -> AudioPrompt:
+        """What a prompt is contrasted with.
+
+        Raises:
+            ValueError: for a prompt that tells too little to make it, or has other rows.
+        """
+        if self.against == "silence":
+            return prompt.silenced()
+        if self.against == "noise":
+            return self._over_noise(prompt)
+        if self.against == "without_text":
+            return self._without_caption(prompt)
+        assert isinstance(self.against, AudioPrompt)
+        if len(self.against) != len(prompt):
+            raise ValueError(
+                f"the prompt has {len(prompt)} rows and the one it is contrasted with "
+                f"{len(self.against)}; give one with as many"
+            )
+        return self.against
+
+    @contextmanager
+    def attach(self, model: HookedAudioTransformer) -> Iterator[HookedAudioTransformer]:
+        """Inside, `generate`, `run_with_cache` and plain calls give contrastive logits.
+
+        Changed are those of each row's last real position and of what follows it over the same
+        key-value cache. The other side is run by the model as it is without any hooks; it is a
+        constant to gradients. Bare tokens are text, so unchanged, unless inside `listening_to`;
+        against silence and noise so are prompts without audio, to the bit.
+
+        Raises:
+            ValueError: if one is attached already; while attached, for a residual stream as input
+                (`start_at_layer`), for a cache that was filled before, and what `other` raises.
+        """
+        with model.lock:
+            functions = [handle.user_hook for handle in model.hook_dict[EMBEDDED].fwd_hooks]
+            if any(isinstance(getattr(f, "__self__", None), _Attached) for f in functions):
+                raise ValueError("contrastive decoding is attached already; leave that first")
+            attached = _Attached(self, model)
+            with model.hooks([(EMBEDDED, attached.read), (LOGITS, attached.contrast)]):
+                yield model
+
+    def _over_noise(self, prompt: AudioPrompt) -> AudioPrompt:
+        if prompt.mel is None:
+            return prompt
+        if prompt.waveforms is None or prompt.texts is None:
+            raise ValueError(
+                "a prompt made from tensors has no waveforms to be as loud as: make it with "
+                'model.prompt, or use against="silence"'
+            )
+        noisy = prompt.remade(prompt.texts, [_noise_as(w, self.seed) for w in prompt.waveforms])
+        return replace(prompt, mel=noisy.mel, waveforms=noisy.waveforms)
+
+    def _without_caption(self, prompt: AudioPrompt) -> AudioPrompt:
+        if prompt.texts is None:
+            raise ValueError(
+                "a prompt made from tensors has no text to take a caption from: make it with "
+                "model.prompt, or pass the prompt without the caption as against="
+            )
+        assert self.caption is not None
+        one_for_all = isinstance(self.caption, str)
+        captions = [self.caption] * len(prompt) if one_for_all else list(self.caption)
+        if len(captions) != len(prompt):
+            raise ValueError(f"{len(captions)} captions for {len(prompt)} rows; give one a row")
+        for row, (caption, text) in enumerate(zip(captions, prompt.texts, strict=True)):
+            if not caption or text.count(caption) != 1:
+                raise ValueError(
+                    f"the caption {caption!r} must occur once in row {row}, not "
+                    f"{text.count(caption)} times: {text!r}"
+                )
+        texts = [text.replace(c, "") for c, text in zip(captions, prompt.texts, strict=True)]
+        return prompt.remade(texts, prompt.waveforms or [])
+
+
+def contrastive(
+    alpha: float | int = 1.0,
+    against: str | AudioPrompt = "silence",
+    *,
+    caption: str | Sequence[str] | None = None,
+    plausibility: float | int = 0.0,
+    seed: int = 0,
+) -> ContrastiveDecoding:
+    """Contrastive decoding, used as `with contrastive().attach(model): model.generate(prompt)`.
+
+        logits(x) <- (1 + alpha) · logits(x) - alpha · logits(other)
+
+    Args:
+        alpha: how much of the other prompt's logits is taken away; 0 changes nothing.
+        against: the other prompt. "silence", digital silence as long as each clip (Audio-Aware
+            Decoding, arXiv 2506.07233); "noise", white noise of each clip's root mean square;
+            "without_text", the same audio without the caption (arXiv 2606.05161); or a prompt with
+            as many rows.
+        caption: of "without_text": the exact part of each row's text that is taken away, or a list
+            of them, one a row.
+        plausibility: tokens whose probability under the plain prompt is below this share of the
+            likeliest token's cannot be chosen: their logit is -inf. 0 cuts nothing off.
+        seed: of the noise, drawn anew for each clip, so that a clip's is the same in any batch.
+
+    Raises:
+        ValueError: for a setting out of its range.
+    """
+    return ContrastiveDecoding(alpha, against, caption, plausibility, seed)
+
+
+def _noise_as(waveform: Float[np.ndarray, " sample"], seed: int) -> Float[np.ndarray, " sample"]:
+    """Gaussian white noise with the root mean square of a waveform."""
+    noise = np.random.default_rng(seed).standard_normal(len(waveform))
+    scale = np.sqrt(np.square(waveform, dtype=np.float64).mean() / np.square(noise).mean())
+    return (scale * noise).astype(np.float32)
+
+
+class _Attached:
+    """Contrastive decoding while attached to a model: two hooks, and the other side's caches."""
+
+    def __init__(self, settings: ContrastiveDecoding, model: HookedAudioTransformer) -> None:
+        self.settings, self.model = settings, model
+        self.silences = SilenceEmbeddings()
+        # Of each cache that somebody still holds, the other side's, with its prompt's positions.
+        self.caches: MutableMapping[First, tuple[KeyValueCache, int]] = WeakKeyDictionary()
+        self.changed: Bool[Tensor, "batch pos"] | None = None  # in the forward in progress
+        self.final: Float[Tensor, "batch pos d_model"]  # the other side's, at these positions
+
+    @torch.compiler.disable
+    def read(self, entered: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
+        """Run the other side over what this forward reads."""
+        info: ForwardInfo = hook.forward_info
+        self.changed = None
+        prompt, sequence, n_past = info.prompt, info.sequence, info.n_past
+        if not self._acts or prompt is None or not bool(self._rows(prompt).any()):
+            return
+        mask = prompt.attention_mask.to(entered.device)
+        n_prompt, last = mask.shape[1], last_positions(mask)
+        places = torch.arange(n_past, info.n_total, device=entered.device)[None]
+        changed = (places == last[:, None]) | (places >= n_prompt)
+        n_read = max(n_prompt - n_past, 0)  # of the prompt, in this forward
+        new = entered[:, n_read:].detach()
+        new_mask = None if info.attention_mask is None else info.attention_mask[:, n_past + n_read :]
+        final = torch.zeros_like(entered)
+        with torch.no_grad(), self.model.without_hooks():
+            if n_past == 0:
+                final[torch.arange(len(last)), last] = self._begin(sequence, prompt)
+            if new.shape[1]:
+                past = self._past(sequence, n_past + n_read - n_prompt)
+                final[:, n_read:] = self._final(
+                    new, start_at_layer=0, attention_mask=new_mask, past_kv_cache=past
+                )
+        self.changed, self.final = changed & self._rows(prompt).to(changed.device)[:, None], final
+
+    @torch.compiler.disable
+    def contrast(self, logits: Float[Tensor, "batch pos d_vocab"], hook: Any) -> Tensor | None:
+        """The logits, led away from the other side's."""
+        info: ForwardInfo = hook.forward_info
+        if not self._acts or not info.in_progress:  # `logits_of` alone is of no prompt
+            return None
+        if info.start_at_layer is not None:
+            raise ValueError(
+                "start_at_layer gives no prompt, so contrastive decoding has none to contrast; "
+                "leave it, or pass the prompt"
+            )
+        if self.changed is None:
+            return None
+        kept = slice(-logits.shape[1], None)  # those of `logits_to_keep`
+        changed = self.changed[:, kept]
+        with torch.no_grad(), self.model.without_hooks():
+            other = self.model.logits_of(self.final[:, kept][changed][None])[0]
+        plain = logits[changed]
+        out = contrasted(plain, other, self.settings.alpha)
+        if self.settings.plausibility:
+            least = plain.amax(-1, keepdim=True) + math.log(self.settings.plausibility)
+            out = out.masked_fill(plain < least, -torch.inf)
+        logits[changed] = out.to(logits)  # a copy, as hooks are given
+        return logits
+
+    @property
+    def _acts(self) -> bool:
+        return bool(self.settings.alpha or self.settings.plausibility)
+
+    def _rows(self, prompt: AudioPrompt) -> Bool[Tensor, " batch"]:
+        """Which rows have another side at all."""
+        has_audio = prompt.audio_mask.any(1)
+        by_audio = self.settings.against in ("silence", "noise")
+        return has_audio if by_audio else torch.ones_like(has_audio)
+
+    def _begin(self, sequence: First, prompt: AudioPrompt) -> Float[Tensor, "batch d_model"]:
+        """The other side's final residual stream at the last position of its prompt."""
+        past = KeyValueCache(self.model.cfg.n_layers)
+        if self.settings.against == "silence":
+            mask = prompt.attention_mask
+            tokens, audio_mask = (x.to(self.model.device) for x in (prompt.tokens, prompt.audio_mask))
+            text = self.model.embed_text(tokens, audio_mask)
+            resid = over_silence(self.model, prompt, text, self.silences)
+            after = self._final(resid, start_at_layer=0, attention_mask=mask, past_kv_cache=past)
+        else:
+            other = self.settings.other(prompt)
+            mask, after = other.attention_mask, self._final(other, past_kv_cache=past)
+        self.caches[sequence] = past, past.length
+        return at_positions(after, last_positions(mask))
+
+    def _past(self, sequence: First, n_before: int) -> KeyValueCache:
+        """The other side's cache of its prompt and of so many tokens after it."""
+        past, n_prompt = self.caches.get(sequence, (None, 0))
+        if past is None or n_before < 0 or past.length < n_prompt + n_before:
+            raise ValueError(
+                "the cache was filled before contrastive decoding was attached, or is a copy, or "
+                "was cut inside its prompt; read the prompt again"
+            )
+        if past.length > n_prompt + n_before:  # as the cache beside it, which was cut or frozen
+            past.cut(n_prompt + n_before)
+        return past
+
+    def _final(self, input: Any, **run: Any) -> Float[Tensor, "batch pos d_model"]:
+        """The final residual stream, before the last norm."""
+        return self.model(input, stop_at_layer=self.model.cfg.n_layers, **run)
