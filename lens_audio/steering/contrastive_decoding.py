@@ -196,7 +196,9 @@ class _Attached:
         changed = (places == last[:, None]) | (places >= n_prompt)
         n_read = max(n_prompt - n_past, 0)  # of the prompt, in this forward
         new = entered[:, n_read:].detach()
-        new_mask = None if info.attention_mask is None else info.attention_mask[:, n_past + n_read :]
+        new_mask = (
+            None if info.attention_mask is None else info.attention_mask[:, n_past + n_read :]
+        )
         final = torch.zeros_like(entered)
         with torch.no_grad(), self.model.without_hooks():
             if n_past == 0:
@@ -248,7 +250,9 @@ class _Attached:
         past = KeyValueCache(self.model.cfg.n_layers)
         if self.settings.against == "silence":
             mask = prompt.attention_mask
-            tokens, audio_mask = (x.to(self.model.device) for x in (prompt.tokens, prompt.audio_mask))
+            tokens, audio_mask = (
+                x.to(self.model.device) for x in (prompt.tokens, prompt.audio_mask)
+            )
             text = self.model.embed_text(tokens, audio_mask)
             resid = over_silence(self.model, prompt, text, self.silences)
             after = self._final(resid, start_at_layer=0, attention_mask=mask, past_kv_cache=past)

@@ -34,7 +34,9 @@ def next_logits(hf: Any, side: dict, token: list[Tensor]) -> Tensor:
     if token:
         mask = torch.cat([inputs["attention_mask"], torch.ones_like(token[0])], dim=1)
         inputs = {"input_ids": token[0], "attention_mask": mask}
-    places = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)[:, -inputs["input_ids"].shape[1] :]
+    places = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)[
+        :, -inputs["input_ids"].shape[1] :
+    ]
     if "Omni" in type(hf).__name__:
         places = places.expand(3, -1, -1)  # of time, height and width, which text has alike
     out = hf(**inputs, position_ids=places, past_key_values=side["past"], use_cache=True)
