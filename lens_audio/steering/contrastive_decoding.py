@@ -120,8 +120,9 @@ class ContrastiveDecoding:
                 "model.prompt, or pass the prompt without the caption as against="
             )
         assert self.caption is not None
-        one_for_all = isinstance(self.caption, str)
-        captions = [self.caption] * len(prompt) if one_for_all else list(self.caption)
+        captions = (
+            [self.caption] * len(prompt) if isinstance(self.caption, str) else list(self.caption)
+        )
         if len(captions) != len(prompt):
             raise ValueError(f"{len(captions)} captions for {len(prompt)} rows; give one a row")
         for row, (caption, text) in enumerate(zip(captions, prompt.texts, strict=True)):
