@@ -96,9 +96,9 @@ class ContrastiveDecoding:
         """
         with model.lock:
             functions = [handle.user_hook for handle in model.hook_dict[EMBEDDED].fwd_hooks]
-            if any(isinstance(getattr(f, "__self__", None), _Attached) for f in functions):
+            if any(isinstance(getattr(f, "__self__", None), _AttachedContrast) for f in functions):
                 raise ValueError("contrastive decoding is attached already; leave that first")
-            attached = _Attached(self, model)
+            attached = _AttachedContrast(self, model)
             with model.hooks([(EMBEDDED, attached.read), (LOGITS, attached.contrast)]):
                 yield model
 
@@ -172,7 +172,7 @@ def _noise_as(waveform: Float[np.ndarray, " sample"], seed: int) -> Float[np.nda
     return (scale * noise).astype(np.float32)
 
 
-class _Attached:
+class _AttachedContrast:
     """Contrastive decoding while attached to a model: two hooks, and the other side's caches."""
 
     def __init__(self, settings: ContrastiveDecoding, model: HookedAudioTransformer) -> None:
