@@ -122,6 +122,9 @@ def top_heads(mass: Float[Tensor, "layer head"], k: int) -> list[tuple[int, int]
     return [divmod(i, n_heads) for i in best]
 
 
+FLOOR = 0.02  # of a head's mean audio mass: below it, it hardly reads
+
+
 def heads_above(
     mass: Float[Tensor, "item layer head"], floor: float | int
 ) -> Bool[Tensor, "layer head"]:

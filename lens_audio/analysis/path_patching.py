@@ -21,7 +21,7 @@ from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
 from lens_audio.progress_bar import ProgressBar
-from lens_audio.sites import Head, Site, check_pairs
+from lens_audio.sites import Head, Site, check_pairs, every_head
 
 
 @torch.no_grad()
@@ -77,8 +77,9 @@ def path_patch(
         raise not_given(metric=metric)
     _check_options(receivers, receiver_input, mlps)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    chosen = every if senders is None else check_pairs(senders, n_layers, n_heads, "sender")
+    chosen = every_head(n_layers, n_heads)
+    if senders is not None:
+        chosen = check_pairs(senders, n_layers, n_heads, "sender")
     reached = None
     if not isinstance(receivers, str):
         n_input_heads = n_heads if receiver_input == "q" else model.cfg.kv_heads

@@ -14,8 +14,7 @@ from lens_audio.data.items import AudioQAItem
 from lens_audio.hooks.selection import Hook
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import KeyValueCache
-
-Head = tuple[int, int]
+from lens_audio.sites import Head
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from transformer_lens.utilities import composition_scores
 
 from lens_audio.model.decoder import Decoder
 from lens_audio.model.shown import ShownWeight
-from lens_audio.sites import head_name
+from lens_audio.sites import every_head, head_name
 
 
 class WeightViews(Decoder):
@@ -151,4 +151,4 @@ class WeightViews(Decoder):
 
     def all_head_labels(self) -> list[str]:
         """`L0H0`, `L0H1`, … in the order of `stack_head_results`."""
-        return [head_name(l, h) for l in range(self.cfg.n_layers) for h in range(self.cfg.n_heads)]
+        return [head_name(*head) for head in every_head(self.cfg.n_layers, self.cfg.n_heads)]

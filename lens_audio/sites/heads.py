@@ -15,6 +15,11 @@ Head = tuple[int, int]  # (layer, head)
 LABEL = re.compile(r"L(-?\d+) ?H(-?\d+)")
 
 
+def every_head(n_layers: int, n_heads: int) -> list[Head]:
+    """All (layer, head) pairs, layer after layer."""
+    return [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+
+
 def head_name(layer: int, head: int) -> str:
     """L3H5: layer 3, head 5, both counted from 0."""
     return f"L{layer}H{head}"

@@ -12,7 +12,7 @@ from lens_audio.analysis.listening import Head, check_heads
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.items import AudioQAItem, check_items
 from lens_audio.data.knock_out import right_answers_without, search_backups
-from lens_audio.sites import head_name
+from lens_audio.sites import every_head, head_name
 from lens_audio.stats import Interval, mean_intervals, over_draws, paired_difference, wilson
 
 CEILING = 0.99  # probability of the right answer above which an item hardly shows what it loses
@@ -100,7 +100,7 @@ def random_heads(
         ValueError: if fewer than k are left, or no draws are asked for.
     """
     taken = set(but)
-    left = [(l, h) for l in range(n_layers) for h in range(n_heads) if (l, h) not in taken]
+    left = [head for head in every_head(n_layers, n_heads) if head not in taken]
     if not 1 <= k <= len(left):
         raise ValueError(f"cannot draw {k} random heads: {len(left)} are left besides those chosen")
     if n_draws < 1:
@@ -144,18 +144,13 @@ def knock_out(
     check_heads(heads, cfg.n_layers, cfg.n_heads)
     but = () if draw_from_all else heads
     draws = random_heads(cfg.n_layers, cfg.n_heads, len(heads), n_draws, seed, but)
-    everything = every_head(model)
+    everything = every_head(cfg.n_layers, cfg.n_heads)
     others = [head for head in everything if head not in set(heads)]
     correct, probs = right_answers_without(
         model, items, [[], list(heads), others, everything, *draws],
         queries=queries, batch_size=batch_size, verbose=verbose,
     )  # fmt: skip
     return KnockOut(list(heads), draws, correct, probs)
-
-
-def every_head(model: HookedAudioTransformer) -> list[Head]:
-    """All (layer, head) pairs of the decoder."""
-    return [(l, h) for l in range(model.cfg.n_layers) for h in range(model.cfg.n_heads)]
 
 
 @dataclass(frozen=True)
@@ -208,7 +203,7 @@ def find_backups(
     model.check_no_hooks()
     check_items(items, needs=("answer",))
     check_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
-    everything = every_head(model)
+    everything = every_head(model.cfg.n_layers, model.cfg.n_heads)
 
     def prob(cuts: Sequence[Sequence[Head]]) -> list[float]:
         _, probs = right_answers_without(

@@ -10,9 +10,8 @@ predicts these labels well has to weigh both signals at the answer position.
 from __future__ import annotations
 
 import math
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from lens_audio.testbed.sounds import (
     Rng,
     make_clip,
 )
-from lens_audio.workers import end_with_parent
+from lens_audio.workers import mapped
 
 TEXT_ONLY_SHARE, SILENT_SHARE, BACKGROUND_SHARE = 0.05, 0.06, 0.03
 KINDS, KIND_SHARES = ("choice", "yes_no", "open"), (0.46, 0.42, 0.12)
@@ -94,7 +93,7 @@ class Batch:
 
 
 def _pool_chunk(
-    extractor: WhisperFeatureExtractor, seed: int, indices: range, n_events: int
+    extractor: WhisperFeatureExtractor, seed: int, n_events: int, indices: range
 ) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
     """Mel features [clip, mel, frame] and (samples, snr, onset, offset) [clip, 4]."""
     torch.set_num_threads(1)
@@ -114,16 +113,9 @@ def make_pool(
     """Synthesise the training clips: n_events with an event, 5 % more without."""
     n = n_events + max(1, n_events // 20)
     chunks = [range(i, min(i + 256, n)) for i in range(0, n, 256)]
-    if workers:
-        # Spawned, not forked: torch's thread pool does not survive a fork.
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, spawn, end_with_parent) as executor:
-            jobs = [executor.submit(_pool_chunk, extractor, seed, c, n_events) for c in chunks]
-            parts = [job.result() for job in jobs]
-    else:
-        threads = torch.get_num_threads()
-        parts = [_pool_chunk(extractor, seed, c, n_events) for c in chunks]
-        torch.set_num_threads(threads)
+    threads = torch.get_num_threads()
+    parts = mapped(partial(_pool_chunk, extractor, seed, n_events), chunks, workers)
+    torch.set_num_threads(threads)
     facts = np.concatenate([f for _, f in parts])
     zeros = np.zeros(round(MAX_SECONDS * SAMPLING_RATE), dtype=np.float32)
     silent = extractor(zeros, sampling_rate=SAMPLING_RATE)["input_features"][0]

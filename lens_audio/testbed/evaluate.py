@@ -24,9 +24,8 @@ from transformers import (
 
 from lens_audio.stats import wilson
 from lens_audio.testbed import checkpoint_dir
-from lens_audio.testbed.items import Caption, Item, Kind, make_items
+from lens_audio.testbed.items import Caption, CaptionedItem, Item, Kind, make_items
 from lens_audio.testbed.processor import chat_prompt
-from lens_audio.testbed.scenes import SceneItem
 
 CONDITIONS: tuple[tuple[Kind, Caption], ...] = (
     ("choice", "none"),
@@ -73,7 +72,7 @@ def load(
     return model.eval(), AutoProcessor.from_pretrained(folder)
 
 
-def model_inputs(processor: Qwen2AudioProcessor, items: Sequence[Item | SceneItem]) -> BatchFeature:
+def model_inputs(processor: Qwen2AudioProcessor, items: Sequence[CaptionedItem]) -> BatchFeature:
     """The processor's tensors for a left-padded batch of items."""
     return processor(
         text=[chat_prompt(processor, item.question) for item in items],

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -22,12 +21,11 @@ from tqdm.auto import tqdm
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.items import AudioQAItem
 from lens_audio.data.knock_out import right_answers_without, search_backups
-from lens_audio.sites import head_name
-from lens_audio.testbed import CHECKPOINTS, checkpoint_dir
+from lens_audio.sites import Head, every_head, head_name
+from lens_audio.testbed import CHECKPOINTS
 from lens_audio.testbed.ground_truth import (
-    BY_CONSTRUCTION,
-    Head,
     Truth,
+    named_folder,
     read_truth,
     write_truth,
 )
@@ -74,7 +72,7 @@ def find_readers(
             bar.update(len(cuts))
             return probs.mean(1)
 
-        return search(prob, [(l, h) for l in range(n_layers) for h in range(n_heads)])
+        return search(prob, every_head(n_layers, n_heads))
 
 
 def search(
@@ -138,9 +136,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write truth.json into the folder")
     options = parser.parse_args()
     name = options.checkpoint
-    folder = checkpoint_dir(name) if name in CHECKPOINTS else Path(name)
+    folder = named_folder(name)
     known = read_truth(folder) if (folder / "truth.json").exists() else None
-    if options.write and known is not None and known.known_by == BY_CONSTRUCTION:
+    if options.write and known is not None and known.by_construction:
         parser.error(f"the readers of {folder} are known by construction; leave out --write")
     model = HookedAudioTransformer.from_pretrained(folder)
     found = find_readers(model, make_scene_items(options.n, options.seed))

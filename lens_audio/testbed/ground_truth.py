@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lens_audio import files
-from lens_audio.sites import head_name
-from lens_audio.testbed import KNOWN, checkpoint_dir
+from lens_audio.sites import Head, every_head, head_name
+from lens_audio.testbed import CHECKPOINTS, KNOWN, checkpoint_dir
 
-Head = tuple[int, int]  # (layer, head), from 0
 BY_CONSTRUCTION = "by construction"
 
 
@@ -41,16 +40,25 @@ class Truth:
     known_by: str  # BY_CONSTRUCTION, or by which knock-out on which items
 
     def __repr__(self) -> str:
+        return f"Truth({self.checkpoint}: {self.named_heads}; known {self.known_by})"
+
+    @property
+    def named_heads(self) -> str:
+        """Those that are known, such as "readers L3H1 L4H2; decoys L1H2"."""
         named = {"readers": self.readers, "backups": self.backups, "decoys": self.decoys}
-        said = "; ".join(
+        return "; ".join(
             f"{what} {' '.join(head_name(*head) for head in heads)}"
             for what, heads in named.items()
             if heads
         )
-        return f"Truth({self.checkpoint}: {said}; known {self.known_by})"
+
+    @property
+    def by_construction(self) -> bool:
+        """Whether the readers were put in."""
+        return self.known_by == BY_CONSTRUCTION
 
     def labels(self, condition: str = "captionless") -> dict[Head, bool]:
-        """Of each labelled head whether it is a true reader; backups and decoys have a say below.
+        """Of each labelled head whether it is a true reader.
 
         Decoys read nothing, so they are labelled False: a method that finds them is fooled. Backups
         are left out, and on "conflict" items the veto's layers, but for readers in them.
@@ -59,10 +67,9 @@ class Truth:
         if condition == "conflict":
             left_out |= {(l, h) for l in self.veto_layers for h in range(self.n_heads)}
         return {
-            (layer, head): (layer, head) in self.readers
-            for layer in range(self.n_layers)
-            for head in range(self.n_heads)
-            if (layer, head) in self.readers or (layer, head) not in left_out
+            head: head in self.readers
+            for head in every_head(self.n_layers, self.n_heads)
+            if head in self.readers or head not in left_out
         }
 
     def edges(self) -> list[LabelledEdge]:
@@ -70,10 +77,9 @@ class Truth:
         that is neither reader nor backup nor decoy. All other edges of the graph are unlabelled.
         """
         left_out = {*self.backups, *self.decoys}
-        heads = [(l, h) for l in range(self.n_layers) for h in range(self.n_heads)]
         return [
             LabelledEdge(head, letter, head in self.readers)
-            for head in heads
+            for head in every_head(self.n_layers, self.n_heads)
             if head not in left_out
             for letter in ("k", "v")
         ]
@@ -95,6 +101,11 @@ def truth(name: str) -> Truth:
     if name not in KNOWN:
         raise ValueError(f"no truth is known of {name!r}; choose one of {', '.join(KNOWN)}")
     return read_truth(checkpoint_dir(name))
+
+
+def named_folder(checkpoint: str) -> Path:
+    """The folder of an embedded checkpoint by its name, or the one at a path."""
+    return checkpoint_dir(checkpoint) if checkpoint in CHECKPOINTS else Path(checkpoint)
 
 
 def read_truth(folder: Path) -> Truth:

@@ -10,7 +10,7 @@ differ, so no held-out item, whatever its seed, was ever drawn in training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -67,8 +67,8 @@ CAPTION_CONDITIONS = {"none": "captionless", "true": "truthful", "false": "confl
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Item(AudioQAItem):
-    """One question about one synthesised recording.
+class CaptionedItem(AudioQAItem):
+    """One question about one synthesised recording, with or without a caption.
 
     `question` is the whole user text: caption if any, question, options. `answer` is what the audio
     says, whatever the caption says. `condition` says what the caption does: "captionless",
@@ -79,14 +79,6 @@ class Item(AudioQAItem):
     caption: Caption
     captioned: str | None  # the choice the caption speaks for
     firm: bool  # is the caption worded firmly
-    onset: float  # seconds
-    offset: float  # seconds
-    category: str  # the sound class; "background" or "silence" when nothing happens
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        facts = {"condition": CAPTION_CONDITIONS[self.caption], "category": self.category}
-        object.__setattr__(self, "facts", facts)
 
     @property
     def waveform(self) -> Samples:
@@ -97,6 +89,20 @@ class Item(AudioQAItem):
     def sampling_rate(self) -> int:
         """Hz"""
         return self.audio[1]
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Item(CaptionedItem):
+    """A question about one of sixteen sounds."""
+
+    onset: float  # seconds
+    offset: float  # seconds
+    category: str  # the sound class; "background" or "silence" when nothing happens
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        facts = {"condition": CAPTION_CONDITIONS[self.caption], "category": self.category}
+        object.__setattr__(self, "facts", facts)
 
     @property
     def kind(self) -> Kind:
@@ -215,13 +221,19 @@ def make_items(
     "mixed" (one in five yes/no). `audio`: "event", or "background" and "silence", where the
     recording holds nothing to hear and `answer` is what the caption "true" would name.
     """
+    possible = {"caption": get_args(Caption), "kind": get_args(Kind), "audio": get_args(Audio)}
+    check_drawn(n, seed, possible, caption=caption, kind=kind, audio=audio)
+    return [make_item(i, seed, caption, kind, audio, HELD_OUT_STREAM) for i in range(n)]
+
+
+def check_drawn(n: int, seed: int, possible: Mapping[str, tuple[str, ...]], **chosen: str) -> None:
+    """Refuse negative numbers, and choices that are not possible.
+
+    Raises:
+        ValueError: naming what was given and what is possible.
+    """
     if n < 0 or seed < 0:
         raise ValueError(f"n and seed must be 0 or more, got n={n}, seed={seed}")
-    for name, value, possible in (
-        ("caption", caption, get_args(Caption)),
-        ("kind", kind, get_args(Kind)),
-        ("audio", audio, get_args(Audio)),
-    ):
-        if value not in possible:
-            raise ValueError(f"{name}={value!r} is not possible; choose one of {possible}")
-    return [make_item(i, seed, caption, kind, audio, HELD_OUT_STREAM) for i in range(n)]
+    for name, value in chosen.items():
+        if value not in possible[name]:
+            raise ValueError(f"{name}={value!r} is not possible; choose one of {possible[name]}")

@@ -13,12 +13,13 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from lens_audio.data.items import AudioQAItem
 from lens_audio.testbed.items import (
     CAPTION_CONDITIONS,
     HELD_OUT_STREAM,
     Caption,
+    CaptionedItem,
     caption_sentence,
+    check_drawn,
     with_article,
 )
 from lens_audio.testbed.sounds import (
@@ -90,15 +91,9 @@ class SceneQuestion:
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class SceneItem(AudioQAItem):
-    """A question about a scene; `facts` hold its kind, condition and the caption's wording.
+class SceneItem(CaptionedItem):
+    """A question about a scene; `facts` hold its kind, condition and the caption's wording."""
 
-    `answer` is what the sound says, whatever the caption says.
-    """
-
-    caption: Caption
-    captioned: str | None  # the choice the caption speaks for
-    firm: bool  # is the caption worded firmly
     kind: SceneKind
     events: tuple[Event, ...]
     overlap: float  # seconds in which two events sound together
@@ -111,16 +106,6 @@ class SceneItem(AudioQAItem):
         if self.caption != "none":
             facts["wording"] = "firm" if self.firm else "plain"
         object.__setattr__(self, "facts", facts)
-
-    @property
-    def waveform(self) -> Samples:
-        """[samples]"""
-        return self.audio[0]
-
-    @property
-    def sampling_rate(self) -> int:
-        """Hz"""
-        return self.audio[1]
 
 
 def make_scene(
@@ -247,15 +232,8 @@ def make_scene_items(
     Raises:
         ValueError: for negative numbers, another caption or kind, or an empty range.
     """
-    if n < 0 or seed < 0:
-        raise ValueError(f"n and seed must be 0 or more, got n={n}, seed={seed}")
-    kinds = (*get_args(SceneKind), "mixed")
-    for name, value, possible in (
-        ("caption", caption, get_args(Caption)),
-        ("kind", kind, kinds),
-    ):
-        if value not in possible:
-            raise ValueError(f"{name}={value!r} is not possible; choose one of {possible}")
+    possible = {"caption": get_args(Caption), "kind": (*get_args(SceneKind), "mixed")}
+    check_drawn(n, seed, possible, caption=caption, kind=kind)
     if not snr_db[0] <= snr_db[1]:
         raise ValueError(f"snr_db must be (lowest, highest), not {snr_db}")
     return [make_scene_item(i, seed, caption, kind, snr_db) for i in range(n)]

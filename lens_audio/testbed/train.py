@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,15 @@ AttentionInterface.register("testbed_float32", _attend_in_float32)
 AttentionMaskInterface.register("testbed_float32", sdpa_mask)
 
 
+def make_optimizer(trained: Sequence[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
+    """AdamW, which shrinks matrices alone."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim >= 2]},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=weight_decay)
+
+
 class Trainer:
     """Model, optimiser and step, with saving and resuming."""
 
@@ -189,17 +199,9 @@ class Trainer:
         self.words = torch.tensor([[*encode(word), *encode(f" {word}")] for word in CLASSES])
         extractor = self.processor.feature_extractor
         self.pool = pool or make_pool(extractor, settings.seed, settings.clips, workers)
-        self.optimizer = self._optimizer()
-        self.step = 0
-
-    def _optimizer(self) -> torch.optim.AdamW:
         trained = [p for p in self.model.parameters() if p.requires_grad] + [self.nothing]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.ndim >= 2]},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        decay = self.settings.weight_decay
-        return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=decay)
+        self.optimizer = make_optimizer(trained, settings.weight_decay)
+        self.step = 0
 
     def train_step(self) -> float:
         """One update; returns the loss in nats."""

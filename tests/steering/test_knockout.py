@@ -5,8 +5,9 @@ import torch
 
 from lens_audio import hooks
 from lens_audio.data.knock_out import choice_probs_without
+from lens_audio.sites import every_head
 from lens_audio.steering import KnockOut, find_backups, knock_out, knockout
-from lens_audio.steering.knockout import every_head, random_heads
+from lens_audio.steering.knockout import random_heads
 
 HEADS = [(0, 1), (0, 2), (2, 3), (3, 7)]
 
@@ -60,8 +61,10 @@ def test_refuses_heads_that_do_not_exist_and_too_many_to_draw(model, items) -> N
 def test_rows_are_the_specialists_all_others_and_all_heads(model, items) -> None:
     some = items[:4]
     found = knock_out(model, some, HEADS, n_draws=2, verbose=False)
-    others = [head for head in every_head(model) if head not in HEADS]
-    cuts = [[], HEADS, others, every_head(model), *found.draws]
+    others = [
+        head for head in every_head(model.cfg.n_layers, model.cfg.n_heads) if head not in HEADS
+    ]
+    cuts = [[], HEADS, others, every_head(model.cfg.n_layers, model.cfg.n_heads), *found.draws]
     correct, probs = knockout.right_answers_without(model, some, cuts, verbose=False)
     torch.testing.assert_close(found.probs, probs)
     assert found.all_but.value == float(correct[2].double().mean())
@@ -114,7 +117,9 @@ def test_backups_are_found_one_after_another(
 
 
 def test_without_heads_and_backups_no_audio_reaches_the_answer(model, items) -> None:
-    all_but_one = [head for head in every_head(model) if head != (1, 6)]
+    all_but_one = [
+        head for head in every_head(model.cfg.n_layers, model.cfg.n_heads) if head != (1, 6)
+    ]
     found = find_backups(model, items[:3], all_but_one, tolerance=1e-4, verbose=False)
     assert found.backups in ([], [(1, 6)])
     assert found.probs[-1] == pytest.approx(found.deaf, abs=1e-4)

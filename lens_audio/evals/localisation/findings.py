@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from lens_audio.evals.localisation.methods import CORRELATION, FLOOR, FLOOR_ALONE, FLOORED
+from lens_audio.analysis.attention import FLOOR
+from lens_audio.evals.localisation.methods import CORRELATION, FLOOR_ALONE, FLOORED
 from lens_audio.plots.theme import number
 
 FINDS = 0.9  # AUROC, where the interval of a method must begin that is said to find the readers

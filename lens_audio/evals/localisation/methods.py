@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_audio.analysis.attention import audio_attention, audio_mass
+from lens_audio.analysis.attention import FLOOR, audio_attention, audio_mass
 from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.direct_attribution import head_attribution_by_source
 from lens_audio.analysis.listening import measure
@@ -26,6 +26,7 @@ from lens_audio.data import AudioQAItem, Pair, pair
 from lens_audio.data.answers import first_tokens
 from lens_audio.data.batches import batches
 from lens_audio.data.knock_out import right_answers_without
+from lens_audio.sites import every_head
 from lens_audio.stats import pearson
 
 Pairs = Sequence[tuple[AudioQAItem, AudioQAItem]]  # (clean, corrupted)
@@ -34,7 +35,6 @@ OnPairs = Callable[[Int[Tensor, " some"]], Float[Tensor, "layer head"]]  # of pa
 Scores = Tensor | OnPairs
 
 BATCH_SIZE = 16
-FLOOR = 0.02  # of a head's mean audio mass
 STEPS = 5  # of integrated gradients
 CORRELATION, FLOORED, FLOOR_ALONE = "correlation", "correlation above a floor", "floor of mass"
 
@@ -188,7 +188,7 @@ def _items(pairs: Pairs) -> list[AudioQAItem]:
 
 
 def _heads(model: HookedAudioTransformer) -> list[tuple[int, int]]:
-    return [(l, h) for l in range(model.cfg.n_layers) for h in range(model.cfg.n_heads)]
+    return every_head(model.cfg.n_layers, model.cfg.n_heads)
 
 
 def _right_probs(

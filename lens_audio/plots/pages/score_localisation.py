@@ -17,7 +17,6 @@ from lens_audio.plots.report import (
     table_html,
 )
 from lens_audio.plots.theme import number
-from lens_audio.sites import head_name
 from lens_audio.testbed import Truth
 
 SCORE_HEADER = ("AUROC [95 %]", "precision [95 %]", "decoys", "forwards")
@@ -67,7 +66,7 @@ def _truths(truths: Sequence[Truth]) -> str:
 
 def truth_said(truth: Truth) -> str:
     """What is known of a checkpoint, how, and what may be concluded from finding it."""
-    if truth.known_by.startswith("by construction"):
+    if truth.by_construction:
         follows = "Planted: finding them validates the tool, and is no evidence for the paper."
     else:
         follows = (
@@ -75,13 +74,7 @@ def truth_said(truth: Truth) -> str:
             "only. Where readers are known by knock-out, the scores of knock-out and of only this "
             "head are no independent check."
         )
-    heads = {"readers": truth.readers, "backups": truth.backups, "decoys": truth.decoys}
-    named = [
-        f"{what} {' '.join(head_name(*head) for head in some)}"
-        for what, some in heads.items()
-        if some
-    ]
-    return f"{truth.checkpoint}: {'; '.join(named)}. Known {truth.known_by}. {follows}"
+    return f"{truth.checkpoint}: {truth.named_heads}. Known {truth.known_by}. {follows}"
 
 
 def _numbers(table: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_audio.analysis.attention import heads_above
+from lens_audio.analysis.attention import FLOOR, heads_above
 from lens_audio.analysis.listening import (
     Correlation,
     Head,
@@ -32,7 +32,6 @@ from lens_audio.steering.storage import model_facts
 
 KS = (2, 4, 8, 12)
 BETAS = (0.5, 1.0, 2.0, 4.0, 8.0)
-FLOOR = 0.02  # of mean audio mass: beside the paper's choice it is shown what this one would find
 REACHED = 1e-3  # of the final representation's norm: an s this large means that audio has come
 
 # Which items are answered right, at a strength.

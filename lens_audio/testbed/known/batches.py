@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +30,7 @@ from lens_audio.testbed.scenes import (
     ask,
     make_scene,
 )
-from lens_audio.workers import end_with_parent
+from lens_audio.workers import mapped
 
 CAPTIONS: tuple[Caption, ...] = ("none", "true", "false")
 CAPTION_SHARES = (0.42, 0.16, 0.42)
@@ -85,29 +83,30 @@ def embed(
     return torch.cat(parts)
 
 
+@cache
+def _ears() -> HookedAudioTransformer:
+    """The checkpoint whose encoder and projector all these checkpoints have."""
+    return HookedAudioTransformer.from_pretrained(checkpoint_dir(), verbose=False)
+
+
 def _embedded(indices: range) -> tuple[Tensor, list[tuple[Event, ...]]]:
     torch.set_num_threads(1)
-    model = HookedAudioTransformer.from_pretrained(checkpoint_dir())
     scenes = []
     for i in indices:
         rng = np.random.default_rng([TRAINING_STREAM, 77, i])
         n_events = 0 if i % BACKGROUND_EVERY == 0 else int(rng.integers(1, 3))
         scenes.append(make_scene(rng, n_events))
-    heard = embed(model, [scene.waveform for scene in scenes])
+    heard = embed(_ears(), [scene.waveform for scene in scenes])
     return heard, [scene.events for scene in scenes]
 
 
 def make_pool(n: int, workers: int = 0) -> ScenePool:
     """The first n training scenes, through the encoder of the checkpoint "listen"."""
     chunks = [range(i, min(i + 512, n)) for i in range(0, n, 512)]
-    if workers:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, spawn, end_with_parent) as executor:
-            found = list(executor.map(_embedded, chunks))
-    else:
-        found = [_embedded(chunk) for chunk in chunks]
-    model = HookedAudioTransformer.from_pretrained(checkpoint_dir())
-    silence = embed(model, [np.zeros(round(SCENE_SECONDS * SAMPLING_RATE), np.float32)])[0]
+    threads = torch.get_num_threads()
+    found = mapped(_embedded, chunks, workers)
+    torch.set_num_threads(threads)
+    silence = embed(_ears(), [np.zeros(round(SCENE_SECONDS * SAMPLING_RATE), np.float32)])[0]
     return ScenePool(
         torch.cat([a for a, _ in found]), silence, [e for _, events in found for e in events]
     )

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_audio.sites import Head
 from lens_audio.testbed.known.batches import SceneBatch
 from lens_audio.testbed.known.decoder import Reading, last_of
-from lens_audio.testbed.known.recipes import Head, Plant, Price, Recipe
+from lens_audio.testbed.known.recipes import Plant, Price, Recipe
 
 Unembed = Callable[[Float[Tensor, "question d_model"]], Float[Tensor, "question d_vocab"]]
 NO_MASS = 0.01  # the mass at which a leak begins to cost

@@ -8,7 +8,6 @@ readers' attention to the audio, without all others', and without any.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import get_args
 
 import torch
@@ -18,9 +17,10 @@ from tqdm.auto import tqdm
 
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.knock_out import right_answers_without
+from lens_audio.sites import Head, every_head
 from lens_audio.stats import paired_difference, wilson
-from lens_audio.testbed import CHECKPOINTS, checkpoint_dir
-from lens_audio.testbed.ground_truth import Truth, read_truth
+from lens_audio.testbed import CHECKPOINTS
+from lens_audio.testbed.ground_truth import Truth, named_folder, read_truth
 from lens_audio.testbed.items import Caption
 from lens_audio.testbed.scenes import SceneKind, make_scene_items
 
@@ -28,9 +28,9 @@ ABOVE_CHANCE = 0.1  # a task that is answered less well is left out
 BATCH_SIZE = 32
 
 
-def cuts_of(truth: Truth) -> dict[str, list[tuple[int, int]]]:
+def cuts_of(truth: Truth) -> dict[str, list[Head]]:
     """Sets of heads to cut, by what is said of them."""
-    heads = [(layer, head) for layer in range(truth.n_layers) for head in range(truth.n_heads)]
+    heads = every_head(truth.n_layers, truth.n_heads)
     reading = {*truth.readers, *truth.backups}
     cuts = {
         "no head cut": [],
@@ -54,10 +54,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=61, help="of the items")
     options = parser.parse_args()
     name = options.checkpoint
-    folder = checkpoint_dir(name) if name in CHECKPOINTS else Path(name)
+    folder = named_folder(name)
     model, truth = HookedAudioTransformer.from_pretrained(folder), read_truth(folder)
 
-    def right(kind: SceneKind, caption: Caption, cuts: list[list[tuple[int, int]]]) -> Tensor:
+    def right(kind: SceneKind, caption: Caption, cuts: list[list[Head]]) -> Tensor:
         items = make_scene_items(options.n, options.seed, caption, kind)
         return right_answers_without(model, items, cuts, batch_size=BATCH_SIZE, verbose=False)[0]
 

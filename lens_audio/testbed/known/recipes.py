@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Head = tuple[int, int]  # (layer, head), from 0
+from lens_audio.sites import Head
 
 
 @dataclass(frozen=True)

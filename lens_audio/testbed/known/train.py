@@ -31,6 +31,7 @@ from lens_audio.testbed.known.losses import terms
 from lens_audio.testbed.known.recipes import RECIPES, Recipe
 from lens_audio.testbed.processor import TURN_END
 from lens_audio.testbed.scenes import SCENE_CLASSES
+from lens_audio.testbed.train import make_optimizer
 
 DEFAULT_STATE = Path.home() / ".cache" / "lens_audio" / "testbed_known"
 N_LAYERS, N_HEADS, D_MODEL, D_MLP = 8, 8, 128, 192
@@ -77,13 +78,8 @@ class SceneTrainer:
         self.words, self.end = encode(list(SCENE_CLASSES)), encode(TURN_END)
         if recipe.plant is not None:
             self._silence(recipe.plant.decoys)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in trained if p.ndim >= 2]},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        decay = recipe.weight_decay
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=decay)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(self.trained, recipe.weight_decay)
 
     def _silence(self, heads: tuple[tuple[int, int], ...]) -> None:
         """These heads write exactly nothing, from the first step to the last."""
@@ -120,8 +116,7 @@ class SceneTrainer:
         loss = torch.stack([weight * value for weight, value in parts.values() if weight]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        nn.utils.clip_grad_norm_(trained, 1.0)
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.step += 1
         return {name: float(value.detach()) for name, (_, value) in parts.items()}
