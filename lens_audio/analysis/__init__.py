@@ -1,6 +1,14 @@
 """What is asked of a model: where it listens, what carries its answer, and what it would answer."""
 
-from lens_audio.analysis import attribution, circuit, corruptions, metrics, patching, path_patching
+from lens_audio.analysis import (
+    attribution,
+    circuit,
+    circuits,
+    corruptions,
+    metrics,
+    patching,
+    path_patching,
+)
 from lens_audio.analysis.attention import (
     audio_attention,
     audio_mass,
@@ -26,6 +34,7 @@ __all__ = [
     "choice_log_probs",
     "choice_probs",
     "circuit",
+    "circuits",
     "corruptions",
     "encoder_lens",
     "entropy",

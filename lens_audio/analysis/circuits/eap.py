@@ -1,0 +1,177 @@
+"""Edge attribution patching: the effect of corrupting every edge at once, to first order.
+
+    score(u, v) = sum over positions of (u' - u) · dM / d(input of v)
+
+u and u' are what a sender writes in the clean and in the corrupted run; v's input is taken before
+its norm, and the gradient passes through v's own copy of that norm. Integrated gradients average
+the gradient along a way from clean to corrupted, and leave the difference whole.
+
+Sources: Syed, Rager, Conmy, "Attribution Patching Outperforms Automated Circuit Discovery", arXiv
+2310.10348 (EAP); Hanna, Pezzelle, Belinkov, "Have Faith in Faithfulness", arXiv 2403.17806 (EAP-IG).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_audio.analysis.circuits.graph import LETTERS
+from lens_audio.analysis.circuits.runs import PairRuns, Written
+from lens_audio.analysis.metrics import AppliedMetric
+from lens_audio.data.collect import layer_names
+from lens_audio.model.attention import project_to_heads
+
+Scores = Float[Tensor, "example sender receiver"]
+
+
+def eap(runs: PairRuns, stages: Iterable[int]) -> Scores:
+    """The gradient at the clean run, which is the first forward of the two.
+
+    Args:
+        stages: of the senders whose edges are scored.
+    """
+    layers = range(runs.nodes.n_layers)
+    run = _differentiated(runs, 0, runs.embed, Written.names(len(layers))[1:])
+    written = Written.of(runs.model, runs.nodes, run.values | {"hook_embed": runs.embed})
+    scores = _no_scores(runs)
+    _add(scores, runs, runs.corrupted.minus(written, runs.mask), run, stages)
+    return scores
+
+
+def eap_ig_inputs(runs: PairRuns, stages: Iterable[int], steps: int) -> Scores:
+    """Gradients averaged over the midpoints of `steps` parts between the clean and corrupted merged
+    embeddings (EAP-IG): sound and text enter block 0, and every activation follows.
+    """
+    _, written, logits = runs.clean()
+    applied, differences = runs.applied(logits), runs.corrupted.minus(written, runs.mask)
+    scores, stages = _no_scores(runs), list(stages)
+    for step in range(steps):
+        moved = runs.embed + (step + 0.5) / steps * differences.embed
+        _add(scores, runs, differences, _differentiated(runs, 0, moved, applied=applied), stages)
+    return scores / steps
+
+
+def eap_ig_activations(runs: PairRuns, stages: Iterable[int], steps: int) -> Scores:
+    """Gradients averaged over midpoints between the activations of the sender itself.
+
+    What the embeddings, the heads of one layer together, or one MLP write moves from clean to
+    corrupted while the rest of the clean run follows; edges from these senders take the gradients
+    along that way. So the scores of a layer's heads over all receivers add up to the exact effect
+    of corrupting those heads, as `steps` grows. (The authors' code averages every edge over the ways
+    of all layers, those of other senders included.)
+    """
+    clean, written, logits = runs.clean()
+    applied, differences = runs.applied(logits), runs.corrupted.minus(written, runs.mask)
+    scores = _no_scores(runs)
+    for stage in stages:
+        layer, is_mlp = divmod(stage - 1, 2)
+        for step in range(steps):
+            at, hooks = (step + 0.5) / steps, []
+            if stage == 0:
+                start, resid = 0, runs.embed + at * differences.embed
+            elif is_mlp:
+                start, resid = layer + 1, clean[f"blocks.{layer}.hook_resid_mid"]
+                resid = resid + written.mlp_out[layer] + at * differences.mlp_out[layer]
+            else:
+                start, resid = layer, clean[f"blocks.{layer}.hook_resid_pre"]
+                moved = written.z[layer] + at * differences.z[layer]
+                hooks = [(f"blocks.{layer}.attn.hook_z", lambda z, hook, moved=moved: moved)]
+            run = _differentiated(runs, start, resid, applied=applied, fwd_hooks=hooks)
+            _add(scores, runs, differences, run, [stage])
+    return scores / steps
+
+
+@dataclass
+class _Run:
+    """A run from a layer on: activations, and dM/da where receivers read."""
+
+    first: int
+    values: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    of_logits: Float[Tensor, "batch last d_model"]
+
+
+def _differentiated(
+    runs: PairRuns,
+    first: int,
+    resid: Float[Tensor, "batch pos d_model"],
+    keep: Iterable[str] = (),
+    applied: AppliedMetric | None = None,
+    fwd_hooks: list[tuple[str, Callable]] = [],  # noqa: B006
+) -> _Run:
+    """One forward and one backward; rows do not mix, so the sum of the metric serves all."""
+    layers = range(first, runs.nodes.n_layers)
+    reads = [f"attn.hook_{letter}" for letter in LETTERS] + ["hook_mlp_in"]
+    at = [name for read in reads for name in layer_names(read, layers)]
+    final = [runs.final_name] if layers else []
+    names = [*at, *final, *layer_names("hook_resid_pre", layers), *keep]
+    with torch.enable_grad():
+        start = resid.detach().requires_grad_()
+        values, logits = runs.from_layer(first, start, names, fwd_hooks)
+        applied = applied or runs.applied(logits)
+        metric = applied(logits)
+        if not metric.requires_grad:
+            raise ValueError(f"metric {applied.name!r} has no gradient to the logits")
+        ends = [values[name] for name in at] + [
+            values[name] if layers else start for name in [runs.final_name]
+        ]
+        found = torch.autograd.grad(metric.sum(), ends, materialize_grads=True)
+    values = {name: value.detach() for name, value in values.items() if name not in at}
+    return _Run(first, values, dict(zip(at, found, strict=False)), found[-1][:, -runs.n_last :])
+
+
+def _no_scores(runs: PairRuns) -> Scores:
+    precise = torch.promote_types(runs.embed.dtype, torch.float32)
+    shape = len(runs.mask), *runs.nodes.is_edge.shape
+    return torch.zeros(shape, dtype=precise, device=runs.embed.device)
+
+
+@torch.no_grad()
+def _add(
+    scores: Scores, runs: PairRuns, differences: Written, run: _Run, stages: Iterable[int]
+) -> None:
+    """Add what a run's gradients make of the differences: one product for each layer of senders and
+    each layer of receivers.
+    """
+    nodes, stages = runs.nodes, list(stages)
+
+    def add(stage: int, receivers: slice, gradients: Tensor, n_last: int = 0) -> None:
+        written = differences.by(stage, n_last).to(scores.dtype)
+        of_edges = torch.einsum("bspm,brpm->bsr", written, gradients)
+        scores[:, nodes.senders_of(stage), receivers] += of_edges
+
+    for layer in range(run.first, nodes.n_layers):
+        of_heads, of_mlp = 1 + 2 * layer, 2 + 2 * layer
+        earlier = [stage for stage in stages if stage < of_heads]
+        mlp = run.gradients[f"blocks.{layer}.hook_mlp_in"][:, None].to(scores.dtype)
+        if earlier:
+            read = _at_head_inputs(runs, layer, run).to(scores.dtype)
+            read = torch.cat([read, mlp], dim=1)
+            both = slice(nodes.receivers_of(of_heads).start, nodes.receivers_of(of_mlp).stop)
+            for stage in earlier:
+                add(stage, both, read)
+        if of_heads in stages:
+            add(of_heads, nodes.receivers_of(of_mlp), mlp)
+    for stage in stages:
+        last = nodes.receivers_of(nodes.last_stage)
+        add(stage, last, run.of_logits[:, None].to(scores.dtype), runs.n_last)
+
+
+def _at_head_inputs(
+    runs: PairRuns, layer: int, run: _Run
+) -> Float[Tensor, "batch receiver pos d_model"]:
+    """dM/d(input before the norm) of every query, key and value head of a layer."""
+    block, name = runs.model.blocks[layer], f"blocks.{layer}"
+    resid = run.values[f"{name}.hook_resid_pre"]
+    found = []
+    for letter in LETTERS:
+        gradient = run.gradients[f"{name}.attn.hook_{letter}"]
+        n_heads = gradient.shape[2]
+        with torch.enable_grad():
+            own = resid[:, :, None].expand(-1, -1, n_heads, -1).detach().requires_grad_()
+            read = project_to_heads(getattr(block.attn, f"{letter}_proj"), block.ln1(own), n_heads)
+            (at_input,) = torch.autograd.grad(read, own, gradient)
+        found.append(at_input.transpose(1, 2))
+    return torch.cat(found, dim=1)

@@ -1,0 +1,130 @@
+"""The scores of all edges of a model, over data sets of pairs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_audio import fingerprint
+from lens_audio.analysis.circuits.eap import eap, eap_ig_activations, eap_ig_inputs
+from lens_audio.analysis.circuits.exact import exact
+from lens_audio.analysis.circuits.graph import Graph, Nodes
+from lens_audio.analysis.circuits.runs import MetricFunction, PairRuns, Pairs, plain, with_metrics
+from lens_audio.analysis.metrics import metric_name
+from lens_audio.audio_model import HookedAudioTransformer
+
+METHODS = ("eap", "eap-ig-inputs", "eap-ig-activations", "exact")
+
+
+def edges(
+    model: HookedAudioTransformer,
+    pairs: Pairs,
+    metric: MetricFunction | None = None,
+    method: str = "eap",
+    steps: int = 5,
+    *,
+    senders: Iterable[str] | None = None,
+    by_example: bool = False,
+    batch_tokens: int | None = None,
+) -> Graph:
+    """By how much the metric changes when an edge of the clean run is corrupted, for every edge.
+
+    An edge leads from what one node writes to one input of a later one. It is corrupted when that
+    input alone gets what the sender wrote in the corrupted run. `Graph` and `Nodes` say what the
+    nodes are; the bias of the attention's output belongs to none.
+
+    - "eap": to first order, (what it writes corrupted - clean) · gradient at the input, summed over
+      all real positions. Two forwards and a backward for all edges of a pair.
+    - "eap-ig-inputs": with the gradient averaged over `steps` points between the clean and the
+      corrupted embeddings that enter block 0, sound included. As steps grow, the edges out of
+      `embed` add up to the whole difference of the metric. `steps` forwards and backwards more.
+    - "eap-ig-activations": averaged between the sender's own activations, of which a layer's heads
+      move together; the rest of the clean run follows. `steps` for each layer's heads and MLP.
+    - "exact": a run for every edge, from its receiver's layer on, many in a batch.
+
+    Padding counts for nothing, and rows of a batch may be of unequal length, padded on the left.
+    Nothing is left on the model, its weights get no gradients.
+
+    Args:
+        pairs: a pair (`lens_audio.data.pair`) of prompts or of batches of them, (clean, corrupted),
+            or any number of pairs one after another, each of them or none (pair, metric). Only one
+            is held at a time. Of a "group" pair a sender writes what it wrote at the same group.
+        metric: a function of logits, one number a row, as in `patching.sweep`; differentiable but
+            for "exact".
+        steps: of integrated gradients.
+        senders: names, such as ["embed", "L0H1"], whose edges alone are scored and kept.
+        by_example: keep the scores of every example, too.
+        batch_tokens: of "exact": positions computed at once, at most.
+
+    Raises:
+        ValueError: for another method, no steps, a sender that does not exist, prompts whose
+            positions do not correspond, a NaN metric, one without a gradient, no pairs, hooks on the
+            model, or inference mode.
+    """
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
+    if steps < 1:
+        raise ValueError(f"steps={steps}; integrated gradients need at least 1")
+    if method != "exact" and torch.is_inference_mode_enabled():
+        raise ValueError(f"{method!r} needs gradients; leave torch.inference_mode()")
+    nodes = Nodes.of(model.cfg)
+    wanted = _wanted(nodes, senders)
+    total = torch.zeros(wanted.shape, dtype=torch.float64)
+    kept: list[Tensor] = []
+    names: list[str] = []
+    prints: list[Any] = []
+    n_examples = 0
+    for pair, own in with_metrics(pairs, metric):
+        with plain(model):
+            runs = PairRuns.of(model, pair, own)
+            found = _scored(runs, method, steps, wanted, batch_tokens).cpu()
+        found = found.masked_fill(~wanted, 0.0)
+        total += found.double().sum(0)
+        n_examples += len(found)
+        kept += [found] if by_example else []
+        names += [] if metric_name(own) in names else [metric_name(own)]
+        prints.append([fingerprint.of_prompt(prompt) for prompt in (pair.clean, pair.corrupted)])
+    about = {
+        "model": model.cfg.model_name,
+        "method": method,
+        **({"steps": steps} if "ig" in method else {}),
+        "metric": ", ".join(names),
+        "n_examples": n_examples,
+        "pairs": fingerprint.of_request(prints),
+        "versions": fingerprint.versions(),
+    }
+    mean = (total / n_examples).to(found.dtype)
+    return Graph(nodes, mean, wanted, about, torch.cat(kept) if by_example else None)
+
+
+def _wanted(nodes: Nodes, senders: Iterable[str] | None) -> Bool[Tensor, "sender receiver"]:
+    if senders is None:
+        return nodes.is_edge.clone()
+    chosen = [senders] if isinstance(senders, str) else list(senders)
+    unknown = [name for name in chosen if name not in nodes.senders]
+    if unknown or not chosen:
+        raise ValueError(f"no sender {unknown or ''}; there are {', '.join(nodes.senders)}")
+    is_chosen = torch.tensor([name in chosen for name in nodes.senders])
+    return nodes.is_edge & is_chosen[:, None]
+
+
+def _scored(
+    runs: PairRuns,
+    method: str,
+    steps: int,
+    wanted: Bool[Tensor, "sender receiver"],
+    batch_tokens: int | None,
+) -> Float[Tensor, "example sender receiver"]:
+    """The scores of a batch of pairs; of senders that are not wanted, whatever is at hand."""
+    if method == "exact":
+        return exact(runs, wanted, batch_tokens)
+    senders = wanted.any(1)
+    stages = [
+        s for s in range(runs.nodes.last_stage) if bool(senders[runs.nodes.senders_of(s)].any())
+    ]
+    if method == "eap":
+        return eap(runs, stages)
+    integrated = eap_ig_inputs if method == "eap-ig-inputs" else eap_ig_activations
+    return integrated(runs, stages, steps)

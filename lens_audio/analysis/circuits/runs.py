@@ -1,0 +1,230 @@
+"""Both runs of a pair as edges need them: what each sender wrote, and the clean run from any layer on."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_audio.analysis.alignment import BaseAndSource
+from lens_audio.analysis.circuits.graph import Nodes
+from lens_audio.analysis.metrics import AppliedMetric, logits_needed
+from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data import Pair
+from lens_audio.data.collect import layer_names
+from lens_audio.inputs import AudioPrompt
+from lens_audio.model.hook_point import only_reads
+
+MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
+PairWithMetric = tuple[Pair, MetricFunction]
+# One pair of prompts, or batches of them: each a Pair, or (pair, metric) with a metric of its own.
+Pairs = Pair | tuple[AudioPrompt, AudioPrompt] | Iterable[Any]
+
+# How a model must run so that hook points mean one thing, whatever flags its user has set.
+FLAGS = {
+    "use_split_qkv_input": False,
+    "use_attn_in": False,
+    "use_attn_result": False,
+    "ungroup_grouped_query_attention": False,
+    "use_hook_mlp_in": True,
+}
+
+
+def with_metrics(pairs: Pairs, metric: MetricFunction | None) -> Iterator[PairWithMetric]:
+    """Each batch of pairs with its metric: its own, or the one for all.
+
+    Raises:
+        ValueError: for no pairs, what is none, or a batch without a metric.
+    """
+    if isinstance(pairs, tuple) and pairs and isinstance(pairs[0], AudioPrompt):
+        pairs = Pair(*pairs)
+    n_batches = 0
+    for given in [pairs] if isinstance(pairs, Pair) else pairs:
+        pair, own = (given, metric) if isinstance(given, Pair) else _taken_apart(given)
+        if own is None:
+            raise ValueError(
+                "no metric was given: give one for all pairs, or (pair, metric) for each batch"
+            )
+        n_batches += 1
+        yield pair, own
+    if not n_batches:
+        raise ValueError("no pairs were given")
+
+
+def _taken_apart(given: Any) -> PairWithMetric:
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Pair):
+        return given
+    raise ValueError(
+        f"pairs are la.data.pair(clean, corrupted), or (pair, metric); not {type(given).__name__}"
+    )
+
+
+@contextmanager
+def plain(model: HookedAudioTransformer) -> Iterator[None]:
+    """Inside, TransformerLens's flags are as edges need them; other threads wait."""
+    with model.lock:
+        before = {flag: getattr(model.cfg, flag) for flag in FLAGS}
+        try:
+            vars(model.cfg).update(FLAGS)
+            yield
+        finally:
+            vars(model.cfg).update(before)
+
+
+@dataclass
+class Written:
+    """What the senders of a stage wrote, or by how much that differs between two runs.
+
+    Of heads z is kept, which is smaller: what they write is made from it when it is asked for.
+    """
+
+    model: HookedAudioTransformer
+    nodes: Nodes
+    embed: Float[Tensor, "batch pos d_model"]
+    z: list[Float[Tensor, "batch pos head d_head"]]
+    mlp_out: list[Float[Tensor, "batch pos d_model"]]
+
+    @staticmethod
+    def names(n_layers: int) -> list[str]:
+        """The hook points that tell it."""
+        layers = range(n_layers)
+        return [
+            "hook_embed",
+            *layer_names("attn.hook_z", layers),
+            *layer_names("hook_mlp_out", layers),
+        ]
+
+    @classmethod
+    def of(cls, model: HookedAudioTransformer, nodes: Nodes, kept: dict[str, Tensor]) -> "Written":
+        """Of activations by hook name."""
+        embed, *rest = (kept[name].detach() for name in cls.names(nodes.n_layers))
+        return cls(model, nodes, embed, rest[: nodes.n_layers], rest[nodes.n_layers :])
+
+    def minus(self, other: "Written", real: Bool[Tensor, "batch pos"]) -> "Written":
+        """The difference, at real positions; zero at padding."""
+        parts = [
+            (a - b).masked_fill(~real.view(*real.shape, *[1] * (a.ndim - 2)), 0.0)
+            for a, b in zip(self._parts, other._parts, strict=True)
+        ]
+        n = self.nodes.n_layers
+        return Written(self.model, self.nodes, parts[0], parts[1 : 1 + n], parts[1 + n :])
+
+    @property
+    def _parts(self) -> list[Tensor]:
+        return [self.embed, *self.z, *self.mlp_out]
+
+    def by(self, stage: int, n_last: int = 0) -> Float[Tensor, "batch sender pos d_model"]:
+        """Of each of a stage's senders, at all positions or the last few.
+
+        What a head writes is z W_O: the bias of the output is no head's.
+        """
+        layer, is_mlp = divmod(stage - 1, 2)
+        if stage == 0:
+            return self.embed[:, None, -n_last:]
+        if is_mlp:
+            return self.mlp_out[layer][:, None, -n_last:]
+        weight = self.model.blocks[layer].attn.o_proj.weight.unflatten(1, (self.nodes.n_heads, -1))
+        return torch.einsum("bphd,mhd->bhpm", self.z[layer][:, -n_last:], weight)
+
+    def of_senders(self, numbers: Sequence[int]) -> Float[Tensor, "batch sender pos d_model"]:
+        """Of senders by their numbers, in ascending order."""
+        found = []
+        for stage in range(self.nodes.last_stage):
+            place = self.nodes.senders_of(stage)
+            wanted = [i - place.start for i in numbers if place.start <= i < place.stop]
+            if wanted:
+                found.append(self.by(stage)[:, wanted])
+        return torch.cat(found, dim=1)
+
+
+@dataclass
+class PairRuns:
+    """The clean embeddings and mask of a pair, and what the senders wrote in its corrupted run."""
+
+    model: HookedAudioTransformer
+    nodes: Nodes
+    embed: Float[Tensor, "batch pos d_model"]
+    mask: Bool[Tensor, "batch pos"]
+    corrupted: Written
+    corrupted_logits: Float[Tensor, "batch last d_vocab"]
+    metric: MetricFunction
+    n_last: int
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: HookedAudioTransformer, pair: Pair, metric: MetricFunction) -> "PairRuns":
+        """Runs the corrupted prompt, and of the clean one what makes its embeddings.
+
+        Raises:
+            ValueError: for prompts whose positions do not correspond, or hooks on the model.
+        """
+        runs = BaseAndSource.of(model, pair, None, "noise")
+        nodes = Nodes.of(model.cfg)
+        n_last = logits_needed([metric], runs.base, runs.source)
+        kept: dict[str, Tensor] = {}
+        with model.hooks(fwd_hooks=_keeping(kept, Written.names(nodes.n_layers))):
+            corrupted_logits = model(runs.source, logits_to_keep=n_last)
+        corrupted = Written.of(model, nodes, runs.at_base(kept))
+        embed = model(runs.base, stop_at_layer=0)
+        mask = runs.base.attention_mask.to(embed.device)
+        return cls(model, nodes, embed, mask, corrupted, corrupted_logits, metric, n_last)
+
+    def from_layer(
+        self,
+        layer: int,
+        resid: Float[Tensor, "row pos d_model"],
+        names: Iterable[str] = (),
+        fwd_hooks: Sequence[tuple[str, Callable]] = (),
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "row last d_vocab"]]:
+        """Activations and the last logits of a run that begins before a layer.
+
+        Rows are copies of the batch, one after another.
+        """
+        kept: dict[str, Tensor] = {}
+        with self.model.hooks(fwd_hooks=[*fwd_hooks, *_keeping(kept, names)]):
+            logits = self.model(
+                resid,
+                start_at_layer=layer,
+                attention_mask=self.mask.repeat(len(resid) // len(self.mask), 1),
+                logits_to_keep=self.n_last,
+            )
+        return kept, logits
+
+    @torch.no_grad()
+    def clean(self) -> tuple[dict[str, Tensor], Written, Float[Tensor, "batch last d_vocab"]]:
+        """The clean run: its residual streams by hook name, what its senders wrote, its logits."""
+        layers = range(self.nodes.n_layers)
+        resid = [*layer_names("hook_resid_pre", layers), *layer_names("hook_resid_mid", layers)]
+        names = [*resid, *Written.names(self.nodes.n_layers)[1:], self.final_name]
+        kept, logits = self.from_layer(0, self.embed, names)
+        return kept, Written.of(self.model, self.nodes, kept | {"hook_embed": self.embed}), logits
+
+    @property
+    def final_name(self) -> str:
+        """The hook point of the final residual stream."""
+        return f"blocks.{self.nodes.n_layers - 1}.hook_resid_post"
+
+    def applied(self, clean_logits: Float[Tensor, "batch last d_vocab"]) -> AppliedMetric:
+        """The metric in the form that fits both runs."""
+        return AppliedMetric.to(self.metric, clean_logits.detach(), self.corrupted_logits)
+
+    def values(
+        self, applied: AppliedMetric, logits: Float[Tensor, "row last d_vocab"]
+    ) -> Float[Tensor, "copy batch"]:
+        """The metric of every row of a run of several copies of the batch."""
+        return torch.stack([applied(some) for some in logits.split(len(self.mask))])
+
+
+def _keeping(
+    kept: dict[str, Tensor], names: Iterable[str]
+) -> list[tuple[str, Callable[[Tensor, Any], None]]]:
+    """Hooks that keep activations as they are, without the copy that one which edits them needs."""
+
+    @only_reads
+    def keep(activation: Tensor, hook: Any) -> None:
+        kept[hook.name] = activation
+
+    return [(name, keep) for name in names]
