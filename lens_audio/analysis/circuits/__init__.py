@@ -1,6 +1,23 @@
 """Circuits as matrices of edges: which node tells which, and whether a few edges do what all do."""
 
 from lens_audio.analysis.circuits.edges import METHODS, edges
-from lens_audio.analysis.circuits.graph import Graph, Nodes, Receiver
+from lens_audio.analysis.circuits.faithfulness import (
+    RESTS,
+    FaithfulnessCurve,
+    circuit_metric,
+    faithfulness_curve,
+)
+from lens_audio.analysis.circuits.graph import Graph
+from lens_audio.analysis.circuits.nodes import Nodes, Receiver
 
-__all__ = ["METHODS", "Graph", "Nodes", "Receiver", "edges"]
+__all__ = [
+    "METHODS",
+    "RESTS",
+    "FaithfulnessCurve",
+    "Graph",
+    "Nodes",
+    "Receiver",
+    "circuit_metric",
+    "edges",
+    "faithfulness_curve",
+]

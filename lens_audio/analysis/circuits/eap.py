@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio.analysis.circuits.graph import LETTERS
+from lens_audio.analysis.circuits.nodes import LETTERS
 from lens_audio.analysis.circuits.runs import PairRuns, Written
 from lens_audio.analysis.metrics import AppliedMetric
 from lens_audio.data.collect import layer_names

@@ -10,7 +10,8 @@ from torch import Tensor
 from lens_audio import fingerprint
 from lens_audio.analysis.circuits.eap import eap, eap_ig_activations, eap_ig_inputs
 from lens_audio.analysis.circuits.exact import exact
-from lens_audio.analysis.circuits.graph import Graph, Nodes
+from lens_audio.analysis.circuits.graph import Graph
+from lens_audio.analysis.circuits.nodes import Nodes
 from lens_audio.analysis.circuits.runs import MetricFunction, PairRuns, Pairs, plain, with_metrics
 from lens_audio.analysis.metrics import metric_name
 from lens_audio.audio_model import HookedAudioTransformer

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_audio.analysis.circuits.graph import LETTERS
+from lens_audio.analysis.circuits.nodes import LETTERS
 from lens_audio.analysis.circuits.runs import PairRuns
 from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
 from lens_audio.model.attention import project_to_heads

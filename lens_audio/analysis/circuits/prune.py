@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_audio.analysis.circuits.graph import Nodes
+from lens_audio.analysis.circuits.nodes import Nodes
 
 Edges = Bool[Tensor, "sender receiver"]
 Scores = Float[Tensor, "sender receiver"]
@@ -74,7 +74,7 @@ def influence(nodes: Nodes, scores: Scores) -> Scores:
     return found
 
 
-def most_influential(nodes: Nodes, scores: Scores, candidates: Edges, share: float) -> Edges:
+def most_influential(nodes: Nodes, scores: Scores, candidates: Edges, share: float | int) -> Edges:
     """The fewest edges that have this share of all influence."""
     of_edges = influence(nodes, scores * candidates).flatten()
     order = of_edges.argsort(descending=True, stable=True)

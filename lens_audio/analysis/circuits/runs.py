@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio.analysis.alignment import BaseAndSource
-from lens_audio.analysis.circuits.graph import Nodes
+from lens_audio.analysis.circuits.nodes import Nodes
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
@@ -105,29 +105,28 @@ class Written:
 
     def minus(self, other: "Written", real: Bool[Tensor, "batch pos"]) -> "Written":
         """The difference, at real positions; zero at padding."""
-        parts = [
-            (a - b).masked_fill(~real.view(*real.shape, *[1] * (a.ndim - 2)), 0.0)
-            for a, b in zip(self._parts, other._parts, strict=True)
-        ]
-        n = self.nodes.n_layers
-        return Written(self.model, self.nodes, parts[0], parts[1 : 1 + n], parts[1 + n :])
 
-    @property
-    def _parts(self) -> list[Tensor]:
-        return [self.embed, *self.z, *self.mlp_out]
+        def difference(a: Tensor, b: Tensor) -> Tensor:
+            return (a - b).masked_fill(~real.view(*real.shape, *[1] * (a.ndim - 2)), 0.0)
+
+        return self.each(difference, other)
+
+    def each(self, function: Callable[..., Tensor], *others: "Written") -> "Written":
+        """A function of what every stage wrote, here and in others."""
+        runs = (self, *others)
+        embed = function(*(run.embed for run in runs))
+        z = [function(*parts) for parts in zip(*(run.z for run in runs), strict=True)]
+        mlp_out = [function(*parts) for parts in zip(*(run.mlp_out for run in runs), strict=True)]
+        return Written(self.model, self.nodes, embed, z, mlp_out)
 
     def by(self, stage: int, n_last: int = 0) -> Float[Tensor, "batch sender pos d_model"]:
-        """Of each of a stage's senders, at all positions or the last few.
-
-        What a head writes is z W_O: the bias of the output is no head's.
-        """
+        """Of each of a stage's senders, at all positions or the last few."""
         layer, is_mlp = divmod(stage - 1, 2)
         if stage == 0:
             return self.embed[:, None, -n_last:]
         if is_mlp:
             return self.mlp_out[layer][:, None, -n_last:]
-        weight = self.model.blocks[layer].attn.o_proj.weight.unflatten(1, (self.nodes.n_heads, -1))
-        return torch.einsum("bphd,mhd->bhpm", self.z[layer][:, -n_last:], weight)
+        return written_by_heads(self.model, layer, self.z[layer][:, -n_last:])
 
     def of_senders(self, numbers: Sequence[int]) -> Float[Tensor, "batch sender pos d_model"]:
         """Of senders by their numbers, in ascending order."""
@@ -138,6 +137,14 @@ class Written:
             if wanted:
                 found.append(self.by(stage)[:, wanted])
         return torch.cat(found, dim=1)
+
+
+def written_by_heads(
+    model: HookedAudioTransformer, layer: int, z: Float[Tensor, "batch pos head d_head"]
+) -> Float[Tensor, "batch head pos d_model"]:
+    """z W_O of each head; the bias of the output is no head's."""
+    weight = model.blocks[layer].attn.o_proj.weight.unflatten(1, (model.cfg.n_heads, -1))
+    return torch.einsum("bphd,mhd->bhpm", z, weight)
 
 
 @dataclass
