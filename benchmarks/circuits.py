@@ -125,11 +125,15 @@ def main() -> None:
     model, pair = make(args.shape)
     nodes = circuits.Nodes.of(model.cfg)
     print(f"{int(nodes.is_edge.sum())} edges, {pair.clean.tokens.shape[1]} tokens")
-    times = side_by_side({n: lambda run=run: run(model, pair) for n, run in RUNS.items()}, args.rounds)
+    times = side_by_side(
+        {n: lambda run=run: run(model, pair) for n, run in RUNS.items()}, args.rounds
+    )
     for name, seconds in times.items():
         line = f"{name:24}{statistics.median(seconds):7.2f} s"
         if name != "edges":
-            line += "   edges take {:.2f} x [{:.2f}, {:.2f}]".format(*ratio_interval(times, "edges", name))
+            line += "   edges take {:.2f} x [{:.2f}, {:.2f}]".format(
+                *ratio_interval(times, "edges", name)
+            )
         print(line, flush=True)
     found = peaks(args.shape)
     ours = found["edges"]

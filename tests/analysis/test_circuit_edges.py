@@ -258,6 +258,13 @@ def test_some_senders_have_the_scores_that_they_have_among_all():
     assert set(some.to_dataframe()["sender"]) == {"embed", "MLP1"}
 
 
+def test_some_receivers_have_the_scores_that_they_have_among_all():
+    some, every = scores("exact", receivers=["L1KV0", "logits"]), scores("exact")
+    columns = some.kept.any(0).nonzero().flatten()
+    assert [str(some.receivers[i]) for i in columns] == ["L1KV0 k", "L1KV0 v", "logits"]
+    assert torch.equal(some.scores[:, columns], every.scores[:, columns])
+
+
 def test_nothing_is_left_on_the_model():
     scores()
     model().check_no_hooks()
@@ -274,6 +281,7 @@ def test_nothing_is_left_on_the_model():
         ({"pairs": []}, "no pairs were given"),
         ({"pairs": [3]}, "pairs are la.data.pair"),
         ({"senders": ["L9H9"]}, r"no sender \['L9H9'\]"),
+        ({"receivers": "L0H0 q"}, r"no receiver \['L0H0 q'\]"),
         ({"metric": lambda logits: logits[:, 0].detach()}, "has no gradient"),
         ({"metric": lambda logits: logits[:, 0] * torch.nan}, "is NaN"),
     ],

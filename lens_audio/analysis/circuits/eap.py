@@ -21,9 +21,11 @@ from lens_audio.analysis.circuits.nodes import LETTERS
 from lens_audio.analysis.circuits.runs import PairRuns, Written
 from lens_audio.analysis.metrics import AppliedMetric
 from lens_audio.data.collect import layer_names
-from lens_audio.model.attention import project_to_heads
 
 Scores = Float[Tensor, "example sender receiver"]
+
+# Numbers of a gradient that are made at once: on a CPU as many as its cache holds.
+AT_ONCE = {"cpu": 2**20, "gpu": 2**26}
 
 
 def eap(runs: PairRuns, stages: Iterable[int]) -> Scores:
@@ -132,46 +134,67 @@ def _no_scores(runs: PairRuns) -> Scores:
 def _add(
     scores: Scores, runs: PairRuns, differences: Written, run: _Run, stages: Iterable[int]
 ) -> None:
-    """Add what a run's gradients make of the differences: one product for each layer of senders and
-    each layer of receivers.
-    """
+    """Add what a run's gradients make of the differences, some positions at a time."""
     nodes, stages = runs.nodes, list(stages)
+    n_positions, end = runs.mask.shape[1], nodes.last_stage
 
-    def add(stage: int, receivers: slice, gradients: Tensor, n_last: int = 0) -> None:
-        written = differences.by(stage, n_last).to(scores.dtype)
-        of_edges = torch.einsum("bspm,brpm->bsr", written, gradients)
+    def add(stage: int, receivers: slice, gradients: Tensor, some: slice) -> None:
+        written = differences.by(stage, some).to(scores.dtype).flatten(2)
+        of_edges = written @ gradients.flatten(2).mT
         scores[:, nodes.senders_of(stage), receivers] += of_edges
 
+    width = 2 * nodes.kv_heads + nodes.n_heads
+    at_once = AT_ONCE["cpu" if runs.embed.device.type == "cpu" else "gpu"]
+    n_some = max(1, at_once // (len(scores) * width * runs.model.cfg.d_model))
     for layer in range(run.first, nodes.n_layers):
         of_heads, of_mlp = 1 + 2 * layer, 2 + 2 * layer
-        earlier = [stage for stage in stages if stage < of_heads]
         mlp = run.gradients[f"blocks.{layer}.hook_mlp_in"][:, None].to(scores.dtype)
-        if earlier:
-            read = _at_head_inputs(runs, layer, run).to(scores.dtype)
-            read = torch.cat([read, mlp], dim=1)
-            both = slice(nodes.receivers_of(of_heads).start, nodes.receivers_of(of_mlp).stop)
-            for stage in earlier:
-                add(stage, both, read)
-        if of_heads in stages:
-            add(of_heads, nodes.receivers_of(of_mlp), mlp)
+        norm = _Normed.of(runs, layer, run, scores.dtype)
+        for start in range(0, n_positions, n_some):
+            some = slice(start, start + n_some)
+            read = norm.at_inputs(some)
+            for stage in stages:
+                if stage < of_heads:
+                    add(stage, nodes.receivers_of(of_heads), read, some)
+                if stage < of_mlp:
+                    add(stage, nodes.receivers_of(of_mlp), mlp[:, :, some], some)
+    last = slice(n_positions - runs.n_last, n_positions)
     for stage in stages:
-        last = nodes.receivers_of(nodes.last_stage)
-        add(stage, last, run.of_logits[:, None].to(scores.dtype), runs.n_last)
+        add(stage, nodes.receivers_of(end), run.of_logits[:, None].to(scores.dtype), last)
 
 
-def _at_head_inputs(
-    runs: PairRuns, layer: int, run: _Run
-) -> Float[Tensor, "batch receiver pos d_model"]:
-    """dM/d(input before the norm) of every query, key and value head of a layer."""
-    block, name = runs.model.blocks[layer], f"blocks.{layer}"
-    resid = run.values[f"{name}.hook_resid_pre"]
-    found = []
-    for letter in LETTERS:
-        gradient = run.gradients[f"{name}.attn.hook_{letter}"]
-        n_heads = gradient.shape[2]
-        with torch.enable_grad():
-            own = resid[:, :, None].expand(-1, -1, n_heads, -1).detach().requires_grad_()
-            read = project_to_heads(getattr(block.attn, f"{letter}_proj"), block.ln1(own), n_heads)
-            (at_input,) = torch.autograd.grad(read, own, gradient)
-        found.append(at_input.transpose(1, 2))
-    return torch.cat(found, dim=1)
+@dataclass
+class _Normed:
+    """A layer's queries, keys and values as functions of their inputs before the norm.
+
+    Such an input x is read as W (w x̂), x̂ = x / s with the root mean square s of x (a LayerNorm's x
+    is centred first), so that with u = Wᵀ g w of a gradient g at what was read,
+
+        dM/dx = (u - x̂ mean(x̂ u)) / s
+    """
+
+    weights: Float[Tensor, "receiver d_head d_model"]  # W w
+    gradients: Float[Tensor, "batch receiver pos d_head"]  # g / s
+    unit: Float[Tensor, "batch pos d_model"]
+
+    @classmethod
+    def of(cls, runs: PairRuns, layer: int, run: _Run, dtype: torch.dtype) -> "_Normed":
+        """Of a run's gradients."""
+        block, name = runs.model.blocks[layer], f"blocks.{layer}"
+        norm, resid = block.ln1, run.values[f"{name}.hook_resid_pre"].to(dtype)
+        linears = [getattr(block.attn, f"{letter}_proj") for letter in LETTERS]
+        weights = torch.cat([linear.weight for linear in linears]).to(dtype) * norm.w.to(dtype)
+        if norm.centered:
+            resid = resid - resid.mean(-1, keepdim=True)
+            weights = weights - weights.mean(-1, keepdim=True)
+        scale = (resid.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt()
+        found = [run.gradients[f"{name}.attn.hook_{letter}"] for letter in LETTERS]
+        gradients = torch.cat(found, dim=2).to(dtype).transpose(1, 2) / scale[:, None]
+        d_head = gradients.shape[-1]
+        return cls(weights.unflatten(0, (-1, d_head)), gradients, resid / scale)
+
+    def at_inputs(self, some: slice) -> Float[Tensor, "batch receiver some_pos d_model"]:
+        """dM/dx of every head's query input, then of every key-value head's key and value inputs."""
+        unit, gradients = self.unit[:, None, some], self.gradients[:, :, some]
+        along = (gradients * (unit @ self.weights.mT)).sum(-1, keepdim=True) / unit.shape[-1]
+        return (gradients @ self.weights).addcmul_(unit, along, value=-1)

@@ -1,6 +1,6 @@
 """The scores of all edges of a model, over data sets of pairs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ def edges(
     steps: int = 5,
     *,
     senders: Iterable[str] | None = None,
+    receivers: Iterable[str] | None = None,
     by_example: bool = False,
     batch_tokens: int | None = None,
 ) -> Graph:
@@ -55,12 +56,13 @@ def edges(
         metric: a function of logits, one number a row, as in `patching.sweep`; differentiable but
             for "exact".
         steps: of integrated gradients.
-        senders: names, such as ["embed", "L0H1"], whose edges alone are scored and kept.
+        senders, receivers: nodes, such as ["embed", "L0H1"] and ["L1KV0", "logits"], whose edges alone
+            are kept, and run by "exact".
         by_example: keep the scores of every example, too.
         batch_tokens: of "exact": positions computed at once, at most.
 
     Raises:
-        ValueError: for another method, no steps, a sender that does not exist, prompts whose
+        ValueError: for another method, no steps, a node that does not exist, prompts whose
             positions do not correspond, a NaN metric, one without a gradient, no pairs, hooks on the
             model, or inference mode.
     """
@@ -71,7 +73,8 @@ def edges(
     if method != "exact" and torch.is_inference_mode_enabled():
         raise ValueError(f"{method!r} needs gradients; leave torch.inference_mode()")
     nodes = Nodes.of(model.cfg)
-    wanted = _wanted(nodes, senders)
+    wanted = nodes.is_edge & _among(nodes.senders, senders, "sender")[:, None]
+    wanted &= _among([receiver.node for receiver in nodes.receivers], receivers, "receiver")
     total = torch.zeros(wanted.shape, dtype=torch.float64)
     kept: list[Tensor] = []
     names: list[str] = []
@@ -100,15 +103,15 @@ def edges(
     return Graph(nodes, mean, wanted, about, torch.cat(kept) if by_example else None)
 
 
-def _wanted(nodes: Nodes, senders: Iterable[str] | None) -> Bool[Tensor, "sender receiver"]:
-    if senders is None:
-        return nodes.is_edge.clone()
-    chosen = [senders] if isinstance(senders, str) else list(senders)
-    unknown = [name for name in chosen if name not in nodes.senders]
+def _among(names: Sequence[str], chosen: Iterable[str] | None, what: str) -> Bool[Tensor, " node"]:
+    """Which nodes are chosen: all for None."""
+    if chosen is None:
+        return torch.ones(len(names), dtype=torch.bool)
+    chosen = {chosen} if isinstance(chosen, str) else set(chosen)
+    unknown = sorted(chosen - set(names))
     if unknown or not chosen:
-        raise ValueError(f"no sender {unknown or ''}; there are {', '.join(nodes.senders)}")
-    is_chosen = torch.tensor([name in chosen for name in nodes.senders])
-    return nodes.is_edge & is_chosen[:, None]
+        raise ValueError(f"no {what} {unknown or ''}; there are {', '.join(dict.fromkeys(names))}")
+    return torch.tensor([name in chosen for name in names])
 
 
 def _scored(

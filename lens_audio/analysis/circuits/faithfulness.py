@@ -153,9 +153,14 @@ def faithfulness_curve(
             "high": high,
         }
     )
-    areas = (np.trapezoid(y, shares, axis=1) for y in (curves, np.abs(1 - curves)))
-    cpr, cmd = (Interval(float(a[0]), *map(float, np.quantile(a[1:], BOUNDS))) for a in areas)
-    return FaithfulnessCurve(table, cpr, cmd)
+    return FaithfulnessCurve(table, _area(curves, shares), _area(np.abs(1 - curves), shares))
+
+
+def _area(curves: Float[np.ndarray, "draw size"], shares: Sequence[float]) -> Interval:
+    """Under the first curve; the others give the interval."""
+    value, *drawn = np.trapezoid(curves, shares, axis=1)
+    low, high = np.quantile(drawn, BOUNDS)
+    return Interval(float(value), float(low), float(high))
 
 
 ByExample = Float[Tensor, " example"]

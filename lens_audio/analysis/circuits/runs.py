@@ -119,14 +119,16 @@ class Written:
         mlp_out = [function(*parts) for parts in zip(*(run.mlp_out for run in runs), strict=True)]
         return Written(self.model, self.nodes, embed, z, mlp_out)
 
-    def by(self, stage: int, n_last: int = 0) -> Float[Tensor, "batch sender pos d_model"]:
-        """Of each of a stage's senders, at all positions or the last few."""
+    def by(
+        self, stage: int, positions: slice = slice(None)
+    ) -> Float[Tensor, "batch sender some_pos d_model"]:
+        """Of each of a stage's senders."""
         layer, is_mlp = divmod(stage - 1, 2)
         if stage == 0:
-            return self.embed[:, None, -n_last:]
+            return self.embed[:, None, positions]
         if is_mlp:
-            return self.mlp_out[layer][:, None, -n_last:]
-        return written_by_heads(self.model, layer, self.z[layer][:, -n_last:])
+            return self.mlp_out[layer][:, None, positions]
+        return written_by_heads(self.model, layer, self.z[layer][:, positions])
 
     def of_senders(self, numbers: Sequence[int]) -> Float[Tensor, "batch sender pos d_model"]:
         """Of senders by their numbers, in ascending order."""
@@ -144,7 +146,7 @@ def written_by_heads(
 ) -> Float[Tensor, "batch head pos d_model"]:
     """z W_O of each head; the bias of the output is no head's."""
     weight = model.blocks[layer].attn.o_proj.weight.unflatten(1, (model.cfg.n_heads, -1))
-    return torch.einsum("bphd,mhd->bhpm", z, weight)
+    return z.transpose(1, 2) @ weight.permute(1, 2, 0)
 
 
 @dataclass

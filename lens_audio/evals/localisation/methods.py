@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lens_audio.analysis.attention import FLOOR, audio_attention, audio_mass
 from lens_audio.analysis.attribution import attribute
+from lens_audio.analysis.circuits import edges
 from lens_audio.analysis.direct_attribution import head_attribution_by_source
 from lens_audio.analysis.listening import measure
 from lens_audio.analysis.metrics import Metric, logit_diff
@@ -143,6 +144,33 @@ def direct(model: HookedAudioTransformer, pairs: Pairs, of_text: bool = True) ->
     return torch.cat(found)
 
 
+def edges_of_audio(model: HookedAudioTransformer, pairs: Pairs, method: str) -> OnPairs:
+    """The sizes of the edges from the embeddings into a head's keys and into its values, added up:
+    `analysis.circuits.edges`.
+
+    Only the sound differs in a pair, so these are edges from the audio. Heads that share keys and
+    values have one score.
+    """
+    cfg = model.cfg
+    readers = [f"L{layer}KV{head}" for layer, head in every_head(cfg.n_layers, cfg.kv_heads)]
+    with_metrics = (
+        (both, logit_diff(right, wrong)) for both, right, wrong in _batches(model, pairs)
+    )
+    graph = edges(
+        model, with_metrics, method=method, steps=STEPS,
+        senders="embed", receivers=readers, by_example=True,
+    )  # fmt: skip
+    assert graph.by_example is not None
+    by_pair = graph.by_example[:, 0, graph.kept[0]]
+    by_pair = by_pair.unflatten(1, (cfg.n_layers, 2, cfg.kv_heads))  # of a layer k, then v
+
+    def on_pairs(some: Int[Tensor, " some"]) -> Float[Tensor, "layer head"]:
+        sizes = by_pair[some].mean(0).abs().sum(1)
+        return sizes.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=1)
+
+    return on_pairs
+
+
 def _run_a_head(n_heads: int) -> int:
     """Forwards: one a head, and two that all of them share."""
     return n_heads + 2
@@ -178,6 +206,14 @@ METHODS: dict[str, Method] = {
     "direct attribution": Method(direct, lambda n_heads: 1, absolute=True),
     "direct attribution of audio": Method(
         partial(direct, of_text=False), lambda n_heads: 1, absolute=True
+    ),
+    "edges from audio (EAP)": Method(partial(edges_of_audio, method="eap"), lambda n_heads: 4),
+    "edges from audio (EAP-IG)": Method(
+        partial(edges_of_audio, method="eap-ig-inputs"), lambda n_heads: 2 + 3 * STEPS
+    ),
+    # Into the keys, and into the values, of each head.
+    "edges from audio (exact)": Method(
+        partial(edges_of_audio, method="exact"), lambda n_heads: 2 * n_heads + 2
     ),
 }
 
