@@ -112,7 +112,7 @@ def a_forward_an_edge(model: la.HookedAudioTransformer, pair: Pair, n: int) -> N
 
 def exact_sample(model: la.HookedAudioTransformer, pair: Pair, wanted: torch.Tensor) -> None:
     with plain(model):
-        exact(PairRuns.of(model, pair, METRIC), wanted)
+        exact(PairRuns.of(model, pair, METRIC), wanted[..., None])
 
 
 def main() -> None:

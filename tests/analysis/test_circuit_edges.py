@@ -12,7 +12,7 @@ from torch import Tensor
 from lens_audio import HookedAudioTransformer
 from lens_audio.analysis import circuits
 from lens_audio.analysis.circuits.exact import exact
-from lens_audio.analysis.circuits.runs import PairRuns, plain
+from lens_audio.analysis.circuits.runs import GROUPS, PairRuns, plain
 from lens_audio.analysis.metrics import logit_diff, on_positions
 from lens_audio.data import Pair
 
@@ -57,14 +57,34 @@ def metrics_of(sizes: Sizes = GROUPED, both: Pair = PADDED) -> tuple[Tensor, Ten
         return tuple(METRIC(model(sizes)(p)[:, -1]) for p in (both.clean, both.corrupted))
 
 
+def derivative(sizes: Sizes = GROUPED, metric=METRIC, groups=()) -> Tensor:
+    """Of exact patching with a part of the difference, by central difference."""
+    nodes = replace(circuits.Nodes.of(model(sizes).cfg), groups=groups)
+    with plain(model(sizes)):
+        runs = PairRuns.of(model(sizes), PADDED, metric, groups)
+        wanted = nodes.split(nodes.is_edge)
+        ahead, behind = (nodes.joined(exact(runs, wanted, amount=a)) for a in (1e-4, -1e-4))
+    return (ahead - behind) / 2e-4
+
+
+def close_to_largest(found: Tensor, expected: Tensor) -> None:
+    assert float((found - expected).abs().max()) < 1e-6 * float(expected.abs().max())
+
+
 @pytest.mark.parametrize("sizes", [GROUPED, EACH_ITS_OWN], ids=["grouped", "each its own"])
 def test_attribution_is_the_derivative_of_exact_patching(sizes):
-    with plain(model(sizes)):
-        runs = PairRuns.of(model(sizes), PADDED, METRIC)
-        ahead, behind = (exact(runs, runs.nodes.is_edge, amount=a) for a in (1e-4, -1e-4))
-    derivative = (ahead - behind) / 2e-4
-    found = scores(sizes=sizes).by_example
-    assert float((found - derivative).abs().max()) < 1e-6 * float(derivative.abs().max())
+    close_to_largest(scores(sizes=sizes).by_example, derivative(sizes))
+
+
+def test_attribution_by_group_of_positions_is_the_derivative_of_exact_patching_there():
+    close_to_largest(scores(by_group=True).by_example, derivative(groups=GROUPS))
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig-inputs", "eap-ig-activations"])
+def test_groups_of_positions_add_up_to_the_whole_nodes(method):
+    whole, split = scores(method), scores(method, by_group=True)
+    summed = split.nodes.split(split.by_example).sum(-1)
+    torch.testing.assert_close(summed, whole.by_example, atol=1e-12, rtol=1e-9)
 
 
 def difference_of(name: str, both: Pair = EVEN) -> Tensor:
@@ -233,14 +253,7 @@ def test_flags_of_the_model_change_nothing_and_stay(flag, method):
 
 def test_a_metric_of_several_positions_reaches_the_logits_of_all_of_them():
     metric = on_positions(lambda logits: logits[:, 0, 7] + logits[:, 2, 8], 3)
-    with plain(model()):
-        runs = PairRuns.of(model(), PADDED, metric)
-        derivative = (
-            exact(runs, runs.nodes.is_edge, amount=1e-4)
-            - exact(runs, runs.nodes.is_edge, amount=-1e-4)
-        ) / 2e-4
-    found = scores(metric=metric).by_example
-    assert float((found - derivative).abs().max()) < 1e-6 * float(derivative.abs().max())
+    close_to_largest(scores(metric=metric).by_example, derivative(metric=metric))
 
 
 def test_small_batches_of_exact_edges_give_the_same():

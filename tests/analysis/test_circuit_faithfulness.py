@@ -85,6 +85,22 @@ def test_all_edges_but_one_are_exact_patching_of_that_one(edge):
     close(found.metric - found.whole, EXACT.by_example[:, row, column])
 
 
+@pytest.mark.parametrize(
+    "edge", [("embed @audio", "L1KV1 @audio", "k"), ("L1H0 @last", "logits @last", "resid")]
+)
+def test_split_by_position_all_edges_but_one_are_exact_patching_of_that_one(edge):
+    sender, receiver, letter = edge
+    one = circuits.edges(
+        MODEL, PADDED, METRIC, "exact",
+        senders=sender, receivers=receiver, by_group=True, by_example=True,
+    )  # fmt: skip
+    row, column = one.senders.index(sender), one.receivers.index((receiver, letter))
+    kept = one.nodes.is_edge.clone()
+    kept[row, column] = False
+    found = circuit_metric(MODEL, PADDED, one.with_kept(kept), METRIC)
+    close(found.metric - found.whole, one.by_example[:, row, column])
+
+
 def with_z_of_head(z: Tensor, layer: int, head: int, both: Pair) -> Tensor:
     """The metric when one head's z is another, by plain hooks."""
 

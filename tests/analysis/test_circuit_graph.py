@@ -1,5 +1,7 @@
 """The matrix of edges: its names, which edges there are, and its files."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,13 +10,16 @@ from lens_audio.analysis.circuits import Graph, Nodes
 NODES = Nodes(n_layers=2, n_heads=4, kv_heads=2)
 
 
-def graph(dtype=torch.float32, **options) -> Graph:
-    """Random scores, the first edges kept."""
+SPLIT = replace(NODES, groups=("audio", "text", "last"))
+
+
+def graph(dtype=torch.float32, nodes=NODES, **options) -> Graph:
+    """Random scores, of which the largest are kept."""
     generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(NODES.is_edge.shape, generator=generator, dtype=dtype) * NODES.is_edge
-    kept = NODES.is_edge & (scores > 0.5)
+    scores = torch.randn(nodes.is_edge.shape, generator=generator, dtype=dtype) * nodes.is_edge
+    kept = nodes.is_edge & (scores > 0.5)
     return Graph(
-        NODES, scores, kept, {"model": "m", "method": "eap", "versions": {"torch": "2"}}, **options
+        nodes, scores, kept, {"model": "m", "method": "eap", "versions": {"torch": "2"}}, **options
     )
 
 
@@ -49,6 +54,34 @@ def test_a_head_reads_with_its_query_and_with_the_keys_and_values_it_shares():
     assert read == ["L1H3 q", "L1KV1 k", "L1KV1 v"]
 
 
+def test_split_by_position_a_node_is_one_for_each_group_and_edges_stay_in_theirs():
+    split = SPLIT
+    assert split.senders[:4] == ("embed @audio", "embed @text", "embed @last", "L0H0 @audio")
+    sender = split.senders.index("MLP0 @text")
+    reached = [str(split.receivers[i]) for i in split.is_edge[sender].nonzero().flatten()]
+    assert reached[:2] == ["L1H0 @text q", "L1H1 @text q"]
+    assert all("@text" in name for name in reached)
+    assert split.is_edge.sum() == 3 * NODES.is_edge.sum()
+
+
+def test_split_by_position_a_head_reads_keys_of_every_group_it_may_attend_to():
+    split = SPLIT
+    reads = {
+        name: [str(split.receivers[i]) for i in split.inputs_of[name]] for name in split.inputs_of
+    }
+    assert reads["L0H3 @audio"] == [
+        "L0H3 @audio q", "L0KV1 @audio k", "L0KV1 @audio v", "L0KV1 @text k", "L0KV1 @text v",
+    ]  # fmt: skip
+    assert "L0KV1 @last k" in reads["L0H3 @last"]
+    assert reads["logits"] == ["logits @audio", "logits @text", "logits @last"]
+
+
+def test_to_split_a_matrix_and_join_it_again_changes_nothing():
+    split = SPLIT
+    scores = torch.randn(2, *split.is_edge.shape) * split.is_edge
+    assert torch.equal(split.joined(split.split(scores)), scores)
+
+
 def test_the_table_has_a_row_an_edge_that_is_kept():
     one = graph()
     table = one.to_dataframe()
@@ -61,8 +94,9 @@ def test_the_table_has_a_row_an_edge_that_is_kept():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
-def test_what_is_saved_is_what_is_loaded(tmp_path, ending, dtype):
-    one = graph(dtype)
+@pytest.mark.parametrize("nodes", [NODES, SPLIT], ids=["whole", "split"])
+def test_what_is_saved_is_what_is_loaded(tmp_path, ending, dtype, nodes):
+    one = graph(dtype, nodes)
     again = Graph.load(one.save(tmp_path / f"edges.{ending}"))
     assert again.nodes == one.nodes
     assert again.about == one.about

@@ -22,7 +22,7 @@ from lens_audio.analysis.circuits.runs import PairRuns, Written
 from lens_audio.analysis.metrics import AppliedMetric
 from lens_audio.data.collect import layer_names
 
-Scores = Float[Tensor, "example sender receiver"]
+Scores = Float[Tensor, "example sender receiver group"]  # of whole nodes, in groups of positions
 
 # Numbers of a gradient that are made at once: on a CPU as many as its cache holds.
 AT_ONCE = {"cpu": 2**20, "gpu": 2**26}
@@ -126,7 +126,7 @@ def _differentiated(
 
 def _no_scores(runs: PairRuns) -> Scores:
     precise = torch.promote_types(runs.embed.dtype, torch.float32)
-    shape = len(runs.mask), *runs.nodes.is_edge.shape
+    shape = len(runs.mask), *runs.nodes.is_edge.shape, len(runs.groups)
     return torch.zeros(shape, dtype=precise, device=runs.embed.device)
 
 
@@ -139,9 +139,11 @@ def _add(
     n_positions, end = runs.mask.shape[1], nodes.last_stage
 
     def add(stage: int, receivers: slice, gradients: Tensor, some: slice) -> None:
-        written = differences.by(stage, some).to(scores.dtype).flatten(2)
-        of_edges = written @ gradients.flatten(2).mT
-        scores[:, nodes.senders_of(stage), receivers] += of_edges
+        written = differences.by(stage, some).to(scores.dtype)
+        for group, positions in enumerate(runs.groups):
+            at = written if len(runs.groups) == 1 else written * positions[:, None, some, None]
+            of_edges = at.flatten(2) @ gradients.flatten(2).mT
+            scores[:, nodes.senders_of(stage), receivers, group] += of_edges
 
     width = 2 * nodes.kv_heads + nodes.n_heads
     at_once = AT_ONCE["cpu" if runs.embed.device.type == "cpu" else "gpu"]

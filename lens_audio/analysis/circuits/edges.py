@@ -1,6 +1,7 @@
 """The scores of all edges of a model, over data sets of pairs."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,14 @@ from lens_audio.analysis.circuits.eap import eap, eap_ig_activations, eap_ig_inp
 from lens_audio.analysis.circuits.exact import exact
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import Nodes
-from lens_audio.analysis.circuits.runs import MetricFunction, PairRuns, Pairs, plain, with_metrics
+from lens_audio.analysis.circuits.runs import (
+    GROUPS,
+    MetricFunction,
+    PairRuns,
+    Pairs,
+    plain,
+    with_metrics,
+)
 from lens_audio.analysis.metrics import metric_name
 from lens_audio.audio_model import HookedAudioTransformer
 
@@ -28,6 +36,7 @@ def edges(
     *,
     senders: Iterable[str] | None = None,
     receivers: Iterable[str] | None = None,
+    by_group: bool = False,
     by_example: bool = False,
     batch_tokens: int | None = None,
 ) -> Graph:
@@ -58,6 +67,8 @@ def edges(
         steps: of integrated gradients.
         senders, receivers: nodes, such as ["embed", "L0H1"] and ["L1KV0", "logits"], whose edges alone
             are kept, and run by "exact".
+        by_group: split every node by groups of positions, "audio", "text" and "last" (the last
+            position): the edges of `L0H1 @audio` are those at audio positions.
         by_example: keep the scores of every example, too.
         batch_tokens: of "exact": positions computed at once, at most.
 
@@ -72,7 +83,7 @@ def edges(
         raise ValueError(f"steps={steps}; integrated gradients need at least 1")
     if method != "exact" and torch.is_inference_mode_enabled():
         raise ValueError(f"{method!r} needs gradients; leave torch.inference_mode()")
-    nodes = Nodes.of(model.cfg)
+    nodes = replace(Nodes.of(model.cfg), groups=GROUPS if by_group else ())
     wanted = nodes.is_edge & _among(nodes.senders, senders, "sender")[:, None]
     wanted &= _among([receiver.node for receiver in nodes.receivers], receivers, "receiver")
     total = torch.zeros(wanted.shape, dtype=torch.float64)
@@ -82,9 +93,9 @@ def edges(
     n_examples = 0
     for pair, own in with_metrics(pairs, metric):
         with plain(model):
-            runs = PairRuns.of(model, pair, own)
-            found = _scored(runs, method, steps, wanted, batch_tokens).cpu()
-        found = found.masked_fill(~wanted, 0.0)
+            runs = PairRuns.of(model, pair, own, nodes.groups)
+            found = _scored(runs, method, steps, nodes.split(wanted), batch_tokens).cpu()
+        found = nodes.joined(found).masked_fill(~wanted, 0.0)
         total += found.double().sum(0)
         n_examples += len(found)
         kept += [found] if by_example else []
@@ -118,13 +129,13 @@ def _scored(
     runs: PairRuns,
     method: str,
     steps: int,
-    wanted: Bool[Tensor, "sender receiver"],
+    wanted: Bool[Tensor, "sender receiver group"],
     batch_tokens: int | None,
-) -> Float[Tensor, "example sender receiver"]:
+) -> Float[Tensor, "example sender receiver group"]:
     """The scores of a batch of pairs; of senders that are not wanted, whatever is at hand."""
     if method == "exact":
         return exact(runs, wanted, batch_tokens)
-    senders = wanted.any(1)
+    senders = wanted.any(-1).any(1)
     stages = [
         s for s in range(runs.nodes.last_stage) if bool(senders[runs.nodes.senders_of(s)].any())
     ]

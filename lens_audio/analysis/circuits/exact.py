@@ -22,11 +22,13 @@ from lens_audio.model.attention import project_to_heads
 @torch.no_grad()
 def exact(
     runs: PairRuns,
-    wanted: Bool[Tensor, "sender receiver"],
+    wanted: Bool[Tensor, "sender receiver group"],
     batch_tokens: int | None = None,
     amount: float = 1.0,
-) -> Float[Tensor, "example sender receiver"]:
+) -> Float[Tensor, "example sender receiver group"]:
     """By how much the metric changes from the clean run, of the edges wanted; 0 elsewhere.
+
+    Nodes are whole, and the edges of a group are patched at its positions.
 
     Args:
         batch_tokens: positions computed at once, at most; as many as `patching.sweep` by default.
@@ -34,21 +36,23 @@ def exact(
     """
     clean, written, logits = runs.clean()
     applied = runs.applied(logits)
-    differences = runs.corrupted.minus(written, runs.mask)
     base = applied(logits)
     scores = base.new_zeros(len(base), *wanted.shape)
     n_rows = max(1, (batch_tokens or LEAST_BATCH_TOKENS) // runs.mask.numel())
-    for stage, letter in _inputs(runs.nodes.last_stage):
-        columns = runs.nodes.receivers_of(stage, letter)
-        for edges in wanted[:, columns].nonzero().split(n_rows):
-            if not len(edges):
-                continue
-            senders, heads = edges.T
-            distinct, of_row = senders.unique(return_inverse=True)
-            moved = amount * differences.of_senders(distinct.tolist()).transpose(0, 1)
-            patched = _patched(runs, clean, stage, letter, moved, of_row, heads)
-            effects = runs.values(applied, patched) - base
-            scores[:, senders, columns.start + heads] = effects.T
+    every = runs.corrupted.minus(written, runs.mask)
+    for group, positions in enumerate(runs.groups):
+        differences = every.at(positions)
+        for stage, letter in _inputs(runs.nodes.last_stage):
+            columns = runs.nodes.receivers_of(stage, letter)
+            for edges in wanted[:, columns, group].nonzero().split(n_rows):
+                if not len(edges):
+                    continue
+                senders, heads = edges.T
+                distinct, of_row = senders.unique(return_inverse=True)
+                moved = amount * differences.of_senders(distinct.tolist()).transpose(0, 1)
+                patched = _patched(runs, clean, stage, letter, moved, of_row, heads)
+                effects = runs.values(applied, patched) - base
+                scores[:, senders, columns.start + heads, group] = effects.T
     return scores
 
 
@@ -75,9 +79,8 @@ def _patched(
         of_row: of each edge its sender in `moved`. heads: the head of each that reads it.
     """
     if stage == runs.nodes.last_stage:
-        return runs.from_layer(runs.nodes.n_layers, (clean[runs.final_name] + moved).flatten(0, 1))[
-            1
-        ]
+        resid = (clean[runs.final_name] + moved).flatten(0, 1)
+        return runs.from_layer(runs.nodes.n_layers, resid)[1]
     layer = (stage - 1) // 2
     block, name = runs.model.blocks[layer], f"blocks.{layer}"
     if letter is None:

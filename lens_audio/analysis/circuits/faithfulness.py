@@ -182,19 +182,18 @@ def _results(
         means = _means(model, given)
     else:
         given, means = with_metrics(pairs, metric), None
-    generator = torch.Generator().manual_seed(seed)
+    generator, nodes = torch.Generator().manual_seed(seed), graphs[0].nodes
+    kept = [torch.zeros_like(nodes.is_edge), *(graph.kept for graph in graphs)]
     found: list[list[Tensor]] = []
     for pair, own in given:
         with plain(model):
-            runs = PairRuns.of(model, pair, own)
-            for graph in graphs:
-                if graph.nodes != runs.nodes:
-                    raise ValueError(f"the graph is of {graph.nodes}, this model has {runs.nodes}")
+            runs = PairRuns.of(model, pair, own, nodes.groups)
+            if nodes.whole != runs.nodes:
+                raise ValueError(f"the graph is of {nodes.whole}, this model has {runs.nodes}")
             _, written, logits = runs.clean()
             applied = runs.applied(logits)
             others = _others(runs, written, rest, means, generator)
-            kept = [torch.zeros_like(runs.nodes.is_edge), *(graph.kept for graph in graphs)]
-            none, *ran = (applied(_run(runs, others, some)) for some in kept)
+            none, *ran = (applied(_run(runs, others, nodes.split(some))) for some in kept)
             found.append([applied(logits), none, *ran])
     whole, none, *circuits = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
     return [(one, whole, none) for one in circuits]
@@ -242,7 +241,7 @@ def _means(model: HookedAudioTransformer, given: Sequence[PairWithMetric]) -> Wr
 
 
 def _run(
-    runs: PairRuns, others: Written, kept: Bool[Tensor, "sender receiver"]
+    runs: PairRuns, others: Written, kept: Bool[Tensor, "sender receiver group"]
 ) -> Float[Tensor, "batch last d_vocab"]:
     """The logits of a run in which only edges that are kept carry what it makes.
 
@@ -259,9 +258,11 @@ def _run(
         n = columns.stop - columns.start
         total = stream[:, :, None].expand(-1, -1, n, -1)
         for earlier, difference in enumerate(moved):
-            edges = share[nodes.senders_of(earlier), columns]
-            if bool(edges.any()):
-                total = total + torch.einsum("bspm,sr->bprm", difference, edges)
+            for group, positions in enumerate(runs.groups):
+                edges = share[nodes.senders_of(earlier), columns, group]
+                if bool(edges.any()):
+                    at = difference * positions[:, None, :, None]
+                    total = total + torch.einsum("bspm,sr->bprm", at, edges)
         return total
 
     context = AttentionContext.of(model.cfg, stream, runs.mask)

@@ -175,7 +175,7 @@ class Graph:
         held = json.loads(path.read_text(encoding="utf-8"))
         if held["kind"] != KIND:
             raise ValueError(f"it holds {held['kind']}")
-        nodes = Nodes(**held["nodes"])
+        nodes = Nodes.from_dict(held["nodes"])
         scores = torch.zeros(nodes.is_edge.shape, dtype=getattr(torch, held["dtype"]))
         kept = torch.zeros_like(nodes.is_edge)
         for i, j, score in held["edges"]:
@@ -192,7 +192,7 @@ class Graph:
         if metadata.get("kind") != KIND:
             raise ValueError("it was not written by Graph.save")
         facts = json.loads(metadata["facts"])
-        nodes = Nodes(**facts["nodes"])
+        nodes = Nodes.from_dict(facts["nodes"])
         if tensors["scores"].shape != nodes.is_edge.shape:
             raise ValueError("its scores are not of its nodes")
         return cls(nodes, about=facts["about"], **tensors)

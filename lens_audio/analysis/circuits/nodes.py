@@ -1,11 +1,11 @@
 """The nodes of a model: what sends, what receives, and which of them come earlier."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from lens_audio.sites import head_name
@@ -33,16 +33,45 @@ class Nodes:
 
     What comes earlier is told by a *stage*: 0 for the embeddings, 1 + 2 l for the heads of layer l,
     2 + 2 l for its MLP, and the last for the logits. An edge leads from a stage to a later one.
+
+    With `groups` of positions each node is split by them: `L0H1 @audio` is what the head writes, or
+    reads, at positions of that group. An edge stays at its position, so it stays in its group; what
+    moves between positions is attention, inside a node.
     """
 
     n_layers: int
     n_heads: int
     kv_heads: int
+    groups: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, cfg: Any) -> "Nodes":
         """The nodes of a model with this config."""
         return cls(cfg.n_layers, cfg.n_heads, cfg.kv_heads)
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> "Nodes":
+        """Of its fields, as JSON holds them."""
+        return cls(**facts | {"groups": tuple(facts["groups"])})
+
+    @cached_property
+    def whole(self) -> "Nodes":
+        """The same, not split by position."""
+        return replace(self, groups=())
+
+    def split(
+        self, matrix: Shaped[Tensor, "*example sender receiver"]
+    ) -> Shaped[Tensor, "*example whole_sender whole_receiver group"]:
+        """A matrix of these nodes as one of whole nodes for each group."""
+        n = max(1, len(self.groups))
+        by_group = matrix.unflatten(-1, (-1, n)).unflatten(-3, (-1, n))
+        return by_group.diagonal(dim1=-3, dim2=-1)
+
+    def joined(
+        self, by_group: Shaped[Tensor, "*example whole_sender whole_receiver group"]
+    ) -> Shaped[Tensor, "*example sender receiver"]:
+        """The reverse of `split`; zero between groups."""
+        return torch.diag_embed(by_group).transpose(-3, -2).flatten(-2).flatten(-3, -2)
 
     @cached_property
     def senders(self) -> tuple[str, ...]:
@@ -51,7 +80,7 @@ class Nodes:
         for layer in range(self.n_layers):
             names += [head_name(layer, head) for head in range(self.n_heads)]
             names.append(f"MLP{layer}")
-        return tuple(names)
+        return tuple(self._in_groups(name, group) for name in names for group in self._groups)
 
     @cached_property
     def receivers(self) -> tuple[Receiver, ...]:
@@ -62,7 +91,20 @@ class Nodes:
             for letter in "kv":
                 found += [Receiver(f"L{layer}KV{head}", letter) for head in range(self.kv_heads)]
             found.append(Receiver(f"MLP{layer}", "resid"))
-        return (*found, Receiver("logits", "resid"))
+        found.append(Receiver("logits", "resid"))
+        return tuple(
+            Receiver(self._in_groups(node, group), input)
+            for node, input in found
+            for group in self._groups
+        )
+
+    @property
+    def _groups(self) -> tuple[str, ...]:
+        return self.groups or ("",)
+
+    @staticmethod
+    def _in_groups(name: str, group: str) -> str:
+        return f"{name} @{group}" if group else name
 
     @property
     def last_stage(self) -> int:
@@ -70,7 +112,9 @@ class Nodes:
         return 2 * self.n_layers + 1
 
     def senders_of(self, stage: int) -> slice:
-        """Where a stage's senders are in the matrix: the embeddings, a layer's heads, or an MLP."""
+        """Where a stage's senders (the embeddings, a layer's heads, or an MLP) are in the matrix of
+        whole nodes.
+        """
         if stage == 0:
             return slice(0, 1)
         layer, is_mlp = divmod(stage - 1, 2)
@@ -79,7 +123,9 @@ class Nodes:
         return slice(end, end + 1) if is_mlp else slice(start, end)
 
     def receivers_of(self, stage: int, letter: str | None = None) -> slice:
-        """Where a stage's receivers are in the matrix; of heads all, or one of q, k and v."""
+        """Where a stage's receivers are in the matrix of whole nodes; of heads all, or one of q, k
+        and v.
+        """
         width = self.n_heads + 2 * self.kv_heads + 1
         if stage == self.last_stage:
             return slice(self.n_layers * width, self.n_layers * width + 1)
@@ -94,25 +140,40 @@ class Nodes:
     @cached_property
     def is_edge(self) -> Bool[Tensor, "sender receiver"]:
         """Whether the receiver is later than the sender."""
-        from_stage = torch.zeros(len(self.senders), dtype=torch.long)
-        to_stage = torch.zeros(len(self.receivers), dtype=torch.long)
+        whole = self.whole
+        width = self.n_heads + 2 * self.kv_heads + 1
+        from_stage = torch.zeros(1 + self.n_layers * (self.n_heads + 1), dtype=torch.long)
+        to_stage = torch.zeros(1 + self.n_layers * width, dtype=torch.long)
         for stage in range(self.last_stage):
-            from_stage[self.senders_of(stage)] = stage
-            to_stage[self.receivers_of(stage + 1)] = stage + 1
-        return from_stage[:, None] < to_stage[None]
+            from_stage[whole.senders_of(stage)] = stage
+            to_stage[whole.receivers_of(stage + 1)] = stage + 1
+        later = from_stage[:, None] < to_stage[None]
+        return self.joined(later[..., None].expand(-1, -1, len(self._groups)))
 
     @cached_property
     def inputs_of(self) -> dict[str, list[int]]:
         """The receivers, by number, that each node reads with: of a head its query's, and the keys'
-        and values' of its key-value head.
+        and values' of its key-value head; split by position those at any group, but that of the
+        last position only at that one. The logits are one node.
         """
         numbers = {receiver: i for i, receiver in enumerate(self.receivers)}
-        found: dict[str, list[int]] = {"embed": []}
-        for layer in range(self.n_layers):
-            for head in range(self.n_heads):
-                shared = f"L{layer}KV{head // (self.n_heads // self.kv_heads)}"
-                name = head_name(layer, head)
-                read = [Receiver(name, "q"), Receiver(shared, "k"), Receiver(shared, "v")]
-                found[name] = [numbers[receiver] for receiver in read]
-            found[f"MLP{layer}"] = [numbers[Receiver(f"MLP{layer}", "resid")]]
-        return found | {"logits": [len(numbers) - 1]}
+        found: dict[str, list[int]] = {}
+
+        def reads(name: str, *inputs: tuple[str, str], group: str) -> None:
+            named = [Receiver(self._in_groups(node, group), input) for node, input in inputs]
+            found.setdefault(name, []).extend(numbers[receiver] for receiver in named)
+
+        for group in self._groups:
+            found[self._in_groups("embed", group)] = []
+            reads("logits", ("logits", "resid"), group=group)
+            for layer in range(self.n_layers):
+                mlp = f"MLP{layer}"
+                reads(self._in_groups(mlp, group), (mlp, "resid"), group=group)
+                for head in range(self.n_heads):
+                    shared = f"L{layer}KV{head // (self.n_heads // self.kv_heads)}"
+                    name = self._in_groups(head_name(layer, head), group)
+                    reads(name, (head_name(layer, head), "q"), group=group)
+                    for other in self._groups:
+                        if other != "last" or group == "last":
+                            reads(name, (shared, "k"), (shared, "v"), group=other)
+        return found

@@ -23,6 +23,8 @@ PairWithMetric = tuple[Pair, MetricFunction]
 # One pair of prompts, or batches of them: each a Pair, or (pair, metric) with a metric of its own.
 Pairs = Pair | tuple[AudioPrompt, AudioPrompt] | Iterable[Any]
 
+GROUPS = ("audio", "text", "last")  # of positions; text is all that is neither of the others
+
 # How a model must run so that hook points mean one thing, whatever flags its user has set.
 FLAGS = {
     "use_split_qkv_input": False,
@@ -105,11 +107,16 @@ class Written:
 
     def minus(self, other: "Written", real: Bool[Tensor, "batch pos"]) -> "Written":
         """The difference, at real positions; zero at padding."""
+        return self.each(torch.sub, other).at(real)
 
-        def difference(a: Tensor, b: Tensor) -> Tensor:
-            return (a - b).masked_fill(~real.view(*real.shape, *[1] * (a.ndim - 2)), 0.0)
+    def at(self, positions: Bool[Tensor, "batch pos"]) -> "Written":
+        """The same at some positions, zero at others."""
+        others = ~positions
 
-        return self.each(difference, other)
+        def kept(part: Tensor) -> Tensor:
+            return part.masked_fill(others.view(*others.shape, *[1] * (part.ndim - 2)), 0.0)
+
+        return self.each(kept)
 
     def each(self, function: Callable[..., Tensor], *others: "Written") -> "Written":
         """A function of what every stage wrote, here and in others."""
@@ -161,11 +168,21 @@ class PairRuns:
     corrupted_logits: Float[Tensor, "batch last d_vocab"]
     metric: MetricFunction
     n_last: int
+    groups: list[Bool[Tensor, "batch pos"]]  # of positions; one of all of them by default
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: HookedAudioTransformer, pair: Pair, metric: MetricFunction) -> "PairRuns":
+    def of(
+        cls,
+        model: HookedAudioTransformer,
+        pair: Pair,
+        metric: MetricFunction,
+        groups: Sequence[str] = (),
+    ) -> "PairRuns":
         """Runs the corrupted prompt, and of the clean one what makes its embeddings.
+
+        Args:
+            groups: of positions, some of `GROUPS`, to keep apart.
 
         Raises:
             ValueError: for prompts whose positions do not correspond, or hooks on the model.
@@ -179,7 +196,8 @@ class PairRuns:
         corrupted = Written.of(model, nodes, runs.at_base(kept))
         embed = model(runs.base, stop_at_layer=0)
         mask = runs.base.attention_mask.to(embed.device)
-        return cls(model, nodes, embed, mask, corrupted, corrupted_logits, metric, n_last)
+        masks = [_in_group(group, runs.base).to(mask.device) for group in groups] or [mask]
+        return cls(model, nodes, embed, mask, corrupted, corrupted_logits, metric, n_last, masks)
 
     def from_layer(
         self,
@@ -225,6 +243,14 @@ class PairRuns:
     ) -> Float[Tensor, "copy batch"]:
         """The metric of every row of a run of several copies of the batch."""
         return torch.stack([applied(some) for some in logits.split(len(self.mask))])
+
+
+def _in_group(group: str, prompt: AudioPrompt) -> Bool[Tensor, "batch pos"]:
+    """The real positions of a group; each is in one."""
+    last = torch.zeros_like(prompt.attention_mask)
+    last[:, -1] = True
+    audio = prompt.audio_mask & ~last
+    return {"audio": audio, "text": prompt.attention_mask & ~audio & ~last, "last": last}[group]
 
 
 def _keeping(
