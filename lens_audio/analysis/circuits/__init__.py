@@ -9,6 +9,7 @@ from lens_audio.analysis.circuits.faithfulness import (
 )
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import Nodes, Receiver
+from lens_audio.analysis.circuits.runs import pairs_of_items
 
 __all__ = [
     "METHODS",
@@ -20,4 +21,5 @@ __all__ = [
     "circuit_metric",
     "edges",
     "faithfulness_curve",
+    "pairs_of_items",
 ]

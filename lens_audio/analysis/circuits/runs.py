@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lens_audio.analysis.alignment import BaseAndSource
 from lens_audio.analysis.circuits.nodes import Nodes
-from lens_audio.analysis.metrics import AppliedMetric, logits_needed
+from lens_audio.analysis.metrics import AppliedMetric, logit_diff, logits_needed
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.data import Pair
+from lens_audio.data import AudioQAItem, Pair
+from lens_audio.data.batches import pair_batches
 from lens_audio.data.collect import layer_names
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.hook_point import only_reads
@@ -33,6 +34,21 @@ FLAGS = {
     "ungroup_grouped_query_attention": False,
     "use_hook_mlp_in": True,
 }
+
+
+def pairs_of_items(
+    model: HookedAudioTransformer,
+    items: Sequence[tuple[AudioQAItem, AudioQAItem]],
+    batch_size: int = 16,
+) -> Iterator[PairWithMetric]:
+    """(clean, corrupted) items that ask one question of two recordings, a batch at a time, each with
+    its metric: logit(clean answer) - logit(corrupted answer), of the answers' first tokens.
+
+    Raises:
+        ValueError: for a batch size below 1.
+    """
+    for pair, right, wrong in pair_batches(model, items, batch_size):
+        yield pair, logit_diff(right, wrong)
 
 
 def with_metrics(pairs: Pairs, metric: MetricFunction | None) -> Iterator[PairWithMetric]:
