@@ -154,6 +154,19 @@ def mcnemar(first: Bool[Tensor, " item"], second: Bool[Tensor, " item"]) -> Comp
     return Comparison(gained, lost, float(p))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number: each holds for all of them together.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+    Statistics 6 (1979).
+    """
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[at]))
+        corrected[at] = least
+    return corrected
+
+
 def auroc(
     scores: Float[Tensor, " item"],
     labels: Bool[Tensor, " item"],

@@ -24,19 +24,39 @@ def choice_log_probs(
     Raises:
         ValueError: for no choices, an empty one or one given twice, or a right-padded batch.
     """
-    tokens = [torch.tensor(ids, device=model.device) for ids in _choice_tokens(model, choices)]
+    return option_log_probs(model, prompt, [_choice_tokens(model, choices)] * len(prompt))
+
+
+@torch.no_grad()
+def option_log_probs(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    options: Sequence[Sequence[Sequence[int]]],
+) -> Float[Tensor, "batch option"]:
+    """The log-probability, in nats, of each row's own options, which are lists of tokens.
+
+    As `choice_log_probs`; rows with fewer options than the most end in -inf.
+
+    Raises:
+        ValueError: for a right-padded batch.
+    """
     check_last_position(prompt)
     past = KeyValueCache(model.cfg.n_layers)
     first = _log_softmax(model(prompt, past_kv_cache=past, logits_to_keep=1))  # [batch, 1, d_vocab]
     past.freeze()
     totals = []
-    for ids in tokens:
-        rows = ids.expand(len(prompt), -1)
+    for number in range(max(map(len, options))):
+        listed = [row[number] if number < len(row) else [] for row in options]
+        length = max(map(len, listed))
+        tokens = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in listed])
+        is_real = torch.tensor([[at < len(ids) for at in range(length)] for ids in listed])
+        tokens, is_real = tokens.to(model.device), is_real.to(model.device)
         predictions = first
-        if len(ids) > 1:
-            rest = _log_softmax(model(rows[:, :-1], past_kv_cache=past))
+        if length > 1:
+            rest = _log_softmax(model(tokens[:, :-1], past_kv_cache=past))
             predictions = torch.cat([first, rest], dim=1)
-        totals.append(predictions.gather(-1, rows[..., None]).sum((1, 2)))
+        scores = predictions.gather(-1, tokens[..., None])[..., 0].masked_fill(~is_real, 0)
+        totals.append(scores.sum(1).masked_fill(~is_real.any(1), -torch.inf))
     return torch.stack(totals, dim=1)
 
 

@@ -8,22 +8,28 @@ if TYPE_CHECKING:
     from lens_audio.data.items import AudioQAItem
     from lens_audio.data.wording import wording
     from lens_audio.evals import localisation, mmau
+    from lens_audio.evals.asking import Asking
     from lens_audio.evals.items import AudioQADataset
     from lens_audio.evals.protocol import Settings
     from lens_audio.evals.report import Results
     from lens_audio.evals.run import evaluate
+    from lens_audio.evals.runs import over_noise, silenced
 
 # Imported on first use, so that a benchmark's questions are read without torch.
 _HOMES = {
+    "Asking": "evals.asking",
     "AudioQADataset": "evals.items",
     "AudioQAItem": "data.items",
     "Results": "evals.report",
     "Settings": "evals.protocol",
     "evaluate": "evals.run",
+    "over_noise": "evals.runs",
+    "silenced": "evals.runs",
     "wording": "data.wording",
 }
 
 __all__ = [
+    "Asking",
     "AudioQADataset",
     "AudioQAItem",
     "Results",
@@ -31,6 +37,8 @@ __all__ = [
     "evaluate",
     "localisation",
     "mmau",
+    "over_noise",
+    "silenced",
     "wording",
 ]
 

@@ -118,7 +118,7 @@ def _say(
 
 
 @torch.no_grad()
-def option_log_probs(
+def steered_log_probs(
     model: HookedAudioTransformer,
     prefill: Prefill,
     steps: Steps,

@@ -33,7 +33,11 @@ class Results(Answers):
         for run in self.runs:
             predictions = json.dumps(self.predictions(run), indent=1)
             write_text(place / f"predictions-{run.replace(' ', '-')}.json", predictions + "\n")
-        for name, table in (("accuracy", self.accuracy), ("comparison", self.comparison)):
+        for name, table in (
+            ("accuracy", self.accuracy),
+            ("comparison", self.comparison),
+            ("controls", self.against_controls),
+        ):
             if table is not None:
                 write_table(table, place / f"{name}.csv")
         if self.chosen is not None and self.chosen.table is not None:

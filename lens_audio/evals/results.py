@@ -1,8 +1,8 @@
 """What a run found, and its files."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from typing import Any
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from lens_audio.data.items import AudioQAItem
 from lens_audio.evals.items import AudioQADataset
-from lens_audio.evals.protocol import BASE, Chosen
+from lens_audio.evals.protocol import Chosen
 from lens_audio.evals.runner import Records
-from lens_audio.evals.scores import accuracies, comparisons
+from lens_audio.evals.runs import BASE
+from lens_audio.evals.scores import accuracies, against_controls, comparisons
 from lens_audio.stats import Interval, auroc
 
 
@@ -32,7 +33,8 @@ class Answers:
     items: Sequence[AudioQAItem]
     records: Records  # one an item, in order
     manifest: dict[str, Any]
-    chosen: Chosen | None
+    chosen: Chosen | None = None
+    controls: Mapping[str, Sequence[str]] = field(default_factory=dict)  # random ones, by run
 
     def __repr__(self) -> str:
         name = f"{type(self).__name__}({self.dataset.name} {self.dataset.version}, {len(self.items)} items"
@@ -80,8 +82,20 @@ class Answers:
     @cached_property
     def comparison(self) -> pd.DataFrame | None:
         """Each run against the base; see `scores.comparisons`."""
-        seed = self.manifest["settings"]["seed"]
-        return None if self.correct is None else comparisons(self.correct, seed)
+        if self.correct is None:
+            return None
+        return comparisons(self.correct, self._seed, corrected="runs" in self.manifest)
+
+    @cached_property
+    def against_controls(self) -> pd.DataFrame | None:
+        """Each run that has random controls against them; see `scores.against_controls`."""
+        if self.correct is None or not self.controls:
+            return None
+        return against_controls(self.correct, self.controls, self._seed)
+
+    @property
+    def _seed(self) -> int:
+        return self.manifest["settings"]["seed"]
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -119,6 +133,7 @@ class Answers:
             "auroc": None if found is None else found.to_dict(),
             "accuracy": _rows(self.accuracy),
             "comparison": _rows(self.comparison),
+            **({} if self.against_controls is None else {"controls": _rows(self.against_controls)}),
         }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lens_audio.config import AudioModelConfig, AudioTiming, PromptParts
 from lens_audio.inputs.audio import Rate
+from lens_audio.inputs.clips import noise_like
 from lens_audio.inputs.layout import (
     check_masks,
     check_mel,
@@ -312,6 +313,25 @@ class AudioPrompt:
             timing=self.timing,
             parts=self.parts,
         )
+
+    def over_noise(self, seed: int = 0) -> AudioPrompt:
+        """The same tokens over Gaussian white noise as long and as loud (root mean square) as each clip.
+
+        The noise is drawn anew for each clip, so that a clip's is the same in any batch. A prompt
+        without audio is returned as it is.
+
+        Raises:
+            ValueError: for a prompt made from tensors, which has no waveforms to be as loud as.
+        """
+        if self.mel is None:
+            return self
+        if self.waveforms is None or self.texts is None:
+            raise ValueError(
+                "a prompt made from tensors has no waveforms to be as loud as: make it with "
+                "model.prompt, or take silence instead"
+            )
+        noisy = self.remade(self.texts, [noise_like(w, seed) for w in self.waveforms])
+        return replace(self, mel=noisy.mel, waveforms=noisy.waveforms)
 
     def silenced(self) -> AudioPrompt:
         """The same tokens over digital silence: each clip replaced by as many zero samples.

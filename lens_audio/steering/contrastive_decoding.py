@@ -11,17 +11,17 @@ al., "Contrastive Decoding: Open-ended Text Generation as Optimization", arXiv 2
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import at_positions
+from lens_audio.fingerprint import of_prompt
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.model.kv_cache import First, KeyValueCache
@@ -61,6 +61,12 @@ class ContrastiveDecoding:
         cut = f", plausibility {self.plausibility:g}" if self.plausibility else ""
         return f"ContrastiveDecoding(alpha {self.alpha:g} against {against}{cut})"
 
+    def facts(self) -> dict[str, Any]:
+        """All of it as JSON holds it; a prompt by the hashes of its tensors."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        is_prompt = isinstance(self.against, AudioPrompt)
+        return own | {"against": of_prompt(self.against) if is_prompt else self.against}
+
     def other(self, prompt: AudioPrompt) -> AudioPrompt:
         """What a prompt is contrasted with.
 
@@ -70,7 +76,7 @@ class ContrastiveDecoding:
         if self.against == "silence":
             return prompt.silenced()
         if self.against == "noise":
-            return self._over_noise(prompt)
+            return prompt.over_noise(self.seed)
         if self.against == "without_text":
             return self._without_caption(prompt)
         assert isinstance(self.against, AudioPrompt)
@@ -101,17 +107,6 @@ class ContrastiveDecoding:
             attached = _AttachedContrast(self, model)
             with model.hooks([(EMBEDDED, attached.read), (LOGITS, attached.contrast)]):
                 yield model
-
-    def _over_noise(self, prompt: AudioPrompt) -> AudioPrompt:
-        if prompt.mel is None:
-            return prompt
-        if prompt.waveforms is None or prompt.texts is None:
-            raise ValueError(
-                "a prompt made from tensors has no waveforms to be as loud as: make it with "
-                'model.prompt, or use against="silence"'
-            )
-        noisy = prompt.remade(prompt.texts, [_noise_as(w, self.seed) for w in prompt.waveforms])
-        return replace(prompt, mel=noisy.mel, waveforms=noisy.waveforms)
 
     def _without_caption(self, prompt: AudioPrompt) -> AudioPrompt:
         if prompt.texts is None:
@@ -163,13 +158,6 @@ def contrastive(
         ValueError: for a setting out of its range.
     """
     return ContrastiveDecoding(alpha, against, caption, plausibility, seed)
-
-
-def _noise_as(waveform: Float[np.ndarray, " sample"], seed: int) -> Float[np.ndarray, " sample"]:
-    """Gaussian white noise with the root mean square of a waveform."""
-    noise = np.random.default_rng(seed).standard_normal(len(waveform))
-    scale = np.sqrt(np.square(waveform, dtype=np.float64).mean() / np.square(noise).mean())
-    return (scale * noise).astype(np.float32)
 
 
 class _AttachedContrast:

@@ -95,6 +95,17 @@ class SteeringVector:
         with model.hooks(fwd_hooks=self.hooks(coefficient, positions)):
             yield model
 
+    def random_control(self, model: Any, seed: int = 0) -> "SteeringVector":
+        """A vector of random directions (Gaussian), each as long as the one in its place."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {
+            layer: torch.randn(len(d), generator=generator).to(d)
+            for layer, d in self.directions.items()
+        }
+        directions = {l: x / x.norm() * self.directions[l].norm() for l, x in drawn.items()}
+        facts = {**self.provenance, "method": "random, of equal length", "seed": seed}
+        return SteeringVector(directions, self.site, facts)
+
     def check(self, model: Any) -> None:
         """Refuse a model that these directions do not fit.
 

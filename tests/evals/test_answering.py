@@ -6,7 +6,7 @@ import torch
 from lens_audio.analysis import choice_log_probs
 from lens_audio.data.batches import BatchDataset, load
 from lens_audio.data.wording import wording
-from lens_audio.evals.answering import generate, option_log_probs
+from lens_audio.evals.answering import generate, steered_log_probs
 from lens_audio.evals.prefill import SilentPrefixes, prefill
 from lens_audio.steering import AudioSilenceSteering
 
@@ -52,7 +52,7 @@ def test_log_probabilities_of_options_are_those_of_each_steering(model, dataset,
         [model.tokenizer.encode(choice + end) for choice in item.choices for end in endings]
         for item in dataset.items[::4]
     ]
-    together = option_log_probs(model, heard.prefill, added, options)
+    together = steered_log_probs(model, heard.prefill, added, options)
     item = dataset.items[4]
     prompt = model.prompt(wording("plain").ask(item.question, item.choices), audio=item.audio)
     texts = [choice + end for choice in item.choices for end in endings]
