@@ -25,7 +25,7 @@ import lens_audio as la
 from lens_audio.evals.items import AudioQAItem
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.run import evaluate
-from lens_audio.evals.testbed import SyntheticQA
+from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.steering import AudioSilenceSteering
 from lens_audio.testbed.processor import build_tokenizer
 

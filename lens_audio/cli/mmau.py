@@ -17,7 +17,7 @@ from lens_audio.evals.report import Results
 from lens_audio.evals.run import evaluate, refuse_missing, split
 from lens_audio.evals.runner import Spent
 from lens_audio.evals.scores import ALL
-from lens_audio.evals.testbed import SyntheticQA
+from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.plots.theme import points, share
 from lens_audio.sites import head_name
 from lens_audio.steering import AudioSilenceSteering

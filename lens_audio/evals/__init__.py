@@ -7,7 +7,8 @@ from lens_audio.lazy_imports import on_first_use
 if TYPE_CHECKING:
     from lens_audio.data.items import AudioQAItem
     from lens_audio.data.wording import wording
-    from lens_audio.evals import localisation, mmau
+    from lens_audio.evals import benchmarks, localisation, metrics
+    from lens_audio.evals.benchmarks import mmau
     from lens_audio.evals.items import AudioQADataset
     from lens_audio.evals.protocol import Settings
     from lens_audio.evals.report import Results
@@ -20,6 +21,7 @@ _HOMES = {
     "Results": "evals.report",
     "Settings": "evals.protocol",
     "evaluate": "evals.run",
+    "mmau": "evals.benchmarks",
     "wording": "data.wording",
 }
 
@@ -28,10 +30,12 @@ __all__ = [
     "AudioQAItem",
     "Results",
     "Settings",
+    "benchmarks",
     "evaluate",
     "localisation",
+    "metrics",
     "mmau",
     "wording",
 ]
 
-__getattr__, __dir__ = on_first_use(__name__, _HOMES, ["localisation", "mmau"])
+__getattr__, __dir__ = on_first_use(__name__, _HOMES, ["benchmarks", "localisation", "metrics"])
