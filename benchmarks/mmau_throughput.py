@@ -22,10 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
 import lens_audio as la
+from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.evals.items import AudioQAItem
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.run import evaluate
-from lens_audio.evals.testbed import SyntheticQA
 from lens_audio.steering import AudioSilenceSteering
 from lens_audio.testbed.processor import build_tokenizer
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 N_RESAMPLES = 2000
 BOUNDS = (0.025, 0.975)  # quantiles, of an interval of 95 %
+MANY_KINDS = 1000  # of units: beyond, the units themselves are drawn
 PERMUTATIONS_AT_ONCE = 500  # times items are the numbers held at a time
 
 
@@ -133,6 +134,76 @@ def _resampled_mean(
 ) -> float:
     draws = rng.integers(len(values), size=(len(values),)) if len(values) > 1 else np.zeros(1, int)
     return float(values[np.ix_(draws, items)].mean())
+
+
+def ratio_interval(
+    ratio: Shaped[Tensor, "2 row"],
+    units: Int[Tensor, " row"],
+    seed: int = 0,
+    undefined: str = "its denominator is 0",
+) -> Interval:
+    """A sum over rows divided by another sum over them, by percentile bootstrap over units of rows.
+
+    The rows of a unit are drawn together. Resamples with a denominator of 0 are left out. Sources:
+    as for `mean_intervals`; for units, Davison and Hinkley, "Bootstrap Methods and their
+    Application" (1997), section 3.8.
+
+    Args:
+        ratio: each row's part of the numerator and of the denominator.
+        units: which unit each row belongs to.
+        undefined: the reason where the denominator over all rows is 0.
+    """
+    value = _quotient(ratio.double().sum(1).numpy())
+    if np.isnan(value):
+        return Interval.undefined_because(undefined)
+    low, high = np.nanquantile(_quotient(_resampled_sums(ratio, units, seed)), BOUNDS)
+    return Interval(float(value), float(low), float(high))
+
+
+def ratio_difference(
+    first: Shaped[Tensor, "2 row"],
+    second: Shaped[Tensor, "2 row"],
+    units: Int[Tensor, " row"],
+    seed: int = 0,
+    undefined: str = "a denominator is 0",
+) -> Interval:
+    """The first ratio minus the second, over the same rows: each resample has the same units in both.
+
+    Otherwise as `ratio_interval`.
+    """
+    sums = torch.cat([first, second]).double().sum(1).numpy()
+    value = _quotient(sums[:2]) - _quotient(sums[2:])
+    if np.isnan(value):
+        return Interval.undefined_because(undefined)
+    drawn = _resampled_sums(torch.cat([first, second]), units, seed)
+    low, high = np.nanquantile(_quotient(drawn[:2]) - _quotient(drawn[2:]), BOUNDS)
+    return Interval(float(value), float(low), float(high))
+
+
+def _quotient(
+    sums: Float[np.ndarray, "2 *resample"],
+) -> Float[np.ndarray, "*resample"] | np.float64:
+    """Numerator by denominator; NaN where that is 0."""
+    return sums[0] / np.where(sums[1] == 0, np.nan, sums[1])
+
+
+def _resampled_sums(
+    values: Shaped[Tensor, "quantity row"], units: Int[Tensor, " row"], seed: int
+) -> Float[np.ndarray, "quantity resample"]:
+    """The sums over rows when as many units as there are are drawn with replacement.
+
+    Units of equal sums are interchangeable, so how often each kind is drawn is multinomial: with
+    few kinds, as for right and wrong answers, many rows cost no more than few.
+    """
+    groups, unit_of_row = units.unique(return_inverse=True)
+    n, rng = len(groups), np.random.default_rng(seed)
+    totals = torch.zeros(n, len(values), dtype=torch.float64)
+    totals = totals.index_add(0, unit_of_row, values.double().T).numpy()
+    kinds, counts = np.unique(totals, axis=0, return_counts=True)
+    if len(kinds) <= MANY_KINDS:
+        return (rng.multinomial(n, counts / n, size=N_RESAMPLES) @ kinds).T
+    times = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(N_RESAMPLES))
+    return np.stack([drawn @ totals for drawn in times]).T
 
 
 class Comparison(NamedTuple):

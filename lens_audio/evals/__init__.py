@@ -7,8 +7,9 @@ from lens_audio.lazy_imports import on_first_use
 if TYPE_CHECKING:
     from lens_audio.data.items import AudioQAItem
     from lens_audio.data.wording import wording
-    from lens_audio.evals import localisation, mmau
+    from lens_audio.evals import benchmarks, localisation, metrics
     from lens_audio.evals.asking import Asking
+    from lens_audio.evals.benchmarks import mmau
     from lens_audio.evals.items import AudioQADataset
     from lens_audio.evals.protocol import Settings
     from lens_audio.evals.report import Results
@@ -25,6 +26,7 @@ _HOMES = {
     "evaluate": "evals.run",
     "over_noise": "evals.runs",
     "silenced": "evals.runs",
+    "mmau": "evals.benchmarks",
     "wording": "data.wording",
 }
 
@@ -34,12 +36,14 @@ __all__ = [
     "AudioQAItem",
     "Results",
     "Settings",
+    "benchmarks",
     "evaluate",
     "localisation",
+    "metrics",
     "mmau",
     "over_noise",
     "silenced",
     "wording",
 ]
 
-__getattr__, __dir__ = on_first_use(__name__, _HOMES, ["localisation", "mmau"])
+__getattr__, __dir__ = on_first_use(__name__, _HOMES, ["benchmarks", "localisation", "metrics"])

@@ -26,9 +26,9 @@ from lens_audio.cli.options import (
     above_zero,
 )
 from lens_audio.data.wording import wording
+from lens_audio.evals.benchmarks.mmau import FIRST, MMAU, REVISED
+from lens_audio.evals.benchmarks.mmau_parquet import read_parquet
 from lens_audio.evals.items import AudioQADataset, AudioQAItem, missing_audio, select
-from lens_audio.evals.mmau import FIRST, MMAU, REVISED
-from lens_audio.evals.mmau_parquet import read_parquet
 from lens_audio.files import check_folder
 
 
