@@ -197,8 +197,8 @@ def _resampled_sums(
     """
     groups, unit_of_row = units.unique(return_inverse=True)
     n, rng = len(groups), np.random.default_rng(seed)
-    totals = torch.zeros(n, len(values), dtype=torch.float64)
-    totals = totals.index_add(0, unit_of_row, values.double().T).numpy()
+    nothing = torch.zeros(n, len(values), dtype=torch.float64)
+    totals = nothing.index_add(0, unit_of_row, values.double().T).numpy()
     kinds, counts = np.unique(totals, axis=0, return_counts=True)
     if len(kinds) <= MANY_KINDS:
         return (rng.multinomial(n, counts / n, size=N_RESAMPLES) @ kinds).T
