@@ -7,6 +7,7 @@ from lens_audio.steering.audio_silence.controls import report
 from lens_audio.steering.audio_silence.steering_report import SteeringReport
 from lens_audio.steering.contrastive_decoding import ContrastiveDecoding, contrastive
 from lens_audio.steering.knockout import Backups, KnockOut, find_backups, knock_out
+from lens_audio.steering.saved import load_steering
 from lens_audio.steering.vectors import SteeringVector, mean_difference, pca_of_differences
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "contrastive",
     "find_backups",
     "knock_out",
+    "load_steering",
     "mean_difference",
     "pca_of_differences",
     "report",

@@ -95,6 +95,11 @@ class SteeringVector:
         with model.hooks(fwd_hooks=self.hooks(coefficient, positions)):
             yield model
 
+    def scaled(self, factor: float | int) -> "SteeringVector":
+        """The same vector, this many times as long."""
+        directions = {layer: factor * d for layer, d in self.directions.items()}
+        return SteeringVector(directions, self.site, {**self.provenance, "scaled by": factor})
+
     def random_control(self, model: Any, seed: int = 0) -> "SteeringVector":
         """A vector of random directions (Gaussian), each as long as the one in its place."""
         generator = torch.Generator().manual_seed(seed)

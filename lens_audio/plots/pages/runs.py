@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from lens_audio.plots.report import note, section, table_html
+from lens_audio.plots.report import escape, note, section, table_html
 from lens_audio.plots.theme import points, share
 
 
@@ -43,6 +43,23 @@ def controls_section(table: pd.DataFrame | None) -> str:
     )
 
 
+def metric_cells(table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """Metric, run, value and points against the base, metric after metric.
+
+    Args:
+        table: of `evals.Results.metrics`.
+    """
+    cells = []
+    for metric in table["metric"].unique():
+        for row in table[table["metric"] == metric].to_dict("records"):
+            value = row["undefined"] or share(row["value"], row["low"], row["high"])
+            changed = ""
+            if not pd.isna(row["change"]):
+                changed = points(row["change"], row["change_low"], row["change_high"])
+            cells.append((str(metric), row["run"], value, changed))
+    return cells
+
+
 def metrics_section(table: pd.DataFrame | None, rule: str) -> str:
     """What the benchmark reports of each run; nothing where that is accuracy alone.
 
@@ -52,16 +69,13 @@ def metrics_section(table: pd.DataFrame | None, rule: str) -> str:
     """
     if table is None or list(table["metric"].unique()) == ["accuracy"]:
         return ""
-    rows = []
-    for row in table.to_dict("records"):
-        value = row["undefined"] or share(row["value"], row["low"], row["high"])
-        changed = points(row["change"], row["change_low"], row["change_high"])
-        rows.append((row["metric"], row["run"], value, "" if pd.isna(row["change"]) else changed))
-    rows.sort(key=lambda row: list(table["metric"]).index(row[0]))
     return section(
         "What the benchmark reports",
-        table_html(("metric", "run", "value [95 %]", "points against base [95 %]"), rows),
+        table_html(
+            ("metric", "run", "value [95 %]", "points against base [95 %]"), metric_cells(table)
+        ),
         note(
-            "Bootstrap intervals over the benchmark’s units: rows that belong together are drawn together."
+            "Bootstrap intervals over the benchmark’s units: rows that belong together are drawn "
+            f"together. {escape(rule)}"
         ),
     )
