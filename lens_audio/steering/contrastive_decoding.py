@@ -9,7 +9,8 @@ al., "Contrastive Decoding: Open-ended Text Generation as Optimization", arXiv 2
 """
 
 import math
-from collections.abc import Iterator, MutableMapping, Sequence
+import re
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -28,6 +29,7 @@ from lens_audio.model.kv_cache import First, KeyValueCache
 from lens_audio.sites import last_positions
 from lens_audio.steering.audio_silence.contrastive import contrasted
 from lens_audio.steering.audio_silence.direction import SilenceEmbeddings, over_silence
+from lens_audio.steering.captions import Caption, captioned_rows, check_caption, without_caption
 
 AGAINST = ("silence", "noise", "without_text")
 EMBEDDED, LOGITS = "hook_embed", "unembed.hook_out"
@@ -39,7 +41,7 @@ class ContrastiveDecoding:
 
     alpha: float | int = 1.0
     against: str | AudioPrompt = "silence"
-    caption: str | Sequence[str] | None = None
+    caption: Caption | None = None
     plausibility: float | int = 0.0
     seed: int = 0
 
@@ -53,8 +55,10 @@ class ContrastiveDecoding:
         if (self.against == "without_text") != (self.caption is not None):
             raise ValueError(
                 'against="without_text" takes away caption="…", an exact part of the question\'s '
-                "text (or a list, one a row); nothing else takes a caption"
+                "text (or a list, one a row; or one with {caption} in it); nothing else takes a caption"
             )
+        if self.caption is not None:
+            check_caption(self.caption)
 
     def __repr__(self) -> str:
         against = self.against if isinstance(self.against, str) else repr(self.against)
@@ -65,7 +69,11 @@ class ContrastiveDecoding:
         """All of it as JSON holds it; a prompt by the hashes of its tensors."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
         is_prompt = isinstance(self.against, AudioPrompt)
-        return own | {"against": of_prompt(self.against) if is_prompt else self.against}
+        caption = self.caption
+        return own | {
+            "against": of_prompt(self.against) if is_prompt else self.against,
+            "caption": caption.pattern if isinstance(caption, re.Pattern) else caption,
+        }
 
     def other(self, prompt: AudioPrompt) -> AudioPrompt:
         """What a prompt is contrasted with.
@@ -78,7 +86,8 @@ class ContrastiveDecoding:
         if self.against == "noise":
             return prompt.over_noise(self.seed)
         if self.against == "without_text":
-            return self._without_caption(prompt)
+            assert self.caption is not None
+            return without_caption(prompt, self.caption)
         assert isinstance(self.against, AudioPrompt)
         if len(self.against) != len(prompt):
             raise ValueError(
@@ -108,33 +117,12 @@ class ContrastiveDecoding:
             with model.hooks([(EMBEDDED, attached.read), (LOGITS, attached.contrast)]):
                 yield model
 
-    def _without_caption(self, prompt: AudioPrompt) -> AudioPrompt:
-        if prompt.texts is None:
-            raise ValueError(
-                "a prompt made from tensors has no text to take a caption from: make it with "
-                "model.prompt, or pass the prompt without the caption as against="
-            )
-        assert self.caption is not None
-        captions = (
-            [self.caption] * len(prompt) if isinstance(self.caption, str) else list(self.caption)
-        )
-        if len(captions) != len(prompt):
-            raise ValueError(f"{len(captions)} captions for {len(prompt)} rows; give one a row")
-        for row, (caption, text) in enumerate(zip(captions, prompt.texts, strict=True)):
-            if not caption or text.count(caption) != 1:
-                raise ValueError(
-                    f"the caption {caption!r} must occur once in row {row}, not "
-                    f"{text.count(caption)} times: {text!r}"
-                )
-        texts = [text.replace(c, "") for c, text in zip(captions, prompt.texts, strict=True)]
-        return prompt.remade(texts, prompt.waveforms or [])
-
 
 def contrastive(
     alpha: float | int = 1.0,
     against: str | AudioPrompt = "silence",
     *,
-    caption: str | Sequence[str] | None = None,
+    caption: Caption | None = None,
     plausibility: float | int = 0.0,
     seed: int = 0,
 ) -> ContrastiveDecoding:
@@ -149,7 +137,8 @@ def contrastive(
             "without_text", the same audio without the caption (arXiv 2606.05161); or a prompt with
             as many rows.
         caption: of "without_text": the exact part of each row's text that is taken away, or a list
-            of them, one a row.
+            of them, one a row; or a text with the slot {caption}, such as "A note says: {caption}. ",
+            or a compiled regular expression: rows that it does not match are left unchanged.
         plausibility: tokens whose probability under the plain prompt is below this share of the
             likeliest token's cannot be chosen: their logit is -inf. 0 cuts nothing off.
         seed: of the noise, drawn anew for each clip, so that a clip's is the same in any batch.
@@ -231,6 +220,8 @@ class _AttachedContrast:
     def _rows(self, prompt: AudioPrompt) -> Bool[Tensor, " batch"]:
         """Which rows have another side at all."""
         has_audio = prompt.audio_mask.any(1)
+        if self.settings.caption is not None:
+            return captioned_rows(prompt, self.settings.caption)
         by_audio = self.settings.against in ("silence", "noise")
         return has_audio if by_audio else torch.ones_like(has_audio)
 

@@ -1,5 +1,6 @@
 """Scenes of the testbed as a benchmark: clips with one or two sounds, each under every caption."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -13,6 +14,8 @@ TRAINED: tuple[SceneKind, ...] = (
     "what",
     "which",
 )  # the kinds that the checkpoints with a known answer were trained on
+# The caption of a prompt: the sentence before the question, behind the audio.
+CAPTION = re.compile(r"(?<=<\|audio_eos\|>\n)[^.?]*\. (?=[^.?]*\?)")
 
 
 @dataclass(frozen=True, eq=False)
