@@ -225,6 +225,20 @@ def mcnemar(first: Bool[Tensor, " item"], second: Bool[Tensor, " item"]) -> Comp
     return Comparison(gained, lost, float(p))
 
 
+def median_ratio(
+    first: Sequence[float], second: Sequence[float], seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> Interval:
+    """The median of paired ratios first / second, such as times of alternating rounds.
+
+    The interval is a percentile bootstrap over the pairs.
+    """
+    ratios = np.asarray(first, dtype=float) / np.asarray(second, dtype=float)
+    rng = np.random.default_rng(seed)
+    drawn = np.median(rng.choice(ratios, (n_resamples, len(ratios))), axis=1)
+    low, high = np.quantile(drawn, BOUNDS)
+    return Interval(float(np.median(ratios)), float(low), float(high), over="rounds")
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number: each holds for all of them together.
 

@@ -12,6 +12,7 @@ from lens_audio.cli.commands.patch import Patch
 from lens_audio.cli.commands.score_localisation import ScoreLocalisation
 from lens_audio.cli.commands.steer import Steer
 from lens_audio.cli.commands.verify import Verify
+from lens_audio.cli.commands.which_intervention import WhichIntervention
 from lens_audio.cli.options import Command
 
 COMMANDS: tuple[type[Command], ...] = (
@@ -22,5 +23,6 @@ COMMANDS: tuple[type[Command], ...] = (
     ScoreLocalisation,
     Mmau,
     Eval,
+    WhichIntervention,
     Verify,
 )
