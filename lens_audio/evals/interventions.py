@@ -28,7 +28,7 @@ from lens_audio.evals.runs import BASE, Controlled, Run, under
 from lens_audio.hooks import Hook
 from lens_audio.inputs import AudioPrompt
 from lens_audio.sites import Head
-from lens_audio.stats import Interval, median_ratio, paired_difference, wilson
+from lens_audio.stats import Interval, median_ratio, paired_difference, said_over, wilson
 from lens_audio.steering import contrastive, mean_difference
 from lens_audio.steering.audio_silence.adaptive import at_equal_strength, compare_adaptive
 from lens_audio.steering.audio_silence.calibrate import BETAS, Calibration, best_strength, calibrate
@@ -116,7 +116,7 @@ class InterventionComparison:
             if lead.low <= 0:
                 said.append(
                     f"{self.checkpoint}: {run} does not lead its random controls in conflict: "
-                    f"{_points(lead)} points over {lead.over}."
+                    f"{_points(lead)} points{said_over(lead.over)}."
                 )
         return said
 

@@ -51,7 +51,8 @@ def intervention_effects(table: pd.DataFrame) -> go.Figure:
         ticktext=[text(run) for run in runs],
         range=[len(runs) - 0.4, -0.6],
         showgrid=False,
+        automargin=True,
     )
     legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
-    margin = {"l": 210, "r": 20, "t": 40, "b": 50}
+    margin = {"l": 80, "r": 20, "t": 40, "b": 50}
     return styled(figure, 110 + 34 * len(runs), legend=legend, margin=margin)

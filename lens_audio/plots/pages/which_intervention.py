@@ -30,10 +30,25 @@ LIMITS = (
 class Compared(Protocol):
     """What the page shows of `evals.interventions.InterventionComparison`, which says what each is."""
 
-    checkpoint: str
-    table: pd.DataFrame
-    kinds: pd.DataFrame
-    adaptive: pd.DataFrame
+    @property
+    def checkpoint(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a run: its strength, what it changes in each condition, its time."""
+        ...
+
+    @property
+    def kinds(self) -> pd.DataFrame:
+        """How well each kind of question is answered, and whether it was asked."""
+        ...
+
+    @property
+    def adaptive(self) -> pd.DataFrame:
+        """Adaptive strength against constant strength."""
+        ...
 
     @property
     def conditions(self) -> list[str]:
