@@ -13,7 +13,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
@@ -136,7 +136,7 @@ class RUListening:
         return cls(items, f"leave one out, order of choices by seed {seed}")
 
 
-def _askings(row: Mapping[str, Any], folder: Path, seed: int) -> list[AudioQAItem]:
+def _askings(row: Any, folder: Path, seed: int) -> list[AudioQAItem]:
     name, question, answer = texts(row, ("id", "question", "correct_answer"))
     distractors = choices_of(row, "distractors")
     if answer in distractors:
