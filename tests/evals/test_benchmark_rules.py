@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 from published_rows import ALME, FIRST, LATER, MMAR, RULISTENING
 
 from lens_audio.data.items import AudioQAItem
+from lens_audio.data.wording import wording
+from lens_audio.evals import Settings, benchmarks, evaluate
 from lens_audio.evals.benchmarks import alme, mmau, object_hallucination, rulistening
 from lens_audio.evals.benchmarks.mmar import MMAR as Mmar
 from lens_audio.evals.metrics import Row, metrics_of, unit_of
@@ -30,6 +34,23 @@ def rows_of(dataset, predictions):
 
 def reported(dataset, predictions):
     return {name: r.value for name, r in metrics_of(dataset, rows_of(dataset, predictions)).items()}
+
+
+# Asked of a model
+@pytest.mark.parametrize("name", ["rulistening", "alme", "object-hallucination"])
+def test_a_model_is_asked_and_the_results_are_written(tmp_path, model, name):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    for file in ("a.mp3", "a.wav"):
+        soundfile.write(tmp_path / file, noise, 16000, format="WAV")
+    row = {"rulistening": {"id": "a", **RULISTENING}, "alme": ALME, "object-hallucination": FIRST}
+    (tmp_path / "questions.json").write_text(json.dumps([row[name]]))
+    dataset = benchmarks.read(name, tmp_path / "questions.json")
+    settings = Settings(wording(dataset.prompt), runs=("base",), max_new_tokens=2)
+    results, _ = evaluate(model, dataset, tmp_path, settings, workers=0, verbose=False)
+    assert results.failed == {}
+    results.write(tmp_path)
+    written = json.loads((tmp_path / "predictions-base.json").read_text())
+    assert len(written) == len(dataset.items)
 
 
 # MMAR

@@ -13,7 +13,7 @@ from lens_audio.data.items import AudioQAItem, check_items, refuse
 SHOWN = 80  # letters of a text that a message repeats
 LONGEST_NAME = 255  # bytes of a file's name
 TABLES = {".csv": ",", ".tsv": "\t"}
-Row = TypeVar("Row")
+Source = TypeVar("Source")
 
 
 def located(
@@ -162,8 +162,8 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def items_of(
-    rows: Iterable[tuple[str, Row]],
-    make: Callable[[Row], Sequence[AudioQAItem]],
+    rows: Iterable[tuple[str, Source]],
+    make: Callable[[Source], Sequence[AudioQAItem]],
     where: str,
     needs: Collection[str] = ("audio",),
 ) -> list[AudioQAItem]:
