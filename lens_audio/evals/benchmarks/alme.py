@@ -167,8 +167,8 @@ class ALME:
         """The text-dominance ratio, its form on questions understood in text, and accuracies.
 
         Among the conflict trials whose answer follows the recording or the changed transcript, the
-        ratio is the share of those that follow the transcript: TDR = text / (text + audio), section
-        3 of the paper. Answers that name neither count for nothing in it.
+        ratio is the share of those that follow the transcript: TDR = text / (text + audio), as the
+        repository's instructions have it. Answers that name neither are left out.
         """
         share = evals.metrics.share
         conflict = [row.item.condition == CONFLICT for row in rows]
