@@ -59,15 +59,15 @@ def chosen(response: str, choices: Sequence[str]) -> str | None:
     The "answer" of a JSON object (or what looks like one) is compared first: equal to a choice,
     beginning with one, containing one, the longest first. Then the whole response: equal, or
     containing one; where that fails, an answer that is most of a choice; then all again without
-    accents. Case, the kind of quotation marks and leading punctuation count for nothing. One or two
-    Chinese or Japanese letters are found in a response only where no other such letter adjoins.
+    accents. Case, the kind of quotation marks and leading punctuation count for nothing. A choice of
+    one or two Chinese or Japanese letters is first looked for where no other such letter adjoins.
     """
     response = response[:LONGEST]
     longest_first = sorted(choices, key=len, reverse=True)
     answer, whole = _answer(response), _plain(response)
     if answer is not None:
         said = _plain(answer)
-        bare = re.sub(r"^(choice|选项)\s*", "", said)
+        bare = re.sub(r"^(choice)?\s*(选项)?\s*", "", said)
         found = (
             [c for c in choices if _plain(c) == said]
             or [c for c in choices if _plain(c) == bare]
@@ -167,8 +167,8 @@ class ALME:
         """The text-dominance ratio, its form on questions understood in text, and accuracies.
 
         Among the conflict trials whose answer follows the recording or the changed transcript, the
-        ratio is the share of those that follow the transcript: TDR = text / (text + audio), section
-        3 of the paper. Answers that name neither count for nothing in it.
+        ratio is the share of those that follow the transcript: TDR = text / (text + audio), as the
+        repository's instructions have it. Answers that name neither are left out.
         """
         share = evals.metrics.share
         conflict = [row.item.condition == CONFLICT for row in rows]
@@ -225,7 +225,7 @@ def _contradicting(item: AudioQAItem) -> str | None:
     return next((choice for choice in item.choices if choice != item.answer), None)
 
 
-def _trials(row: Mapping[str, Any], folder: Path, conditions: Sequence[str]) -> list[AudioQAItem]:
+def _trials(row: Any, folder: Path, conditions: Sequence[str]) -> list[AudioQAItem]:
     keys = ("stimulus_id", "audio_path", "ref_text", "conflict_text")
     name, place, true_text, changed_text = texts(row, keys)
     require(row, ("question",))

@@ -6,7 +6,7 @@ file was at hand, so that the script's match is MMAU's own rule rests on its REA
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class MMAR:
         return cls(items_of(read_rows(path).items(), lambda row: [_item(row, folder)], path.name))
 
 
-def _item(row: Mapping[str, Any], folder: Path) -> AudioQAItem:
+def _item(row: Any, folder: Path) -> AudioQAItem:
     name, place, question = texts(row, ("id", "audio_path", "question"))
     return AudioQAItem(
         id=name,

@@ -135,7 +135,7 @@ class ObjectHallucination:
         return cls(items, version)
 
 
-def _item(row: Mapping[str, Any], folder: Path, version: str) -> AudioQAItem:
+def _item(row: Any, folder: Path, version: str) -> AudioQAItem:
     name, question, label = texts(row, KEYS[version])
     if label.capitalize() not in (YES, NO):
         raise ValueError(f"its {KEYS[version][2]} is {label[:80]!r}, neither yes nor no")
@@ -152,7 +152,7 @@ def _item(row: Mapping[str, Any], folder: Path, version: str) -> AudioQAItem:
     )
 
 
-def _id(row: Mapping[str, Any], otherwise: str) -> str:
+def _id(row: Any, otherwise: str) -> str:
     """The row's `entry_id`, a number or text; the recording and the question where it has none."""
     require(row, ())
     found = row.get("entry_id", otherwise)

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from lens_audio.data.items import AudioQAItem, check_items, refuse
 
 SHOWN = 80  # letters of a text that a message repeats
+LONGEST_NAME = 255  # bytes of a file's name
 TABLES = {".csv": ",", ".tsv": "\t"}
-Row = TypeVar("Row")
+Source = TypeVar("Source")
 
 
 def located(
@@ -92,7 +93,7 @@ def read_table_rows(path: Path) -> dict[str, Any]:
                 )
             rows[f"line {reader.line_num}"] = row
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} is not valid CSV: {error}") from error
+        raise ValueError(f"{path} is not valid CSV near line {reader.line_num}: {error}") from error
     if not rows:
         raise ValueError(f"{path} holds no list of questions")
     return rows
@@ -161,8 +162,8 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def items_of(
-    rows: Iterable[tuple[str, Row]],
-    make: Callable[[Row], Sequence[AudioQAItem]],
+    rows: Iterable[tuple[str, Source]],
+    make: Callable[[Source], Sequence[AudioQAItem]],
     where: str,
     needs: Collection[str] = ("audio",),
 ) -> list[AudioQAItem]:
@@ -198,7 +199,7 @@ def require(row: Any, keys: Sequence[str]) -> None:
         raise ValueError(f"it has no {', '.join(missing)}")
 
 
-def texts(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+def texts(row: Any, keys: Sequence[str]) -> list[str]:
     """The values of keys that must be there and be texts.
 
     Raises:
@@ -211,7 +212,7 @@ def texts(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     return [row[key] for key in keys]
 
 
-def choices_of(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def choices_of(row: Any, key: str) -> tuple[str, ...]:
     """The value of a key that must be a list of texts.
 
     Raises:
@@ -240,16 +241,18 @@ def audio_path(name: str, folder: Path, key: str = "audio_id") -> Path:
     Raises:
         ValueError: for a place outside the folder, by `..`, an absolute path or a link.
     """
-    if "\0" in name or not PurePosixPath(name).name:
+    path = PurePosixPath(name)
+    too_long = any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts)
+    if "\0" in name or not path.name or too_long:
         raise ValueError(f"the {key} {name[:SHOWN]!r} names no file")
-    if ".." in PurePosixPath(name).parts:
+    if ".." in path.parts:
         raise ValueError(f"the {key} {name[:SHOWN]!r} leaves the folder of recordings")
-    places = [folder / name, folder / PurePosixPath(name).name]
+    places = [folder / name, folder / path.name]
     place = next((place for place in places if os.path.lexists(place)), places[0])
     try:
         inside = place.resolve().is_relative_to(folder.resolve())
-    except OSError as error:  # a name that is too long, links in a circle
-        raise ValueError(f"the {key} {name[:SHOWN]!r} names no file: {error.strerror}") from error
+    except (OSError, RuntimeError):  # links in a circle
+        raise ValueError(f"the {key} {name[:SHOWN]!r} names no file") from None
     if not inside:
         raise ValueError(f"the {key} {name[:SHOWN]!r} leads outside the folder of recordings")
     return place

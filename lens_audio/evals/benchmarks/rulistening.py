@@ -3,8 +3,9 @@
 Each question is asked once for every distractor, which is then left out; each time the other
 choices stand in an order drawn from a seed (the published script's is new in each run). Its
 file and rule are those of `RUL-MuchoMusic.json` and `ExampleAudioEval` in the repository
-yongyizang/AreYouReallyListening. Our prompt is worded otherwise, and does not ask for steps of
-thinking; the published one can be given as a file. The recordings are MusicCaps', `ID.mp3`.
+yongyizang/AreYouReallyListening; of the file, only the beginning was at hand. Our prompt is worded
+otherwise, and does not ask for steps of thinking; the published one can be given as a file. The
+recordings are named `ID.mp3`.
 
 The authors recommend to report the same over Gaussian noise in place of the music.
 """
@@ -13,7 +14,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
@@ -65,7 +66,7 @@ class RUListening:
     items: Sequence[AudioQAItem]
     version: str
     name: str = "RUListening"
-    groups: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ("asking",)
     prompt: str = "lettered"
     rule: str = "RUListening's own: the letter in [[ ]], one distractor left out at a time"
 
@@ -79,7 +80,7 @@ class RUListening:
         letters = dict(zip(ascii_uppercase, item.choices, strict=False))
         return {
             "question_id": item.record["id"],
-            "excluded_distractor": item.facts["left out"],
+            "excluded_distractor": item.record["distractors"][int(item.facts["asking"]) - 1],
             "model_output": prediction,
             "extracted_answer_letter": next((x for x in letters if letters[x] == said), ""),
             "extracted_answer_text": said,
@@ -136,19 +137,17 @@ class RUListening:
         return cls(items, f"leave one out, order of choices by seed {seed}")
 
 
-def _askings(row: Mapping[str, Any], folder: Path, seed: int) -> list[AudioQAItem]:
+def _askings(row: Any, folder: Path, seed: int) -> list[AudioQAItem]:
     name, question, answer = texts(row, ("id", "question", "correct_answer"))
     distractors = choices_of(row, "distractors")
-    if answer in distractors:
-        raise ValueError("its correct_answer is one of its distractors")
     if not 2 <= len(distractors) <= 4:
         raise ValueError(f"its distractors are {len(distractors)}, not two to four")
     recording = audio_path(f"{name}.mp3", folder, "id")
     items = []
-    for number, left_out in enumerate(distractors):
+    for number in range(len(distractors)):
         choices = [answer, *distractors[:number], *distractors[number + 1 :]]
         random.Random(f"{seed}:{name}:{number}").shuffle(choices)
-        facts = {"left out": left_out}
+        facts = {"asking": str(number + 1)}  # the first is without the first distractor
         items.append(
             AudioQAItem(f"{name}-{number}", question, tuple(choices), answer, recording, facts, row)
         )
