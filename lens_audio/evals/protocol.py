@@ -24,7 +24,7 @@ from lens_audio.data.wording import Wording
 from lens_audio.evals.answering import generate, option_log_probs
 from lens_audio.evals.extraction import extract, is_closed
 from lens_audio.evals.items import AudioQADataset
-from lens_audio.evals.prefill import Prefill, Prefilled, SilentPrefixes, prefill
+from lens_audio.evals.prefill import Prefilled, prefill
 from lens_audio.evals.runner import BatchRecords, Records, Runner
 from lens_audio.inputs import AudioPrompt
 from lens_audio.steering.audio_silence import AudioSilenceSteering
@@ -36,6 +36,7 @@ from lens_audio.steering.audio_silence.calibrate import (
     separations_of,
 )
 from lens_audio.steering.audio_silence.settings import ADAPTIVE, steps
+from lens_audio.steering.audio_silence.silent_prefixes import Prefill, SilentPrefixes
 from lens_audio.steering.knockout import random_heads
 
 BASE, STEERED, RANDOM, FIXED, SILENCED = "base", "steered", "random", "fixed", "silenced"

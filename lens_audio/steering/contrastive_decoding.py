@@ -27,7 +27,12 @@ from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.model.kv_cache import First, KeyValueCache
 from lens_audio.sites import last_positions
 from lens_audio.steering.audio_silence.contrastive import contrasted
-from lens_audio.steering.audio_silence.direction import SilenceEmbeddings, over_silence
+from lens_audio.steering.audio_silence.direction import over_silence
+from lens_audio.steering.audio_silence.silent_prefixes import (
+    SilentPrefixes,
+    is_mostly_shared,
+    prefill_silence,
+)
 
 AGAINST = ("silence", "noise", "without_text")
 EMBEDDED, LOGITS = "hook_embed", "unembed.hook_out"
@@ -177,7 +182,7 @@ class _AttachedContrast:
 
     def __init__(self, settings: ContrastiveDecoding, model: HookedAudioTransformer) -> None:
         self.settings, self.model = settings, model
-        self.silences = SilenceEmbeddings()
+        self.prefixes = SilentPrefixes()
         # Of each cache that somebody still holds, the other side's, with its prompt's positions.
         self.caches: MutableMapping[First, tuple[KeyValueCache, int]] = WeakKeyDictionary()
         self.changed: Bool[Tensor, "batch pos"] | None = None  # in the forward in progress
@@ -248,20 +253,28 @@ class _AttachedContrast:
 
     def _begin(self, sequence: First, prompt: AudioPrompt) -> Float[Tensor, "batch d_model"]:
         """The other side's final residual stream at the last position of its prompt."""
-        past = KeyValueCache(self.model.cfg.n_layers)
         if self.settings.against == "silence":
-            mask = prompt.attention_mask
-            tokens, audio_mask = (
-                x.to(self.model.device) for x in (prompt.tokens, prompt.audio_mask)
-            )
-            text = self.model.embed_text(tokens, audio_mask)
-            resid = over_silence(self.model, prompt, text, self.silences)
-            after = self._final(resid, start_at_layer=0, attention_mask=mask, past_kv_cache=past)
+            past, at_last = self._read_silence(prompt.to(self.model.device))
         else:
-            other = self.settings.other(prompt)
-            mask, after = other.attention_mask, self._final(other, past_kv_cache=past)
+            past, other = KeyValueCache(self.model.cfg.n_layers), self.settings.other(prompt)
+            after = self._final(other, past_kv_cache=past)
+            at_last = at_positions(after, last_positions(other.attention_mask))
         self.caches[sequence] = past, past.length
-        return at_positions(after, last_positions(mask))
+        return at_last
+
+    def _read_silence(
+        self, prompt: AudioPrompt
+    ) -> tuple[KeyValueCache, Float[Tensor, "batch d_model"]]:
+        """The prompt over silence: its cache, and the final residual stream at its last position."""
+        if is_mostly_shared(prompt):
+            silent, _ = prefill_silence(self.model, prompt, [], self.prefixes, to_the_end=True)
+            assert silent is not None
+            return silent.past, silent.final
+        past, mask = KeyValueCache(self.model.cfg.n_layers), prompt.attention_mask
+        text = self.model.embed_text(prompt.tokens, prompt.audio_mask)
+        resid = over_silence(self.model, prompt, text, self.prefixes.silences)
+        after = self._final(resid, start_at_layer=0, attention_mask=mask, past_kv_cache=past)
+        return past, at_positions(after, last_positions(mask))
 
     def _past(self, sequence: First, n_before: int) -> KeyValueCache:
         """The other side's cache of its prompt and of so many tokens after it."""
