@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.items import AudioQAItem
@@ -139,21 +140,28 @@ def is_single_token(model: HookedAudioTransformer, items: Sequence[AudioQAItem])
 
 
 @torch.no_grad()
+def answer_log_probs(
+    model: HookedAudioTransformer, items: Sequence[AudioQAItem], prompt: AudioPrompt
+) -> Float[Tensor, "item choice"]:
+    """The log-probability of each choice of each item, in nats; hooks on the model act.
+
+    Rows with fewer choices than the most end in -inf. One forward for the batch where every choice is
+    one token; else one prompt at a time, whose choices are scored whole by `choice_log_probs`.
+    """
+    if is_single_token(model, items):
+        log_probs = _log_softmax(model(prompt, logits_to_keep=1)[:, -1])
+        return choice_logits(log_probs, first_tokens(model, items))
+    rows = []
+    for item in items:
+        alone = model.prompt(item.question, audio=item.audio)
+        rows.append(choice_log_probs(model, alone, item.choices)[0])
+    return pad_sequence(rows, batch_first=True, padding_value=-torch.inf)
+
+
+@torch.no_grad()
 def chosen_answers(
     model: HookedAudioTransformer, items: Sequence[AudioQAItem], prompt: AudioPrompt
 ) -> list[str]:
-    """The choice of highest probability for each item; hooks on the model act.
-
-    One forward for the batch where every choice is one token; else one prompt at a time, whose
-    choices are scored whole by `choice_log_probs`.
-    """
-    if is_single_token(model, items):
-        logits: Float[Tensor, "batch d_vocab"] = model(prompt, logits_to_keep=1)[:, -1]
-        best = choice_logits(logits, first_tokens(model, items)).argmax(-1).tolist()
-        return [item.choices[i] for item, i in zip(items, best, strict=True)]
-    answers = []
-    for item in items:
-        alone = model.prompt(item.question, audio=item.audio)
-        probs = choice_probs(choice_log_probs(model, alone, item.choices))[0]
-        answers.append(item.choices[int(probs.argmax())])
-    return answers
+    """The choice of highest probability for each item, by `answer_log_probs`."""
+    best = answer_log_probs(model, items, prompt).argmax(-1).tolist()
+    return [item.choices[i] for item, i in zip(items, best, strict=True)]

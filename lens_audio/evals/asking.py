@@ -19,11 +19,12 @@ from lens_audio.data.wording import Wording
 from lens_audio.evals.answering import generate, steered_log_probs
 from lens_audio.evals.extraction import extract, is_closed
 from lens_audio.evals.items import AudioQADataset
-from lens_audio.evals.prefill import Prefill, Prefilled, SilentPrefixes, prefill
+from lens_audio.evals.prefill import Prefilled, prefill
 from lens_audio.evals.runs import Run, silenced, under
 from lens_audio.inputs import AudioPrompt
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.audio_silence.settings import steps
+from lens_audio.steering.audio_silence.silent_prefixes import Prefill, SilentPrefixes
 
 ANSWER_BY = ("generation", "log-probability")
 DIGITS = 6  # of recorded numbers: enough to use, few enough to hide the noise of float sums

@@ -9,7 +9,7 @@ from lens_audio.plots.report import write_page
 from lens_audio.plots.save import save
 from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.sound import attention_over_time
-from lens_audio.plots.steering import layer_curve, steering_curve
+from lens_audio.plots.steering import coefficient_curve, layer_curve, steering_curve
 from lens_audio.plots.thumbnails import head_thumbnails
 from lens_audio.plots.tokens import token_attention
 
@@ -19,6 +19,7 @@ __all__ = [
     "attribution_by_source",
     "choice_probabilities",
     "circuit_graph",
+    "coefficient_curve",
     "head_map",
     "head_thumbnails",
     "layer_curve",

@@ -86,7 +86,11 @@ def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def model_facts(model: Any) -> dict[str, Any]:
     """What steering must fit: sizes, and the checkpoint's name where it is known."""
-    cfg = model.cfg
+    return facts_of(model.cfg)
+
+
+def facts_of(cfg: Any) -> dict[str, Any]:
+    """`model_facts` of a model with this config."""
     name = getattr(cfg, "model_name", None)
     name = (
         Path(name).name if isinstance(name, str) else None

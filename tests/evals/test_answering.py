@@ -7,8 +7,9 @@ from lens_audio.analysis import choice_log_probs
 from lens_audio.data.batches import BatchDataset, load
 from lens_audio.data.wording import wording
 from lens_audio.evals.answering import generate, steered_log_probs
-from lens_audio.evals.prefill import SilentPrefixes, prefill
+from lens_audio.evals.prefill import prefill
 from lens_audio.steering import AudioSilenceSteering
+from lens_audio.steering.audio_silence.silent_prefixes import SilentPrefixes
 
 HEADS = [(0, 1), (2, 3)]
 BETAS = (0.0, 2.0, 30.0)
