@@ -34,7 +34,7 @@ def run(request: Mmau) -> None:
     dataset = request.questions or SyntheticQA.make(request.items)
     items = request.selected(dataset)
     refuse_missing(items)
-    split(items, settings, steering)
+    split(dataset, items, settings, steering)
     processes = Processes(request.device)
     try:
         model = load_spread(request.model, processes.device, request.device_map)

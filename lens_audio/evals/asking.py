@@ -155,7 +155,10 @@ class Asker:
         """Each row's different choices, as tokens of the answers that name them."""
         wording, encode = self.asking.wording, self.model.required_tokenizer.encode
         return [
-            [encode(wording.answer(choice), add_special_tokens=False) for choice in _choices(item)]
+            [
+                encode(wording.answer(choice, item.choices), add_special_tokens=False)
+                for choice in _choices(item)
+            ]
             for item in items
         ]
 

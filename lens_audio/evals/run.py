@@ -14,6 +14,7 @@ from lens_audio.data.wording import wording
 from lens_audio.evals.asking import Asker, Asking
 from lens_audio.evals.items import AudioQADataset, is_calibration, missing_audio
 from lens_audio.evals.journal import Journal
+from lens_audio.evals.metrics import unit_of
 from lens_audio.evals.processes import Processes
 from lens_audio.evals.protocol import Chosen, Settings, SteeringProtocol
 from lens_audio.evals.records import answers, check_recorded
@@ -93,7 +94,7 @@ def evaluate(
         raise ValueError("give runs={...}, or the settings of the paper's protocol, Settings(...)")
     else:
         asking = asking.fitting(steering, model.cfg.n_layers * model.cfg.n_heads)
-        split(items, asking, steering)
+        split(dataset, items, asking, steering)
     manifest = manifest_of(model, dataset, items, asking, steering, told)
     journal, error = None, None
     if processes.is_main:
@@ -137,7 +138,7 @@ def follow(
     steering: AudioSilenceSteering | None,
 ) -> tuple[Sequence[AudioQAItem], Records, Chosen | None]:
     """The paper's protocol: the items it answers, their records, and what it chose."""
-    calibration, test = split(items, settings, steering)
+    calibration, test = split(dataset, items, settings, steering)
     protocol = SteeringProtocol(model, dataset, settings, runner)
     chosen = None if steering is None else Chosen(steering, None)
     if calibration:
@@ -178,9 +179,12 @@ def refuse_missing(items: Sequence[AudioQAItem], shown: int = 20) -> None:
 
 
 def split(
-    items: Sequence[AudioQAItem], settings: Settings, steering: AudioSilenceSteering | None
+    dataset: AudioQADataset,
+    items: Sequence[AudioQAItem],
+    settings: Settings,
+    steering: AudioSilenceSteering | None,
 ) -> tuple[list[AudioQAItem], list[AudioQAItem]]:
-    """Calibration items, where any are needed, and the others.
+    """Calibration items, where any are needed, and the others; a unit of the benchmark is not split.
 
     Raises:
         ValueError: where answers are withheld that calibration needs, or a side is empty.
@@ -193,7 +197,7 @@ def split(
             "steering that was calibrated on another, or leave out the runs that steer"
         )
     share, seed = settings.calibration_share, settings.seed
-    chosen = [is_calibration(item.id, share, seed) for item in items]
+    chosen = [is_calibration(unit_of(dataset, item), share, seed) for item in items]
     if all(chosen) or not any(chosen):
         raise ValueError(f"{len(items)} items are too few to split")
     sides = ([], [])  # type: tuple[list[AudioQAItem], list[AudioQAItem]]

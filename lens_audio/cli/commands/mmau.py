@@ -82,8 +82,8 @@ class Mmau(Command):
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="r1-aqa, plain, brief, or a text file with {question} and {choices}. Default: "
-            "r1-aqa; plain for the testbed."
+            help="r1-aqa, plain, brief, lettered, verbatim, or a text file with {question}, and "
+            "{choices} or {lettered} if it names them. Default: r1-aqa; plain for the testbed."
         ),
     ] = None
     answer_by: AnswerByOption = AnswerBy.generation

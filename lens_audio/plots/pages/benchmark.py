@@ -189,8 +189,7 @@ def _runs(found: Answered) -> str:
     header = ["run", "n", "accuracy [95 %]", "points against base [95 %]", "gained", "lost", "p"]
     corrected = "p_corrected" in found.comparison
     header += ["p, corrected"] if corrected else []
-    first = found.dataset.groups[0]
-    shown = found.accuracy[found.accuracy["group"].isin([ALL, first])]
+    shown = found.accuracy[found.accuracy["group"].isin([ALL, *found.dataset.groups[:1]])]
     shown = shown[shown["value"].isin(list(shown["value"].unique())[:PANELS])]
     return section(
         "Accuracy",
