@@ -12,6 +12,7 @@ from lens_audio.analysis.attention import (
 from lens_audio.analysis.circuit import Circuit, CircuitTest
 from lens_audio.analysis.direct_attribution import head_attribution_by_source
 from lens_audio.analysis.listening import find_specialists, listening_score
+from lens_audio.analysis.listening_over_answer import ListeningOverAnswer, listening_over_answer
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.data.answers import choice_log_probs, choice_probs, next_token_probs
@@ -19,6 +20,7 @@ from lens_audio.data.answers import choice_log_probs, choice_probs, next_token_p
 __all__ = [
     "Circuit",
     "CircuitTest",
+    "ListeningOverAnswer",
     "PatchingResult",
     "attribution",
     "audio_attention",
@@ -32,6 +34,7 @@ __all__ = [
     "find_specialists",
     "head_attribution_by_source",
     "head_pattern",
+    "listening_over_answer",
     "listening_score",
     "logit_lens",
     "metrics",

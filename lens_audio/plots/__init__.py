@@ -1,5 +1,6 @@
 """What is looked at: plotly figures, one function a figure, and self-contained HTML reports."""
 
+from lens_audio.plots.answer import listening_over_tokens
 from lens_audio.plots.choices import answer_probabilities, choice_probabilities
 from lens_audio.plots.circuit import circuit_graph
 from lens_audio.plots.heads import attribution_by_source, head_map
@@ -23,6 +24,7 @@ __all__ = [
     "head_map",
     "head_thumbnails",
     "layer_curve",
+    "listening_over_tokens",
     "logit_lens_table",
     "patching_heatmap",
     "save",
