@@ -18,7 +18,7 @@ may leave [-1, 1], as no file could hold them.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,9 +32,7 @@ from lens_audio.data.answers import check_last_position, choice_logits
 from lens_audio.inputs import AudioPrompt
 from lens_audio.inputs.log_mel import original_waveforms, with_waveforms
 
-Target = Literal["score", "answer"]
-TARGETS: tuple[Target, ...] = get_args(Target)
-PENALTY = {"score": 0.3, "answer": 3.0}  # w, unless one is given
+PENALTY = {"score": 1.0, "answer": 3.0}  # of each target: w, unless one is given
 STEP = 2.5  # times the bound is what all steps together may travel, as in Madry and others
 MOST_DB = 200.0  # beyond it float32 knows no such level
 
@@ -72,7 +70,7 @@ def attack(
     heads: Sequence[Head],
     tokens: Int[Tensor, "item choice"],
     level_db: float | int,
-    target: Target = "score",
+    target: str = "score",
     *,
     steps: int = 20,
     penalty: float | int | None = None,
@@ -88,7 +86,7 @@ def attack(
         heads: of the listening score.
         tokens: of `data.answers.first_tokens`.
         level_db: of the bound, below the signal.
-        penalty: w; by default 0.3 for the score, 3 for the answer.
+        penalty: w; by default 1 for the score, 3 for the answer.
         margin: k, in logits.
 
     Raises:
@@ -107,27 +105,28 @@ def attack(
     moved = [torch.zeros_like(wave) for wave in waves]
     best = list(moved)
     first, lowest = None, torch.full((len(prompt),), torch.inf, device=prompt.tokens.device)
-    for _ in range(steps + 1):
+    for step in range(steps + 1):
         with torch.enable_grad():
             moved = [delta.requires_grad_() for delta in moved]
             heard = [wave + delta for wave, delta in zip(waves, moved, strict=True)]
             now = signals(model, with_waveforms(prompt, heard), heads, tokens)
             first = first or Signals(now.score.detach(), now.logits.detach())
             values = objective(now, first, target, weight, margin)
-            gradients = torch.autograd.grad(values.sum(), moved)
         for row in torch.nonzero(values < lowest)[:, 0].tolist():
             for clip in clips[row]:
                 best[clip] = moved[clip].detach()
         lowest = torch.minimum(lowest, values.detach())
-        moved = [
-            within(delta.detach() - _scaled(gradient, STEP * most / steps), most)
-            for delta, gradient, most in zip(moved, gradients, bounds, strict=True)
-        ]
+        if step < steps:
+            gradients = torch.autograd.grad(values.sum(), moved)
+            moved = [
+                within(delta.detach() - _scaled(gradient, STEP * most / steps), most)
+                for delta, gradient, most in zip(moved, gradients, bounds, strict=True)
+            ]
     return best
 
 
 def objective(
-    now: Signals, first: Signals, target: Target, weight: float, margin: float | int
+    now: Signals, first: Signals, target: str, weight: float, margin: float | int
 ) -> Float[Tensor, " item"]:
     """J of each item; `first` is what it gives unperturbed."""
     chosen = first.logits.argmax(1, keepdim=True)
@@ -188,8 +187,8 @@ def check_attack(
     target: str, steps: int, penalty: float | int | None, margin: float | int
 ) -> float:
     """The penalty's weight; refuses settings that no attack can have."""
-    if target not in TARGETS:
-        raise ValueError(f"no target {target!r}; choose one of {', '.join(TARGETS)}")
+    if target not in PENALTY:
+        raise ValueError(f"no target {target!r}; choose one of {', '.join(PENALTY)}")
     weight = PENALTY[target] if penalty is None else float(penalty)
     if steps < 1 or not 0 <= weight < float("inf") or not 0 <= margin < float("inf"):
         raise ValueError(

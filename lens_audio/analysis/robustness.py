@@ -4,8 +4,9 @@ White noise at given signal-to-noise ratios; an attack that moves the score or t
 other (`analysis.perturbation` has its formula); and, beside it, white noise of each attack's size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from lens_audio.analysis.corruptions import add_noise
 from lens_audio.analysis.listening import Head, check_heads
 from lens_audio.analysis.perturbation import (
     Signals,
-    Target,
+    Waveforms,
     attack,
     check_attack,
     check_levels,
@@ -50,7 +51,7 @@ class Robustness:
     """Every item's reading without a perturbation, and with each of a kind and level in decibels."""
 
     heads: list[Head]
-    target: Target  # of the attack
+    target: str  # of the attack
     item_ids: list[str]
     right: Int[Tensor, " item"]  # number of the right choice
     unperturbed: Reading
@@ -123,7 +124,7 @@ def measure(
     *,
     noise_db: Sequence[float | int] = (),
     attack_db: Sequence[float | int] = (),
-    target: Target = "score",
+    target: str = "score",
     steps: int = 20,
     penalty: float | int | None = None,
     margin: float | int = 1.0,
@@ -160,17 +161,12 @@ def measure(
     for level in attack_db:
         kinds += [(attack_on(target), float(level)), (RANDOM, float(level))]
     found: dict[tuple[str, float], list[Reading]] = {kind: [] for kind in kinds}
-    options = {"steps": steps, "penalty": penalty, "margin": margin}
+    options: dict[str, Any] = {"steps": steps, "penalty": penalty, "margin": margin}
     for number, (batch, prompt) in enumerate(
         batches(model, items, batch_size, verbose, "robustness")
     ):
         tokens, right = first_tokens(model, batch), _right(batch)
-
-        def attacked(
-            level: float, prompt: AudioPrompt = prompt, tokens: Tensor = tokens
-        ) -> list[Tensor]:
-            return attack(model, prompt, heads, tokens, level, target, **options)
-
+        attacked = partial(attack, model, prompt, heads, tokens, target=target, **options)
         versions = _versions(prompt, noise_db, attack_db, attacked, [seed, number])
         for kind, version in zip(kinds, versions, strict=True):
             with torch.no_grad():
@@ -189,7 +185,7 @@ def measure(
     )
 
 
-def attack_on(target: Target) -> str:
+def attack_on(target: str) -> str:
     """What results call the attack."""
     return f"attack on the {target}"
 
@@ -198,7 +194,7 @@ def _versions(
     prompt: AudioPrompt,
     noise_db: Sequence[float | int],
     attack_db: Sequence[float | int],
-    attacked: Any,
+    attacked: Callable[[float | int], Waveforms],
     seed: list[int],
 ) -> Iterator[AudioPrompt]:
     """The batch unperturbed, under noise at each level, and at each under attack and its control."""

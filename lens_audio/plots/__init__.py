@@ -6,6 +6,7 @@ from lens_audio.plots.heads import attribution_by_source, head_map
 from lens_audio.plots.logit_lens import logit_lens_table
 from lens_audio.plots.patching import patching_heatmap
 from lens_audio.plots.report import write_page
+from lens_audio.plots.robustness import robustness_curve
 from lens_audio.plots.save import save
 from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.sound import attention_over_time
@@ -24,6 +25,7 @@ __all__ = [
     "layer_curve",
     "logit_lens_table",
     "patching_heatmap",
+    "robustness_curve",
     "save",
     "score_distributions",
     "steering_curve",
