@@ -17,6 +17,7 @@ def line_with_interval(
     y: Sequence[float],
     low: Sequence[float],
     high: Sequence[float],
+    *,
     name: str,
     number: int,
     in_legend: bool,

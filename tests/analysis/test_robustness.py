@@ -17,6 +17,7 @@ from lens_audio.analysis.perturbation import (
     objective,
     random_like,
     rms,
+    signals,
     within,
 )
 from lens_audio.analysis.robustness import (
@@ -29,6 +30,7 @@ from lens_audio.analysis.robustness import (
     measure,
 )
 from lens_audio.data.answers import first_tokens
+from lens_audio.inputs.log_mel import original_waveforms, with_waveforms
 
 HEADS = la.testbed.truth("emergent").readers
 DB = st.floats(-30, 120, allow_nan=False)
@@ -57,13 +59,13 @@ def attacked(model, items, level=40.0, target="score", **options):
 
 @pytest.fixture(scope="module")
 def found(model, items):
-    """By target: noise, attack and control."""
+    """By target: the attack and its control, and noise beside the first."""
     return {
         target: measure(
-            model, items, HEADS, noise_db=[120, 0], attack_db=[20], target=target, steps=4, seed=3,
+            model, items, HEADS, noise_db=levels, attack_db=[20], target=target, steps=3, seed=3,
             batch_size=3, verbose=False,
         )
-        for target in ("score", "answer")
+        for target, levels in (("score", [120, 0]), ("answer", []))
     }  # fmt: skip
 
 
@@ -105,6 +107,18 @@ def test_items_of_a_batch_are_attacked_as_alone(model, items):
         torch.testing.assert_close(alone, expected, atol=1e-7, rtol=1e-2)
 
 
+def test_no_item_ends_worse_than_it_began(model, items):
+    tokens, prompt = first_tokens(model, items[:2]), prompt_of(model, items[:2])
+    waves = original_waveforms(prompt)
+    deltas = attacked(model, items[:2], level=0.0, steps=1)  # one step, and far too long
+    with torch.no_grad():
+        first = signals(model, prompt, HEADS, tokens)
+        moved = [wave + delta for wave, delta in zip(waves, deltas, strict=True)]
+        now = signals(model, with_waveforms(prompt, moved), HEADS, tokens)
+    began, ended = (objective(one, first, "score", 1.0, 1.0) for one in (first, now))
+    assert (ended <= began + 1e-4).all()
+
+
 def test_the_control_is_as_large_as_the_attack():
     moved = [torch.tensor([0.0, 0.3, -0.4]), torch.zeros(5)]
     drawn = random_like(moved, 0)
@@ -139,7 +153,6 @@ def test_an_attack_on_the_score_lowers_it_more_than_its_control(found):
     perturbed = found["score"].perturbed
     attack, control = perturbed[attack_on("score"), 20.0], perturbed[RANDOM, 20.0]
     assert float(attack.score.mean()) < float(control.score.mean()) - 0.01
-    assert (attack.score <= found["score"].unperturbed.score + 1e-4).all()
 
 
 def test_an_attack_on_the_answer_moves_it_more_than_its_control(found):
