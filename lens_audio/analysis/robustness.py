@@ -38,7 +38,7 @@ UNPERTURBED, NOISE, RANDOM = "unperturbed", "white noise", "random of the attack
 SAME_SCORE = 0.25  # a score that has moved by a smaller share of itself has stayed
 
 
-class Reading(NamedTuple):
+class ScoreAndAnswer(NamedTuple):
     """What each item gives under one perturbation."""
 
     score: Float[Tensor, " item"]  # listening score, 0 to 1
@@ -54,15 +54,17 @@ class Robustness:
     target: str  # of the attack
     item_ids: list[str]
     right: Int[Tensor, " item"]  # number of the right choice
-    unperturbed: Reading
-    perturbed: dict[tuple[str, float], Reading]  # by what it is, and decibels below the signal
+    unperturbed: ScoreAndAnswer
+    perturbed: dict[
+        tuple[str, float], ScoreAndAnswer
+    ]  # by what it is, and decibels below the signal
     seed: int
 
     def __repr__(self) -> str:
         levels = ", ".join(f"{what} {level:g} dB" for what, level in self.perturbed)
         return f"Robustness({len(self.item_ids)} items, {len(self.heads)} heads; {levels})"
 
-    def reached(self, reading: Reading) -> Bool[Tensor, " item"]:
+    def reached(self, reading: ScoreAndAnswer) -> Bool[Tensor, " item"]:
         """Whether the target alone moved: the score fell by a quarter of itself or more and the answer
         is the same, or the answer is another and the score less than a quarter from what it was."""
         kept = reading.choice == self.unperturbed.choice
@@ -160,7 +162,7 @@ def measure(
     kinds = [(UNPERTURBED, float("inf")), *((NOISE, float(level)) for level in noise_db)]
     for level in attack_db:
         kinds += [(attack_on(target), float(level)), (RANDOM, float(level))]
-    found: dict[tuple[str, float], list[Reading]] = {kind: [] for kind in kinds}
+    found: dict[tuple[str, float], list[ScoreAndAnswer]] = {kind: [] for kind in kinds}
     options: dict[str, Any] = {"steps": steps, "penalty": penalty, "margin": margin}
     for number, (batch, prompt) in enumerate(
         batches(model, items, batch_size, verbose, "robustness")
@@ -172,7 +174,8 @@ def measure(
             with torch.no_grad():
                 found[kind].append(_reading(signals(model, version, heads, tokens), right))
     joined = {
-        kind: Reading(*map(torch.cat, zip(*parts, strict=True))) for kind, parts in found.items()
+        kind: ScoreAndAnswer(*map(torch.cat, zip(*parts, strict=True)))
+        for kind, parts in found.items()
     }
     return Robustness(
         heads=list(heads),
@@ -214,9 +217,9 @@ def _right(items: Sequence[AudioQAItem]) -> Int[Tensor, " item"]:
     return torch.tensor([item.answer_index for item in items])
 
 
-def _reading(found: Signals, right: Int[Tensor, " item"]) -> Reading:
+def _reading(found: Signals, right: Int[Tensor, " item"]) -> ScoreAndAnswer:
     score, logits = (values.float().cpu() for values in found)
     own = logits.gather(1, right[:, None])[:, 0]
     is_other = logits.isfinite().scatter(1, right[:, None], False)
     others = logits.masked_fill(~is_other, 0.0).sum(1) / is_other.sum(1)
-    return Reading(score, own - others, logits.argmax(1))
+    return ScoreAndAnswer(score, own - others, logits.argmax(1))

@@ -13,10 +13,10 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 
 def line_with_interval(
-    x: Sequence[float],
-    y: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
+    x: Sequence[float | int],
+    y: Sequence[float | int],
+    low: Sequence[float | int],
+    high: Sequence[float | int],
     *,
     name: str,
     number: int,

@@ -24,7 +24,7 @@ from lens_audio.analysis.robustness import (
     NOISE,
     RANDOM,
     UNPERTURBED,
-    Reading,
+    ScoreAndAnswer,
     Robustness,
     attack_on,
     measure,
@@ -173,8 +173,8 @@ def test_the_same_seed_gives_the_same_readings(model, items):
 
 
 def made_up():
-    first = Reading(torch.tensor([0.4, 0.8]), torch.tensor([1.0, 2.0]), torch.tensor([0, 1]))
-    then = Reading(torch.tensor([0.2, 0.7]), torch.tensor([0.0, 1.0]), torch.tensor([0, 2]))
+    first = ScoreAndAnswer(torch.tensor([0.4, 0.8]), torch.tensor([1.0, 2.0]), torch.tensor([0, 1]))
+    then = ScoreAndAnswer(torch.tensor([0.2, 0.7]), torch.tensor([0.0, 1.0]), torch.tensor([0, 2]))
     return Robustness(
         [(0, 0)], "score", ["a", "b"], torch.tensor([0, 2]), first, {("x", 5.0): then}, 0
     )
