@@ -24,8 +24,8 @@ from lens_audio.analysis.robustness import (
     NOISE,
     RANDOM,
     UNPERTURBED,
-    ScoreAndAnswer,
     Robustness,
+    ScoreAndAnswer,
     attack_on,
     measure,
 )
