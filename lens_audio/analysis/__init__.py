@@ -1,6 +1,15 @@
 """What is asked of a model: where it listens, what carries its answer, and what it would answer."""
 
-from lens_audio.analysis import attribution, circuit, corruptions, metrics, patching, path_patching
+from lens_audio.analysis import (
+    attribution,
+    circuit,
+    corruptions,
+    metrics,
+    patching,
+    path_patching,
+    perturbation,
+    robustness,
+)
 from lens_audio.analysis.attention import (
     audio_attention,
     audio_mass,
@@ -42,5 +51,7 @@ __all__ = [
     "patching",
     "path_patching",
     "peak_time",
+    "perturbation",
+    "robustness",
     "top_heads",
 ]

@@ -14,7 +14,6 @@ from lens_audio.analysis.listening import check_heads
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import layer_names
 from lens_audio.inputs import AudioPrompt
-from lens_audio.plots.answer import listening_over_tokens
 from lens_audio.sites import Head, head_name
 
 
@@ -52,6 +51,8 @@ class ListeningOverAnswer:
 
     def plot(self) -> Any:
         """The listening score over the answer, each head a thin line: a plotly figure."""
+        from lens_audio.plots.answer import listening_over_tokens
+
         names = [head_name(*head) for head in self.heads]
         return listening_over_tokens(self.mass, self.tokens, names)
 

@@ -205,6 +205,18 @@ class AudioPrompt:
         frames = sum(int(self.mel_lengths[one]) for one in self.windows_of(clip))
         return frames * self.hop_length / self.sampling_rate
 
+    def samples_of_spectrograms(self) -> list[int]:
+        """How many samples each spectrogram is of: its part of the waveform, or its frames' own."""
+        assert self.mel_lengths is not None
+        if self.waveforms is None:
+            return [int(n) * self.hop_length for n in self.mel_lengths]
+        whole = (self.timing.mel_per_window or 0) * self.hop_length
+        samples = []
+        for clip, wave in enumerate(self.waveforms):
+            n_before = whole * (len(self.windows_of(clip)) - 1)
+            samples += [whole] * (len(self.windows_of(clip)) - 1) + [len(wave) - n_before]
+        return samples
+
     def str_tokens(self, i: int) -> list[str]:
         """Row i's tokens as strings, one a position (padding included). Needs a tokenizer."""
         if self.tokenizer is None:
@@ -346,7 +358,7 @@ class AudioPrompt:
                 "This prompt has no processor to make the features of silence with: make it with "
                 "model.prompt(...), or pass processor= to AudioPrompt.from_tensors."
             )
-        silence = [np.zeros(n, dtype=np.float32) for n in self._samples_of_spectrograms()]
+        silence = [np.zeros(n, dtype=np.float32) for n in self.samples_of_spectrograms()]
         extractor = self.processor.feature_extractor
         features = extractor(
             silence,
@@ -395,18 +407,6 @@ class AudioPrompt:
         found = torch.cat(spans)
         found[-1, 1] = self.clip_seconds(clip)  # also if a last window is too short for a token
         return found
-
-    def _samples_of_spectrograms(self) -> list[int]:
-        """How many samples each spectrogram is of: its part of the waveform, or its frames' own."""
-        assert self.mel_lengths is not None
-        if self.waveforms is None:
-            return [int(n) * self.hop_length for n in self.mel_lengths]
-        whole = (self.timing.mel_per_window or 0) * self.hop_length
-        samples = []
-        for clip, wave in enumerate(self.waveforms):
-            n_before = whole * (len(self.windows_of(clip)) - 1)
-            samples += [whole] * (len(self.windows_of(clip)) - 1) + [len(wave) - n_before]
-        return samples
 
 
 def _processor_options(

@@ -7,6 +7,7 @@ from lens_audio.plots.heads import attribution_by_source, head_map
 from lens_audio.plots.logit_lens import logit_lens_table
 from lens_audio.plots.patching import patching_heatmap
 from lens_audio.plots.report import write_page
+from lens_audio.plots.robustness import robustness_curve
 from lens_audio.plots.save import save
 from lens_audio.plots.scores import score_distributions
 from lens_audio.plots.sound import attention_over_time
@@ -27,6 +28,7 @@ __all__ = [
     "listening_over_tokens",
     "logit_lens_table",
     "patching_heatmap",
+    "robustness_curve",
     "save",
     "score_distributions",
     "steering_curve",

@@ -6,11 +6,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lens_audio.plots.curves import SYMBOLS, line_with_interval
 from lens_audio.plots.theme import BLUE, COLOURS, GRID, INK, styled, text
 from lens_audio.stats import ITEMS, said_over
 
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "solid")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 COLUMNS = ("method", "accuracy", "low", "high", "condition")
 
 
@@ -80,41 +79,22 @@ def _curves(table: pd.DataFrame, x: str, sign: str, title: str) -> go.Figure:
 def _line(rows: pd.DataFrame, x: str, sign: str, number: int, in_legend: bool) -> list[go.Scatter]:
     """A method's interval as a band, where it has one, and its line over it."""
     method = str(rows["method"].iloc[0])
-    name, colour = text(method), COLOURS[number]
-    known = rows.dropna(subset=["low", "high"])
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    band = go.Scatter(
-        x=[*known[x], *known[x][::-1]],
-        y=[*known["high"], *known["low"][::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.16)",
-        line={"width": 0},
-        mode="none",
-        hoverinfo="skip",
-        legendgroup=method,
-        showlegend=False,
-    )
     over = rows["over"] if "over" in rows else [ITEMS] * len(rows)
     intervals = [
         "" if pd.isna(low) or pd.isna(high) else f" [{low:.1%}, {high:.1%}]{said_over(what)}"
         for low, high, what in zip(rows["low"], rows["high"], over, strict=True)
     ]
-    line = go.Scatter(
-        x=rows[x],
-        y=rows["accuracy"],
-        name=name,
-        mode="lines+markers",
-        line={"color": colour, "dash": DASHES[number], "width": 2.2},
-        marker={"symbol": SYMBOLS[number], "size": 8},
+    return line_with_interval(
+        *(rows[column].tolist() for column in (x, "accuracy", "low", "high")),
+        name=method,
+        number=number,
+        in_legend=in_legend,
         customdata=intervals,
         hovertemplate=(
-            f"{name}, {text(rows['condition'].iloc[0])}<br>{sign} = %{{x:~g}}<br>"
+            f"{text(method)}, {text(rows['condition'].iloc[0])}<br>{sign} = %{{x:~g}}<br>"
             "accuracy %{y:.1%}%{customdata}<extra></extra>"
         ),
-        legendgroup=method,
-        showlegend=in_legend,
     )
-    return [band, line] if len(known) else [line]
 
 
 def layer_curve(table: pd.DataFrame, chosen: Sequence[int] = ()) -> go.Figure:
