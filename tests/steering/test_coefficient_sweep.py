@@ -43,7 +43,7 @@ def test_each_cell_is_attached_steering(model, items, vector, swept) -> None:
 
 
 def test_choices_of_several_tokens_are_scored_whole(model, items, vector) -> None:
-    item = replace(items[-1], choices=("bell rings", "rain"), answer="rain")
+    item = replace(items[-1], choices=["bell rings", "rain"], answer="rain")
     found = coefficient_sweep(model, [item], vector, [1.0], n_draws=0, verbose=False)
     prompt = model.prompt(item.question, audio=item.audio)
     with vector.attach(model):
