@@ -47,7 +47,7 @@ NOTHING = 0.0  # the strength of no intervention
 
 
 @dataclass(frozen=True)
-class Family:
+class Intervention:
     """An intervention at any strength above 0, and its random control."""
 
     name: str
@@ -144,7 +144,7 @@ def compare_interventions(
     n_test: int = 60,
     draws: int = 3,
     seed: int = 700,
-    families: Mapping[str, Callable[[Calibration], Family]] | None = None,
+    interventions: Mapping[str, Callable[[Calibration], Intervention]] | None = None,
     verbose: bool = True,
 ) -> InterventionComparison:
     """Tune every intervention on some clips and judge it on others; resumable.
@@ -155,7 +155,7 @@ def compare_interventions(
         n_calibration, n_test: clips of each kind of question; each is asked under every caption.
         draws: random controls of each intervention that has any.
         seed: of the calibration clips and everything random; the test clips have the next.
-        families: an intervention of one's own, from what was calibrated; by default all that there are.
+        interventions: of one's own, made from what was calibrated; by default all that there are.
 
     Raises:
         ValueError: where no kind of question is answered above chance, or nothing can be calibrated.
@@ -171,26 +171,17 @@ def compare_interventions(
     calibration = calibrate(
         model, tune_on.items, specialists_from=CONFLICT, seed=seed, verbose=verbose
     )
-    made = [make(calibration) for make in (families or families_of(model, seed)).values()]
+    made = [make(calibration) for make in (interventions or interventions_of(model, seed)).values()]
     asking = Asking(wording=wording(tune_on.prompt), answer_by="log-probability", seed=seed)
     common: dict[str, Any] = {"workers": 0, "verbose": verbose, "controls": 0}
     tried = {
-        name_of(family, strength): family.run(strength)
-        for family in made
-        for strength in family.strengths
+        name_of(intervention, strength): intervention.run(strength)
+        for intervention in made
+        for strength in intervention.strengths
     }
     tuned, _ = evaluate(model, tune_on, folder / "calibration", asking, runs=tried, **common)
-    strengths = {family.name: chosen_strength(family, tuned) for family in made}
-    runs: dict[str, Run] = {}
-    controls: dict[str, list[str]] = {}
-    for family in made:
-        strength = strengths[family.name]
-        if strength == NOTHING:
-            continue
-        runs[family.name] = family.run(strength)
-        drawn = family.controls(strength, model, draws, seed)
-        runs |= drawn
-        controls |= {family.name: list(drawn)} if drawn else {}
+    strengths = {intervention.name: chosen_strength(intervention, tuned) for intervention in made}
+    runs, controls = _with_controls(made, strengths, model, draws, seed)
     results, _ = evaluate(model, judge_on, folder / "test", asking, runs=runs, **common)
     results = replace(results, controls=controls)
     prompt = model.prompt(judge_on.items[0].question, audio=judge_on.items[0].audio)
@@ -204,12 +195,31 @@ def compare_interventions(
     return InterventionComparison(checkpoint, table, tuning, kinds, adaptive, results, calibration)
 
 
-def families_of(
+def _with_controls(
+    made: Sequence[Intervention],
+    strengths: Mapping[str, float],
+    model: HookedAudioTransformer,
+    draws: int,
+    seed: int,
+) -> tuple[dict[str, Run], dict[str, list[str]]]:
+    """Those that do anything, each followed by its controls; and the controls' names."""
+    runs: dict[str, Run] = {}
+    controls: dict[str, list[str]] = {}
+    for intervention in made:
+        strength = strengths[intervention.name]
+        if strength != NOTHING:
+            drawn = intervention.controls(strength, model, draws, seed)
+            runs |= {intervention.name: intervention.run(strength), **drawn}
+            controls |= {intervention.name: list(drawn)} if drawn else {}
+    return runs, controls
+
+
+def interventions_of(
     model: HookedAudioTransformer, seed: int
-) -> dict[str, Callable[[Calibration], Family]]:
+) -> dict[str, Callable[[Calibration], Intervention]]:
     """Every intervention that there is, from what was calibrated."""
 
-    def vector(found: Calibration) -> Family:
+    def vector(found: Calibration) -> Intervention:
         prompts = [
             model.prompt(item.question, audio=item.audio) for item in found.activations.items
         ]
@@ -221,27 +231,27 @@ def families_of(
             layers=[layer],
             data="calibration items",
         )
-        return Family("steering vector", COEFFICIENTS, direction.scaled)
+        return Intervention("steering vector", COEFFICIENTS, direction.scaled)
 
-    def silence(name: str, adaptive: str) -> Callable[[Calibration], Family]:
-        return lambda found: Family(
+    def silence(name: str, adaptive: str) -> Callable[[Calibration], Intervention]:
+        return lambda found: Intervention(
             name, BETAS, partial(at_equal_strength, found.steering, found.activations, adaptive)
         )
 
-    def contrast(name: str, **against: Any) -> Callable[[Calibration], Family]:
-        return lambda found: Family(name, ALPHAS, lambda alpha: contrastive(alpha, **against))
+    def contrast(name: str, **against: Any) -> Callable[[Calibration], Intervention]:
+        return lambda found: Intervention(name, ALPHAS, lambda alpha: contrastive(alpha, **against))
 
     return {
         "steered": silence("audio-silence steering", "constant"),
         "by listening": silence("same, by listening score", "listening"),
         "by confidence": silence("same, by confidence", "confidence"),
-        "fixed": lambda found: Family("fixed direction", BETAS, found.fixed.with_beta),
+        "fixed": lambda found: Intervention("fixed direction", BETAS, found.fixed.with_beta),
         "vector": vector,
         "silence": contrast("contrastive, silence", against="silence"),
         "noise": contrast("contrastive, noise", against="noise", seed=seed),
         "caption": contrast("contrastive, no caption", against="without_text", caption=CAPTION),
         "heads": partial(_scaled_heads, model),
-        "audio": lambda found: Family("attention to audio", FACTORS, partial(_scaled, None)),
+        "audio": lambda found: Intervention("attention to audio", FACTORS, partial(_scaled, None)),
     }
 
 
@@ -249,7 +259,7 @@ def _scaled(heads: Sequence[Head] | None, factor: float) -> list[Hook]:
     return hooks.scale_attention(keys="audio", queries="last", factor=factor, heads=heads)
 
 
-def _scaled_heads(model: HookedAudioTransformer, found: Calibration) -> Family:
+def _scaled_heads(model: HookedAudioTransformer, found: Calibration) -> Intervention:
     """More attention to the audio from the specialists; its control is as many random heads."""
     heads, cfg = list(found.steering.heads), model.cfg
 
@@ -257,7 +267,7 @@ def _scaled_heads(model: HookedAudioTransformer, found: Calibration) -> Family:
         (drawn,) = random_heads(cfg.n_layers, cfg.n_heads, len(heads), 1, seed, heads)
         return _scaled(drawn, factor)
 
-    return Family("attention of specialists", FACTORS, partial(_scaled, heads), control)
+    return Intervention("attention of specialists", FACTORS, partial(_scaled, heads), control)
 
 
 def kinds_above_chance(
@@ -289,20 +299,20 @@ def kinds_above_chance(
     return pd.DataFrame(rows, columns=columns)
 
 
-def chosen_strength(family: Family, tuned: Results) -> float:
+def chosen_strength(intervention: Intervention, tuned: Results) -> float:
     """The strength that the calibration items choose; 0 where doing nothing wins."""
     assert tuned.correct is not None
     names = dict.fromkeys(item.condition for item in tuned.items)
     members = {
         name: torch.tensor([item.condition == name for item in tuned.items]) for name in names
     }
-    right = {s: tuned.correct[name_of(family, s)] for s in family.strengths}
+    right = {s: tuned.correct[name_of(intervention, s)] for s in intervention.strengths}
     return best_strength({NOTHING: tuned.correct[BASE], **right}, members, MAX_COST)
 
 
-def name_of(family: Family, strength: float) -> str:
+def name_of(intervention: Intervention, strength: float) -> str:
     """What a run of this strength is called."""
-    return f"{family.name} {strength:g}"
+    return f"{intervention.name} {strength:g}"
 
 
 @torch.no_grad()
@@ -339,11 +349,11 @@ def _table(
     conditions = dict.fromkeys(item.condition for item in results.items)
     rows = []
     for run in results.runs[1:]:
-        family = drawn.get(run, run)
+        intervention = drawn.get(run, run)
         row: dict[str, Any] = {
             "run": run,
-            "intervention": family,
-            "strength": strengths[family],
+            "intervention": intervention,
+            "strength": strengths[intervention],
             "is_control": run in drawn,
             **_named("time", times[run]),
         }
@@ -356,22 +366,22 @@ def _table(
 
 
 def _tuning(
-    made: Sequence[Family], tuned: Results, strengths: Mapping[str, float]
+    made: Sequence[Intervention], tuned: Results, strengths: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     assert tuned.accuracy is not None
     shares = tuned.accuracy[tuned.accuracy["group"] == "condition"]
     return [
         {
-            "intervention": family.name,
+            "intervention": intervention.name,
             "strength": strength,
             "condition": row["value"],
             "n": row["n"],
             "accuracy": row["accuracy"],
-            "chosen": strength == strengths[family.name],
+            "chosen": strength == strengths[intervention.name],
         }
-        for family in made
-        for strength in family.strengths
-        for row in shares[shares["run"] == name_of(family, strength)].to_dict("records")
+        for intervention in made
+        for strength in intervention.strengths
+        for row in shares[shares["run"] == name_of(intervention, strength)].to_dict("records")
     ]
 
 

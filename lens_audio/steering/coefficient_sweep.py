@@ -111,7 +111,7 @@ def coefficient_sweep(
     if n_draws < 0:
         raise ValueError(f"n_draws must be at least 0, not {n_draws}")
     tried = sorted(set(map(float, coefficients)))
-    vectors = [vector, *random_vectors(vector, n_draws, seed)]
+    vectors = [vector, *(vector.random_control(model, seed + n) for n in range(n_draws))]
     log_probs = torch.zeros(len(vectors), len(tried), len(items))
     chosen = torch.zeros(log_probs.shape, dtype=torch.long)
     start = 0
@@ -127,19 +127,6 @@ def coefficient_sweep(
                 chosen[draws, number, here] = found.argmax(-1)
                 log_probs[draws, number, here] = found.gather(1, right[:, None])[:, 0]
     return CoefficientSweep(vector, tried, list(items), log_probs, chosen)
-
-
-def random_vectors(vector: SteeringVector, n: int, seed: int) -> list[SteeringVector]:
-    """Vectors in the same layers, of the same norm in each, in directions drawn uniformly."""
-    generator, drawn = torch.Generator().manual_seed(seed), []
-    for number in range(n):
-        directions = {}
-        for layer, direction in vector.directions.items():
-            noise = torch.randn(direction.shape, generator=generator).to(direction)
-            directions[layer] = noise * (direction.norm() / noise.norm())
-        facts = {"method": "random", "seed": seed, "draw": number}
-        drawn.append(SteeringVector(directions, vector.site, facts))
-    return drawn
 
 
 def _mean(values: Float[Tensor, " item"]) -> Interval:

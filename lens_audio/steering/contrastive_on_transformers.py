@@ -35,9 +35,11 @@ def attached(settings: ContrastiveSettings, hf_model: Any) -> Iterator[Any]:
     """
     inside = model_inside(hf_model)
     _check_silence(settings)
-    if any(isinstance(getattr(f, "__self__", None), _Attached) for f in _hooks_of(inside)):
+    if any(
+        isinstance(getattr(f, "__self__", None), _AttachedContrastToHf) for f in _hooks_of(inside)
+    ):
         raise ValueError("contrastive decoding is attached already; leave that first")
-    state = _Attached(settings, inside)
+    state = _AttachedContrastToHf(settings, inside)
     handles = [
         inside.register_forward_pre_hook(state.forwards.see, with_kwargs=True),
         inside.register_forward_hook(state.contrast, with_kwargs=True),
@@ -123,7 +125,7 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
         return output.logits[:, -1]
 
 
-class _Attached:
+class _AttachedContrastToHf:
     """Contrastive decoding while attached to a transformers model."""
 
     def __init__(self, settings: ContrastiveSettings, hf_model: Any) -> None:

@@ -129,7 +129,7 @@ class SteeringVector:
         scale = self.provenance.get("scaled_by", 1.0) * factor
         return SteeringVector(directions, self.site, {**self.provenance, "scaled_by": scale})
 
-    def random_control(self, model: Any, seed: int = 0) -> "SteeringVector":
+    def random_control(self, model: Any = None, seed: int = 0) -> "SteeringVector":
         """A vector of random directions (Gaussian), each as long as the one in its place."""
         generator = torch.Generator().manual_seed(seed)
         drawn = {

@@ -9,7 +9,7 @@ from lens_audio.analysis import choice_log_probs
 from lens_audio.plots import coefficient_curve
 from lens_audio.stats import over_draws, wilson
 from lens_audio.steering import SteeringVector, coefficient_sweep
-from lens_audio.steering.coefficient_sweep import RANDOM, VECTOR, random_vectors
+from lens_audio.steering.coefficient_sweep import RANDOM, VECTOR
 
 COEFFICIENTS = (2.0, 0.0, -1.0)
 
@@ -32,7 +32,7 @@ def test_each_cell_is_attached_steering(model, items, vector, swept) -> None:
     assert swept.coefficients == [-1.0, 0.0, 2.0]
     item = items[-2]
     prompt = model.prompt(item.question, audio=item.audio)
-    drawn = [vector, *random_vectors(vector, 2, seed=0)]
+    drawn = [vector, *(vector.random_control(seed=n) for n in range(2))]
     for draw, one in enumerate(drawn):
         for number, coefficient in enumerate(swept.coefficients):
             with one.attach(model, coefficient):
@@ -43,7 +43,7 @@ def test_each_cell_is_attached_steering(model, items, vector, swept) -> None:
 
 
 def test_choices_of_several_tokens_are_scored_whole(model, items, vector) -> None:
-    item = replace(items[-1], choices=("bell rings", "rain"), answer="rain")
+    item = replace(items[-1], choices=["bell rings", "rain"], answer="rain")
     found = coefficient_sweep(model, [item], vector, [1.0], n_draws=0, verbose=False)
     prompt = model.prompt(item.question, audio=item.audio)
     with vector.attach(model):
@@ -66,8 +66,8 @@ def test_the_table_has_the_intervals_of_stats(items, swept) -> None:
 
 
 def test_random_vectors_have_the_vectors_norm_and_their_own_seeded_directions(vector) -> None:
-    first, second = random_vectors(vector, 2, seed=3)
-    again, other = random_vectors(vector, 1, seed=3)[0], random_vectors(vector, 1, seed=4)[0]
+    first, second = (vector.random_control(seed=n) for n in (3, 4))
+    again, other = vector.random_control(seed=3), vector.random_control(seed=5)
     for layer, direction in vector.directions.items():
         for one in (first, second):
             torch.testing.assert_close(one.directions[layer].norm(), direction.norm())

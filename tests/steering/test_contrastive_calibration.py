@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lens_audio import stats
 from lens_audio.analysis.dataset import chosen_answers
 from lens_audio.stats import paired_difference, wilson
 from lens_audio.steering import calibrate_contrastive, contrastive
@@ -13,9 +14,16 @@ from lens_audio.steering.audio_silence.item_activations import item_activations
 ALPHAS = (0.5, 2.0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "N_RESAMPLES", 20)
+        yield
+
+
 @pytest.fixture(scope="module")
 def splits(items):
-    return items[::2], items[1::2]
+    return items[::4], items[1::4]
 
 
 @pytest.fixture(scope="module")
