@@ -16,6 +16,7 @@ from torch import Tensor
 N_RESAMPLES = 2000
 BOUNDS = (0.025, 0.975)  # quantiles, of an interval of 95 %
 MANY_KINDS = 1000  # of units: beyond, the units themselves are drawn
+RESAMPLED_AT_ONCE = 1_000_000  # numbers held at a time
 PERMUTATIONS_AT_ONCE = 500  # times items are the numbers held at a time
 
 
@@ -119,11 +120,17 @@ def paired_difference(
     """
     a = np.atleast_2d(first.numpy()).astype(float)
     b = np.atleast_2d(second.numpy()).astype(float)
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(N_RESAMPLES):
-        items = rng.integers(a.shape[1], size=(a.shape[1],))
-        drawn.append(_resampled_mean(a, items, rng) - _resampled_mean(b, items, rng))
+    rng, n = np.random.default_rng(seed), a.shape[1]
+    drawn: list[float] = []
+    if len(a) == len(b) == 1:
+        at_once = max(1, RESAMPLED_AT_ONCE // n)
+        for start in range(0, N_RESAMPLES, at_once):
+            items = rng.integers(n, size=(min(at_once, N_RESAMPLES - start), n))
+            drawn += (a[0, items].mean(1) - b[0, items].mean(1)).tolist()
+    else:
+        for _ in range(N_RESAMPLES):
+            items = rng.integers(n, size=(n,))
+            drawn.append(_resampled_mean(a, items, rng) - _resampled_mean(b, items, rng))
     low, high = np.quantile(drawn, BOUNDS)
     over = ITEMS if len(a) == len(b) == 1 else ITEMS_AND_DRAWS
     return Interval(float(a.mean() - b.mean()), float(low), float(high), over=over)
