@@ -13,8 +13,11 @@ def said_of_run(facts: Any) -> str:
     if not isinstance(facts, dict):
         return str(facts)
     if "hooks" in facts:
-        names, told = zip(*facts["hooks"], strict=True)
-        return f"{said_of_run(told[0])} (at {len(set(map(str, names)))} hook points)"
+        said = dict.fromkeys(
+            f"{said_of_run(does)} at {said_of_run(at)}" for at, does in facts["hooks"]
+        )
+        first, *more = said
+        return (f"{first}; and {len(more)} more like it" if more else first).replace("{}", "*")
     plain = {k: v for k, v in facts.items() if v not in (None, {}, [], "") and k != "provenance"}
     named = [f"{key} {value}" for key, value in plain.items() if key != "what"]
     return ", ".join([str(facts.get("what", "")), *named]).removeprefix(", ")
