@@ -17,17 +17,15 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from lens_audio.evals.prompts import wording
-from shapes import SHAPES, build
+from shapes import SHAPES, build, build_processor
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
 import lens_audio as la
+from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.evals.items import AudioQAItem
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.run import evaluate
-from lens_audio.evals.testbed import SyntheticQA
 from lens_audio.steering import AudioSilenceSteering
-from lens_audio.testbed.processor import build_tokenizer
 
 
 def noise(n: int, seconds: float) -> SyntheticQA:
@@ -40,13 +38,6 @@ def noise(n: int, seconds: float) -> SyntheticQA:
         samples = 0.1 * rng.standard_normal(int(44100 * seconds)).astype(np.float32)
         items.append(AudioQAItem(str(number), question, choices, "Man", (samples, 44100)))
     return SyntheticQA(items, "noise", groups=())
-
-
-def random_model(name: str, device: str, dtype: torch.dtype) -> la.HookedAudioTransformer:
-    """Qwen2-Audio of a benchmark's shape, with features of 128 mel bins and 30 s."""
-    extractor = WhisperFeatureExtractor(feature_size=128, return_attention_mask=True)
-    processor = Qwen2AudioProcessor(extractor, build_tokenizer())
-    return la.HookedAudioTransformer.from_hf(build(SHAPES[name], device, dtype), processor)
 
 
 def measure(model, dataset, label: str, args: argparse.Namespace) -> None:
@@ -102,7 +93,8 @@ def main() -> None:
         la.testbed.checkpoint_dir(), device=args.device
     )
     measure(embedded, SyntheticQA.make(args.items), "embedded", args)
-    model = random_model(args.shape, args.device, getattr(torch, args.dtype))
+    hf_model = build(SHAPES[args.shape], args.device, getattr(torch, args.dtype))
+    model = la.HookedAudioTransformer.from_hf(hf_model, build_processor())
     measure(model, noise(args.items, args.seconds), args.shape, args)
 
 

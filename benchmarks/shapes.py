@@ -5,9 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
+from transformers import (
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+)
 
 import lens_audio as la
+from lens_audio.testbed.processor import build_tokenizer
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,12 @@ def build(shape: Shape, device: str, dtype: torch.dtype) -> Qwen2AudioForConditi
     finally:
         torch.set_default_dtype(previous)
     return model.eval()
+
+
+def build_processor() -> Qwen2AudioProcessor:
+    """Features of 128 mel bins and 30 s, and the testbed's tokenizer."""
+    extractor = WhisperFeatureExtractor(feature_size=128, return_attention_mask=True)
+    return Qwen2AudioProcessor(extractor, build_tokenizer())
 
 
 def thirty_seconds(shape: Shape, device: str, dtype: torch.dtype) -> la.AudioPrompt:

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 import lens_audio as la
-from lens_audio.analysis import metrics, patching, path_patching
+from lens_audio.analysis import metrics, patching, path_patching, robustness
 from lens_audio.cli.heads import held_out
 from lens_audio.plots.narrow import fitted
 from lens_audio.plots.theme import BLUE, ORANGE, styled
@@ -104,6 +104,20 @@ def steering_curve() -> go.Figure:
     return la.plots.steering_curve(steering_report().curves)
 
 
+def robustness_curve() -> go.Figure:
+    model = la.HookedAudioTransformer.from_pretrained(la.testbed.checkpoint_dir("emergent"))
+    found = robustness.measure(
+        model,
+        la.testbed.make_scene_items(24, seed=1207),
+        la.testbed.truth("emergent").readers,
+        noise_db=(50, 40, 30, 20, 10, 0),
+        attack_db=(60, 50, 40, 30),
+        target="answer",
+        steps=10,
+    )
+    return found.plot()
+
+
 def rooms() -> go.Figure:
     """The rooms of the package, each above those that it imports from, as pyproject.toml has them."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -140,6 +154,7 @@ FIGURES: dict[str, Callable[[], go.Figure]] = {
         logit_lens,
         listening_scores,
         steering_curve,
+        robustness_curve,
         rooms,
     )
 }

@@ -201,7 +201,14 @@ def of_tensor(tensor: Tensor | np.ndarray) -> str:
 def of_hooks(
     fwd_hooks: Iterable[tuple[Any, Callable[..., Any]]], facts: Mapping[str, Any] | None = None
 ) -> str:
-    """A hash of (hook name, function) pairs: what each function does, and where.
+    """A hash of `facts_of_hooks`."""
+    return of_request(facts_of_hooks(fwd_hooks, facts))
+
+
+def facts_of_hooks(
+    fwd_hooks: Iterable[tuple[Any, Callable[..., Any]]], facts: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """What each function of (hook name, function) pairs does, and where, as JSON holds it.
 
     Args:
         fwd_hooks: functions of `lens_audio.hooks` say what they do themselves.
@@ -222,8 +229,8 @@ def of_hooks(
                 "for it and every value that its effect depends on, tensors too, such as "
                 "facts={'what': 'halve', 'factor': 0.5}; or use the functions of lens_audio.hooks"
             )
-        told.append([name, does])
-    return of_request(told)
+        told.append([as_json(name), as_json(does)])
+    return told
 
 
 def carrying(function: Function, **facts: Any) -> Function:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 N_RESAMPLES = 2000
 BOUNDS = (0.025, 0.975)  # quantiles, of an interval of 95 %
+MANY_KINDS = 1000  # of units: beyond, the units themselves are drawn
+RESAMPLED_AT_ONCE = 1_000_000  # numbers held at a time
 PERMUTATIONS_AT_ONCE = 500  # times items are the numbers held at a time
 
 
@@ -118,11 +120,17 @@ def paired_difference(
     """
     a = np.atleast_2d(first.numpy()).astype(float)
     b = np.atleast_2d(second.numpy()).astype(float)
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(N_RESAMPLES):
-        items = rng.integers(a.shape[1], size=(a.shape[1],))
-        drawn.append(_resampled_mean(a, items, rng) - _resampled_mean(b, items, rng))
+    rng, n = np.random.default_rng(seed), a.shape[1]
+    drawn: list[float] = []
+    if len(a) == len(b) == 1:
+        at_once = max(1, RESAMPLED_AT_ONCE // n)
+        for start in range(0, N_RESAMPLES, at_once):
+            items = rng.integers(n, size=(min(at_once, N_RESAMPLES - start), n))
+            drawn += (a[0, items].mean(1) - b[0, items].mean(1)).tolist()
+    else:
+        for _ in range(N_RESAMPLES):
+            items = rng.integers(n, size=(n,))
+            drawn.append(_resampled_mean(a, items, rng) - _resampled_mean(b, items, rng))
     low, high = np.quantile(drawn, BOUNDS)
     over = ITEMS if len(a) == len(b) == 1 else ITEMS_AND_DRAWS
     return Interval(float(a.mean() - b.mean()), float(low), float(high), over=over)
@@ -133,6 +141,76 @@ def _resampled_mean(
 ) -> float:
     draws = rng.integers(len(values), size=(len(values),)) if len(values) > 1 else np.zeros(1, int)
     return float(values[np.ix_(draws, items)].mean())
+
+
+def ratio_interval(
+    ratio: Shaped[Tensor, "2 row"],
+    units: Int[Tensor, " row"],
+    seed: int = 0,
+    undefined: str = "its denominator is 0",
+) -> Interval:
+    """A sum over rows divided by another sum over them, by percentile bootstrap over units of rows.
+
+    The rows of a unit are drawn together. Resamples with a denominator of 0 are left out. Sources:
+    as for `mean_intervals`; for units, Davison and Hinkley, "Bootstrap Methods and their
+    Application" (1997), section 3.8.
+
+    Args:
+        ratio: each row's part of the numerator and of the denominator.
+        units: which unit each row belongs to.
+        undefined: the reason where the denominator over all rows is 0.
+    """
+    value = _quotient(ratio.double().sum(1).numpy())
+    if np.isnan(value):
+        return Interval.undefined_because(undefined)
+    low, high = np.nanquantile(_quotient(_resampled_sums(ratio, units, seed)), BOUNDS)
+    return Interval(float(value), float(low), float(high))
+
+
+def ratio_difference(
+    first: Shaped[Tensor, "2 row"],
+    second: Shaped[Tensor, "2 row"],
+    units: Int[Tensor, " row"],
+    seed: int = 0,
+    undefined: str = "a denominator is 0",
+) -> Interval:
+    """The first ratio minus the second, over the same rows: each resample has the same units in both.
+
+    Otherwise as `ratio_interval`.
+    """
+    sums = torch.cat([first, second]).double().sum(1).numpy()
+    value = _quotient(sums[:2]) - _quotient(sums[2:])
+    if np.isnan(value):
+        return Interval.undefined_because(undefined)
+    drawn = _resampled_sums(torch.cat([first, second]), units, seed)
+    low, high = np.nanquantile(_quotient(drawn[:2]) - _quotient(drawn[2:]), BOUNDS)
+    return Interval(float(value), float(low), float(high))
+
+
+def _quotient(
+    sums: Float[np.ndarray, "2 *resample"],
+) -> Float[np.ndarray, "*resample"] | np.float64:
+    """Numerator by denominator; NaN where that is 0."""
+    return sums[0] / np.where(sums[1] == 0, np.nan, sums[1])
+
+
+def _resampled_sums(
+    values: Shaped[Tensor, "quantity row"], units: Int[Tensor, " row"], seed: int
+) -> Float[np.ndarray, "quantity resample"]:
+    """The sums over rows when as many units as there are are drawn with replacement.
+
+    Units of equal sums are interchangeable, so how often each kind is drawn is multinomial: with
+    few kinds, as for right and wrong answers, many rows cost no more than few.
+    """
+    groups, unit_of_row = units.unique(return_inverse=True)
+    n, rng = len(groups), np.random.default_rng(seed)
+    nothing = torch.zeros(n, len(values), dtype=torch.float64)
+    totals = nothing.index_add(0, unit_of_row, values.double().T).numpy()
+    kinds, counts = np.unique(totals, axis=0, return_counts=True)
+    if len(kinds) <= MANY_KINDS:
+        return (rng.multinomial(n, counts / n, size=N_RESAMPLES) @ kinds).T
+    times = (np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(N_RESAMPLES))
+    return np.stack([drawn @ totals for drawn in times]).T
 
 
 class Comparison(NamedTuple):
@@ -152,6 +230,33 @@ def mcnemar(first: Bool[Tensor, " item"], second: Bool[Tensor, " item"]) -> Comp
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     return Comparison(gained, lost, float(p))
+
+
+def median_ratio(
+    first: Sequence[float], second: Sequence[float], seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> Interval:
+    """The median of paired ratios first / second, such as times of alternating rounds.
+
+    The interval is a percentile bootstrap over the pairs.
+    """
+    ratios = np.asarray(first, dtype=float) / np.asarray(second, dtype=float)
+    rng = np.random.default_rng(seed)
+    drawn = np.median(rng.choice(ratios, (n_resamples, len(ratios))), axis=1)
+    low, high = np.quantile(drawn, BOUNDS)
+    return Interval(float(np.median(ratios)), float(low), float(high), over="rounds")
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number: each holds for all of them together.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+    Statistics 6 (1979).
+    """
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[at]))
+        corrected[at] = least
+    return corrected
 
 
 def auroc(

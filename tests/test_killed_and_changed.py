@@ -16,9 +16,9 @@ from lens_audio.analysis import metrics, progress
 from lens_audio.analysis.patching import sweep
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.data.wording import wording
+from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.run import evaluate
-from lens_audio.evals.testbed import SyntheticQA
 
 pytestmark = [
     pytest.mark.long,

@@ -13,7 +13,7 @@ from lens_audio.analysis import metrics, patching, path_patching
 from lens_audio.analysis.listening import measure
 from lens_audio.data import batches
 from lens_audio.evals import evaluate, runner
-from lens_audio.evals.testbed import SyntheticQA
+from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.model import generation
 from lens_audio.progress_bar import ProgressBar
 

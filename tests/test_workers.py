@@ -14,9 +14,9 @@ import lens_audio as la
 from lens_audio import workers
 from lens_audio.data.items import AudioQAItem
 from lens_audio.data.wording import wording
+from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.run import evaluate
-from lens_audio.evals.testbed import SyntheticQA
 
 torch.set_num_threads(1)
 HOURS = 10_000.0

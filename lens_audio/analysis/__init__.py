@@ -8,6 +8,8 @@ from lens_audio.analysis import (
     metrics,
     patching,
     path_patching,
+    perturbation,
+    robustness,
 )
 from lens_audio.analysis.attention import (
     audio_attention,
@@ -20,6 +22,7 @@ from lens_audio.analysis.attention import (
 from lens_audio.analysis.circuit import Circuit, CircuitTest
 from lens_audio.analysis.direct_attribution import head_attribution_by_source
 from lens_audio.analysis.listening import find_specialists, listening_score
+from lens_audio.analysis.listening_over_answer import ListeningOverAnswer, listening_over_answer
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.data.answers import choice_log_probs, choice_probs, next_token_probs
@@ -27,6 +30,7 @@ from lens_audio.data.answers import choice_log_probs, choice_probs, next_token_p
 __all__ = [
     "Circuit",
     "CircuitTest",
+    "ListeningOverAnswer",
     "PatchingResult",
     "attribution",
     "audio_attention",
@@ -41,6 +45,7 @@ __all__ = [
     "find_specialists",
     "head_attribution_by_source",
     "head_pattern",
+    "listening_over_answer",
     "listening_score",
     "logit_lens",
     "metrics",
@@ -48,5 +53,7 @@ __all__ = [
     "patching",
     "path_patching",
     "peak_time",
+    "perturbation",
+    "robustness",
     "top_heads",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lens_audio import AudioPrompt, HookedAudioTransformer
+from lens_audio.checkpoints.dispatch import dispatch
 from lens_audio.checkpoints.families import family_of
 from lens_audio.checkpoints.pretrained import read_config, read_config_json, resolve_device
 from lens_audio.cli.checks import checkpoint_files, checkpoint_path
@@ -138,3 +139,12 @@ def question_of(question: str | None, choices: Sequence[str] | None) -> str:
 def load(model: str | None, device: str | None, **options: Any) -> HookedAudioTransformer:
     """The checkpoint asked for, or the embedded one."""
     return HookedAudioTransformer.from_pretrained(checkpoint_path(model), device=device, **options)
+
+
+def load_spread(
+    model: str | None, device: str | None, device_map: str | None
+) -> HookedAudioTransformer:
+    """The checkpoint asked for on this device, or with a `device_map` spread over several."""
+    if device_map is None:
+        return load(model, device)
+    return dispatch(load(model, "cpu"), device_map)

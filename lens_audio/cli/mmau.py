@@ -4,12 +4,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lens_audio import HookedAudioTransformer
-from lens_audio.checkpoints.dispatch import dispatch
-from lens_audio.cli.checkpoint import CheckpointFiles, load
+from lens_audio.cli.checkpoint import CheckpointFiles, load_spread
 from lens_audio.cli.checks import numbers, shown_name
 from lens_audio.cli.commands.mmau import Mmau
 from lens_audio.data.wording import wording
+from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.evals.items import AudioQADataset
 from lens_audio.evals.processes import Processes
 from lens_audio.evals.protocol import Settings
@@ -17,7 +16,6 @@ from lens_audio.evals.report import Results
 from lens_audio.evals.run import evaluate, refuse_missing, split
 from lens_audio.evals.runner import Spent
 from lens_audio.evals.scores import ALL
-from lens_audio.evals.testbed import SyntheticQA
 from lens_audio.plots.theme import points, share
 from lens_audio.sites import head_name
 from lens_audio.steering import AudioSilenceSteering
@@ -36,10 +34,10 @@ def run(request: Mmau) -> None:
     dataset = request.questions or SyntheticQA.make(request.items)
     items = request.selected(dataset)
     refuse_missing(items)
-    split(items, settings, steering)
+    split(dataset, items, settings, steering)
     processes = Processes(request.device)
     try:
-        model = load_model(request, processes)
+        model = load_spread(request.model, processes.device, request.device_map)
         results, spent = evaluate(
             model, dataset, request.out, settings, items=items, steering=steering,
             processes=processes, workers=request.workers,
@@ -76,15 +74,23 @@ def settings_of(request: Mmau, dataset: AudioQADataset | type[SyntheticQA]) -> S
     )
 
 
-def load_model(request: Mmau, processes: Processes) -> HookedAudioTransformer:
-    """The checkpoint on this process's device, or spread over several."""
-    if request.device_map is None:
-        return load(request.model, processes.device)
-    return dispatch(load(request.model, "cpu"), request.device_map)
-
-
 def show(results: Results, spent: Spent, console: Console) -> None:
     """Print every run's accuracy, and how long it took."""
+    show_accuracy(results, console)
+    if results.chosen is not None:
+        heads = " ".join(head_name(*head) for head in results.chosen.steering.heads)
+        console.print(f"Specialists {heads}, beta {results.chosen.steering.beta:g}")
+    if results.failed:
+        console.print(f"{len(results.failed)} items could not be asked; the page says why")
+    if spent.total:
+        waited = spent.waiting / spent.total
+        console.print(f"{spent.total:.1f} s in batches, {waited:.1%} of it waiting for data")
+
+
+def show_accuracy(results: Results, console: Console) -> None:
+    """Print every run's accuracy, and the points by which it differs from the base."""
+    if results.accuracy is None or results.comparison is None:
+        return
     version = f"{results.dataset.name} ({results.dataset.version})"
     table = Table(
         "run",
@@ -94,21 +100,12 @@ def show(results: Results, spent: Spent, console: Console) -> None:
         "p",
         title=escape(f"{version}; intervals over items"),
     )
-    if results.accuracy is not None and results.comparison is not None:
-        against = results.comparison.set_index("run").to_dict("index")
-        for row in results.accuracy[results.accuracy["group"] == ALL].to_dict("records"):
-            accuracy = share(row["accuracy"], row["low"], row["high"])
-            change, told = against.get(row["run"]), ("", "")
-            if change is not None:
-                gained = points(change["change"], change["low"], change["high"])
-                told = (gained, f"{change['p_value']:.2g}")
-            table.add_row(row["run"], str(row["n"]), escape(accuracy), *map(escape, told))
-        console.print(table)
-    if results.chosen is not None:
-        heads = " ".join(head_name(*head) for head in results.chosen.steering.heads)
-        console.print(f"Specialists {heads}, beta {results.chosen.steering.beta:g}")
-    if results.failed:
-        console.print(f"{len(results.failed)} items could not be asked; the page says why")
-    if spent.total:
-        waited = spent.waiting / spent.total
-        console.print(f"{spent.total:.1f} s in batches, {waited:.1%} of it waiting for data")
+    against = results.comparison.set_index("run").to_dict("index")
+    for row in results.accuracy[results.accuracy["group"] == ALL].to_dict("records"):
+        accuracy = share(row["accuracy"], row["low"], row["high"])
+        change, told = against.get(row["run"]), ("", "")
+        if change is not None:
+            gained = points(change["change"], change["low"], change["high"])
+            told = (gained, f"{change.get('p_corrected', change['p_value']):.2g}")
+        table.add_row(row["run"], str(row["n"]), escape(accuracy), *map(escape, told))
+    console.print(table)

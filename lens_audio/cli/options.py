@@ -70,6 +70,13 @@ class Adaptive(StrEnum):
     confidence = "confidence"
 
 
+class AnswerBy(StrEnum):
+    """How a choice is made; `evals.asking.ANSWER_BY`."""
+
+    generation = "generation"
+    log_probability = "log-probability"
+
+
 class Dtype(StrEnum):
     """What the weights are loaded as."""
 
@@ -112,6 +119,35 @@ DtypeOption = Annotated[
     typer.Option(help="auto: what config.json names. Default: as the weights are stored."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts per forward pass.")]
+AnswerByOption = Annotated[
+    AnswerBy,
+    typer.Option(help="Generate text and extract the answer, or take the likeliest option."),
+]
+AudioFolder = Annotated[
+    Path | None,
+    typer.Option(help="The folder of recordings. Default: the folder of the questions' file."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first items, this many.")]
+SkipMissing = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out items whose recording is missing.")
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most tokens in a generated answer.")]
+HeardSeconds = Annotated[
+    float | None,
+    typer.Option(
+        callback=above_zero,
+        help="Keep only this many seconds of a recording. Default: all that the model can hear.",
+    ),
+]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="auto: spread the model over all GPUs of this process.")
+]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Processes that decode recordings ahead of the model.")
+]
+ResultsFolder = Annotated[
+    Path, typer.Option(help="The folder for results. An unfinished run there is continued.")
+]
 AdaptiveOption = Annotated[Adaptive, typer.Option(help="What scales beta.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Top = Annotated[int, typer.Option(min=1, help="How many of the strongest to show.")]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.items import AudioQAItem
@@ -24,19 +25,39 @@ def choice_log_probs(
     Raises:
         ValueError: for no choices, an empty one or one given twice, or a right-padded batch.
     """
-    tokens = [torch.tensor(ids, device=model.device) for ids in _choice_tokens(model, choices)]
+    return option_log_probs(model, prompt, [_choice_tokens(model, choices)] * len(prompt))
+
+
+@torch.no_grad()
+def option_log_probs(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    options: Sequence[Sequence[Sequence[int]]],
+) -> Float[Tensor, "batch option"]:
+    """The log-probability, in nats, of each row's own options, which are lists of tokens.
+
+    As `choice_log_probs`; rows with fewer options than the most end in -inf.
+
+    Raises:
+        ValueError: for a right-padded batch.
+    """
     check_last_position(prompt)
     past = KeyValueCache(model.cfg.n_layers)
     first = _log_softmax(model(prompt, past_kv_cache=past, logits_to_keep=1))  # [batch, 1, d_vocab]
     past.freeze()
     totals = []
-    for ids in tokens:
-        rows = ids.expand(len(prompt), -1)
+    for number in range(max(map(len, options))):
+        listed = [row[number] if number < len(row) else [] for row in options]
+        length = max(map(len, listed))
+        tokens = torch.tensor([[*ids, *[0] * (length - len(ids))] for ids in listed])
+        is_real = torch.tensor([[at < len(ids) for at in range(length)] for ids in listed])
+        tokens, is_real = tokens.to(model.device), is_real.to(model.device)
         predictions = first
-        if len(ids) > 1:
-            rest = _log_softmax(model(rows[:, :-1], past_kv_cache=past))
+        if length > 1:
+            rest = _log_softmax(model(tokens[:, :-1], past_kv_cache=past))
             predictions = torch.cat([first, rest], dim=1)
-        totals.append(predictions.gather(-1, rows[..., None]).sum((1, 2)))
+        scores = predictions.gather(-1, tokens[..., None])[..., 0].masked_fill(~is_real, 0)
+        totals.append(scores.sum(1).masked_fill(~is_real.any(1), -torch.inf))
     return torch.stack(totals, dim=1)
 
 
@@ -119,21 +140,28 @@ def is_single_token(model: HookedAudioTransformer, items: Sequence[AudioQAItem])
 
 
 @torch.no_grad()
+def answer_log_probs(
+    model: HookedAudioTransformer, items: Sequence[AudioQAItem], prompt: AudioPrompt
+) -> Float[Tensor, "item choice"]:
+    """The log-probability of each choice of each item, in nats; hooks on the model act.
+
+    Rows with fewer choices than the most end in -inf. One forward for the batch where every choice is
+    one token; else one prompt at a time, whose choices are scored whole by `choice_log_probs`.
+    """
+    if is_single_token(model, items):
+        log_probs = _log_softmax(model(prompt, logits_to_keep=1)[:, -1])
+        return choice_logits(log_probs, first_tokens(model, items))
+    rows = []
+    for item in items:
+        alone = model.prompt(item.question, audio=item.audio)
+        rows.append(choice_log_probs(model, alone, item.choices)[0])
+    return pad_sequence(rows, batch_first=True, padding_value=-torch.inf)
+
+
+@torch.no_grad()
 def chosen_answers(
     model: HookedAudioTransformer, items: Sequence[AudioQAItem], prompt: AudioPrompt
 ) -> list[str]:
-    """The choice of highest probability for each item; hooks on the model act.
-
-    One forward for the batch where every choice is one token; else one prompt at a time, whose
-    choices are scored whole by `choice_log_probs`.
-    """
-    if is_single_token(model, items):
-        logits: Float[Tensor, "batch d_vocab"] = model(prompt, logits_to_keep=1)[:, -1]
-        best = choice_logits(logits, first_tokens(model, items)).argmax(-1).tolist()
-        return [item.choices[i] for item, i in zip(items, best, strict=True)]
-    answers = []
-    for item in items:
-        alone = model.prompt(item.question, audio=item.audio)
-        probs = choice_probs(choice_log_probs(model, alone, item.choices))[0]
-        answers.append(item.choices[int(probs.argmax())])
-    return answers
+    """The choice of highest probability for each item, by `answer_log_probs`."""
+    best = answer_log_probs(model, items, prompt).argmax(-1).tolist()
+    return [item.choices[i] for item, i in zip(items, best, strict=True)]

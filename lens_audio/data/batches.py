@@ -182,7 +182,7 @@ class BatchDataset(Dataset):
         for token in (str(token) for token in added if token.special):
             if token in text:
                 raise ValueError(f"its text holds {token}, which would end or change the prompt")
-        answers = [self.wording.answer(choice) for choice in item.choices]
+        answers = [self.wording.answer(choice, item.choices) for choice in item.choices]
         asked, *said = map(len, tokenizer([text, *answers], add_special_tokens=False)["input_ids"])
         heard = n_samples / (self.timing.mel_frames_per_token * extractor.hop_length)
         needed = int(asked + heard + max(self.max_new_tokens, *said)) + TEMPLATE_TOKENS

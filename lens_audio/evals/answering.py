@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.evals.prefill import Prefill
 from lens_audio.model.shared_prefix import Continuations
+from lens_audio.steering.audio_silence.silent_prefixes import Prefill
 
 CHUNK = 256  # rows of logits at a time, as each is a whole vocabulary
 
@@ -118,7 +118,7 @@ def _say(
 
 
 @torch.no_grad()
-def option_log_probs(
+def steered_log_probs(
     model: HookedAudioTransformer,
     prefill: Prefill,
     steps: Steps,

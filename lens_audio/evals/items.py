@@ -10,7 +10,13 @@ from lens_audio.data.items import AudioQAItem
 
 @runtime_checkable
 class AudioQADataset(Protocol):
-    """A benchmark. Another one is one file with a class of these few members."""
+    """A benchmark. Another one is one file with a class of these few members.
+
+    Three more are optional (`metrics.metrics_of`, `unit_of` and `rule_of` look them up):
+    `metrics(rows: Sequence[Row]) -> dict[str, Ratio]` for what it reports, which is by default the
+    accuracy; `unit(item) -> str` for what is drawn as a whole when intervals are computed, by
+    default every item by itself; and `rule: str`, whose scoring rule it follows, in one line.
+    """
 
     @property
     def name(self) -> str:
@@ -29,7 +35,7 @@ class AudioQADataset(Protocol):
 
     @property
     def prompt(self) -> str:
-        """The wording that is its default, of `prompts.WORDINGS`."""
+        """The wording that is its default, of `data.wording.WORDINGS`."""
         ...
 
     @property

@@ -2,16 +2,10 @@
 
 Steering adds to the final representation alone, which nothing attends to: so one forward of a prompt
 serves every steering, and so do the keys and values of whatever is generated.
-
-Up to the end of its audio a prompt over silence is the same for every question about a recording of
-that length: the chat template's opening, then silence. So its keys and values are kept, and only
-the text behind the audio is read for each question.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -19,21 +13,16 @@ from torch import Tensor
 
 from lens_audio.analysis.attention import attention_hooks, audio_mass
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model import KeyValueCache
-from lens_audio.model.shared_prefix import Continuations, joined
-from lens_audio.steering.audio_silence.direction import SilenceEmbeddings, direction, over_silence
-
-KEPT = 4  # prefixes; batches are of like length, and 30 s of the 7B model in bfloat16 is 400 MB
-
-
-@dataclass(frozen=True, eq=False)
-class Prefill:
-    """A batch after one forward of the decoder, at each row's last prompt position T."""
-
-    past: KeyValueCache
-    final: Float[Tensor, "row d_model"]  # h_T, the last layer's resid_post
+from lens_audio.steering.audio_silence.direction import direction
+from lens_audio.steering.audio_silence.silent_prefixes import (
+    Prefill,
+    SilentPrefixes,
+    by_layer,
+    last_after,
+    prefill_silence,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +45,7 @@ def prefill(
     model: HookedAudioTransformer,
     prompt: AudioPrompt,
     layers: Sequence[int],
-    prefixes: "SilentPrefixes",
+    prefixes: SilentPrefixes,
     answer_silence: bool = False,
 ) -> Prefilled:
     """Read a left-padded batch of one clip a row with its audio; and over silence.
@@ -70,135 +59,8 @@ def prefill(
     with model.hooks(fwd_hooks=mass_hooks), last_after(model, layers) as kept:
         resid = model(prompt, past_kv_cache=past, stop_at_layer=n_layers)
     with_audio = Prefill(past, resid[:, -1].clone())
-    mass, by_layer = audio_mass(attention()), _by_layer(kept, layers)
+    mass, residuals = audio_mass(attention()), by_layer(kept, layers)
     if not layers and not answer_silence:
-        return Prefilled(with_audio, mass, by_layer)
-    silent_prefill, silent = _prefill_silence(model, prompt, layers, prefixes, answer_silence)
-    return Prefilled(with_audio, mass, by_layer, silent, silent_prefill)
-
-
-class SilentPrefixes:
-    """Keys and values of prompts over silence up to the end of the audio; the oldest go first."""
-
-    def __init__(self) -> None:
-        self.silences = SilenceEmbeddings()
-        self._kept: OrderedDict[Any, KeyValueCache] = OrderedDict()
-
-    def of(self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int) -> KeyValueCache:
-        """The first `depth` layers of a prompt of one row that ends where its audio does."""
-        key = (depth, *_identity(prompt))
-        if key not in self._kept:
-            self._kept[key] = self._read(model, prompt, depth)
-        self._kept.move_to_end(key)
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[key]
-
-    def _read(
-        self, model: HookedAudioTransformer, prompt: AudioPrompt, depth: int
-    ) -> KeyValueCache:
-        told = model.embed_text(prompt.tokens, prompt.audio_mask)
-        quiet = over_silence(model, prompt, told, self.silences)
-        past = KeyValueCache(depth)
-        model(quiet, start_at_layer=0, stop_at_layer=depth, past_kv_cache=past)
-        return past
-
-
-def last_after(model: HookedAudioTransformer, layers: Sequence[int]) -> Any:
-    """Inside, the residual stream after each of these layers at the last position, by hook name."""
-    # A copy lets go of the other positions.
-    names = layer_names("hook_resid_post", layers)
-    return collecting(model, names, take=lambda resid: resid[:, -1].clone())
-
-
-def _by_layer(kept: dict[str, Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
-    names = layer_names("hook_resid_post", layers)
-    return {layer: kept[name] for layer, name in zip(layers, names, strict=True)}
-
-
-def _prefill_silence(
-    model: HookedAudioTransformer,
-    prompt: AudioPrompt,
-    layers: Sequence[int],
-    prefixes: SilentPrefixes,
-    to_the_end: bool,
-) -> tuple[Prefill | None, dict[int, Tensor]]:
-    """A left-padded batch of one clip a row over silence, at its last position.
-
-    Returns:
-        What can be continued, if it was read to the end; and `resid_post` by layer.
-    """
-    depth = model.cfg.n_layers if to_the_end else max(layers) + 1
-    begun = [_up_to_audio(prompt, row) for row in range(len(prompt))]
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for row, one in enumerate(begun):
-        alike.setdefault(_identity(one), []).append(row)
-    parts = [
-        _read_behind(model, prompt, rows, layers, prefixes.of(model, begun[rows[0]], depth))
-        for rows in alike.values()
-    ]
-    order = torch.tensor([row for rows in alike.values() for row in rows]).argsort()
-    order = order.to(model.device)
-    residuals = {l: torch.cat([part.kept[l] for part in parts])[order] for l in layers}
-    if not to_the_end:
-        return None, residuals
-    final = torch.cat([part.final for part in parts])[order]
-    return Prefill(joined([part.past for part in parts], order), final), residuals
-
-
-@dataclass
-class _Group:
-    """Rows whose prefix is the same, read to some depth."""
-
-    past: Continuations
-    final: Tensor
-    kept: dict[int, Tensor]  # resid_post by layer
-
-
-def _read_behind(
-    model: HookedAudioTransformer,
-    prompt: AudioPrompt,
-    rows: list[int],
-    layers: Sequence[int],
-    prefix: KeyValueCache,
-) -> _Group:
-    """Read what stands behind the audio of these rows, which begin alike."""
-    depth, past = len(prefix.entries), Continuations.of(prefix)
-    past.select(torch.zeros(len(rows), dtype=torch.long, device=model.device))
-    if depth < model.cfg.n_layers:
-        past.freeze()  # nothing will be continued
-    behind = prompt.audio_mask[rows].flip(1).cumsum(1).flip(1) == 0
-    first = int(behind.any(0).long().argmax())
-    told = model.embed_text(prompt.tokens[rows], prompt.audio_mask[rows])[:, first:]
-    with last_after(model, layers) as kept:
-        resid = model(
-            told, start_at_layer=0, attention_mask=behind[:, first:], past_kv_cache=past,
-            stop_at_layer=depth,
-        )  # fmt: skip
-    return _Group(past, resid[:, -1].clone(), _by_layer(kept, layers))
-
-
-def _up_to_audio(prompt: AudioPrompt, row: int) -> AudioPrompt:
-    """One row without its padding, up to the end of its audio."""
-    start = int(prompt.attention_mask[row].long().argmax())
-    end = int(prompt.audio_positions(row)[-1]) + 1
-    assert prompt.mel is not None
-    assert prompt.mel_lengths is not None
-    one, windows = slice(row, row + 1), prompt.spectrograms_of(row)
-    spectrograms = slice(windows.start, windows.stop)
-    return replace(
-        prompt,
-        tokens=prompt.tokens[one, start:end],
-        attention_mask=prompt.attention_mask[one, start:end],
-        audio_mask=prompt.audio_mask[one, start:end],
-        mel=prompt.mel[spectrograms],
-        mel_lengths=prompt.mel_lengths[spectrograms],
-        waveforms=prompt.waveforms and prompt.waveforms[one],
-    )
-
-
-def _identity(prefix: AudioPrompt) -> tuple[int, ...]:
-    """What a prefix over silence depends on."""
-    assert prefix.mel_lengths is not None
-    lengths = prefix.mel_lengths.tolist()
-    return len(lengths), *lengths, *prefix.tokens[0].tolist()
+        return Prefilled(with_audio, mass, residuals)
+    silent_prefill, silent = prefill_silence(model, prompt, layers, prefixes, answer_silence)
+    return Prefilled(with_audio, mass, residuals, silent, silent_prefill)

@@ -6,26 +6,23 @@ under every setting. On the other items the model answers as it is and under eac
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from lens_audio.analysis.listening import Correlation, correlate, listening_score
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.items import AudioQAItem
 from lens_audio.data.wording import Wording
-from lens_audio.evals.answering import generate, option_log_probs
-from lens_audio.evals.extraction import extract, is_closed
+from lens_audio.evals.asking import Asker, Asking, rounded
 from lens_audio.evals.items import AudioQADataset
-from lens_audio.evals.prefill import Prefill, Prefilled, SilentPrefixes, prefill
+from lens_audio.evals.records import answer_records, in_order
 from lens_audio.evals.runner import BatchRecords, Records, Runner
+from lens_audio.evals.runs import BASE, Run, silenced
 from lens_audio.inputs import AudioPrompt
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.audio_silence.calibrate import (
@@ -35,86 +32,38 @@ from lens_audio.steering.audio_silence.calibrate import (
     choose_setting,
     separations_of,
 )
-from lens_audio.steering.audio_silence.settings import ADAPTIVE, steps
+from lens_audio.steering.audio_silence.settings import ADAPTIVE
 from lens_audio.steering.knockout import random_heads
 
-BASE, STEERED, RANDOM, FIXED, SILENCED = "base", "steered", "random", "fixed", "silenced"
+STEERED, RANDOM, FIXED, SILENCED = "steered", "random", "fixed", "silenced"
 RUNS = (BASE, STEERED, RANDOM, FIXED, SILENCED)
 NEED_STEERING = (STEERED, RANDOM, FIXED)
-ANSWER_BY = ("generation", "log-probability")
-DIGITS = 6  # of recorded numbers: enough to use, few enough to hide the noise of float sums
-
-
-# What each phase records of an item that could be read, besides its id.
-RECORDED: dict[str, Mapping[str, type]] = {
-    "listening": {"mass": list, "text": str, "prediction": str, "correct": bool},
-    "strength": {"correct": list},
-    "answers": {"prompt": str, "runs": dict},
-}
-ANSWERED = {"text": str, "prediction": str}
-
-
-def check_recorded(phase: str, outcome: dict[str, Any]) -> None:
-    """Refuse an outcome that no batch of this phase gives.
-
-    Raises:
-        ValueError: that.
-    """
-    for record in BatchRecords.of_json(outcome).items:
-        form: Mapping[str, type] | None
-        form = {"failed": str} if "failed" in record else RECORDED.get(phase)
-        answers = record.get("runs", {}) if phase == "answers" else {}
-        fits = form is not None and _has(record, form) and isinstance(answers, dict)
-        if not fits or not all(_has(answer, ANSWERED) for answer in answers.values()):
-            raise ValueError(f"no record of the phase {phase!r}: {record}")
-
-
-def _has(record: Any, form: Mapping[str, type]) -> bool:
-    return isinstance(record, dict) and all(
-        isinstance(record.get(name), kind) and (kind is not list or _is_array(record[name]))
-        for name, kind in form.items()
-    )
-
-
-def _is_array(value: list[Any]) -> bool:
-    """Whether a list, of lists, … is of numbers or truth values alone, and rectangular."""
-    try:
-        return np.asarray(value).dtype.kind in "bif"
-    except ValueError:  # not rectangular
-        return False
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Asking):
     """How a benchmark is run. All of it is part of what a run is."""
 
     wording: Wording
     runs: tuple[str, ...] = RUNS
     calibration_share: float = 0.3
     seed: int = 0  # of the split, the permutations and the random heads
-    answer_by: str = "generation"
-    max_new_tokens: int = 32
     ks: tuple[int, ...] = KS
     betas: tuple[float, ...] = BETAS
     adaptive: str = "constant"
     n_permutations: int = 2000
     draws: int = 3  # sets of random heads, each a run
-    batch_size: int = 8
-    max_seconds: float | None = None  # of a recording; None is what the model hears
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [run for run in self.runs if run not in RUNS]
         if unknown or BASE not in self.runs or len(set(self.runs)) < len(self.runs):
             raise ValueError(
                 f"runs must be {BASE} and others of {', '.join(RUNS)}, each once; not "
                 f"{', '.join(self.runs)}"
             )
-        for name, value, possible in (
-            ("answer_by", self.answer_by, ANSWER_BY),
-            ("adaptive", self.adaptive, ADAPTIVE),
-        ):
-            if value not in possible:
-                raise ValueError(f"{name} must be one of {possible}, not {value!r}")
+        if self.adaptive not in ADAPTIVE:
+            raise ValueError(f"adaptive must be one of {ADAPTIVE}, not {self.adaptive!r}")
         if not 0 < self.calibration_share < 1:
             raise ValueError(
                 f"calibration_share must lie between 0 and 1, not {self.calibration_share}"
@@ -123,8 +72,6 @@ class Settings:
             raise ValueError(f"give at least one k, all above 0; not {self.ks}")
         if not self.betas or not all(0 < beta < math.inf for beta in self.betas):
             raise ValueError(f"give at least one beta, all above 0 and finite; not {self.betas}")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(f"max_seconds must be above 0, not {self.max_seconds}")
 
     @property
     def steers(self) -> bool:
@@ -163,10 +110,6 @@ class Settings:
             )
         return replace(self, runs=runs)
 
-    def facts(self) -> dict[str, Any]:
-        """All of it as JSON holds it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
@@ -193,7 +136,7 @@ class SteeringProtocol:
     ) -> None:
         self.model, self.dataset = model, dataset
         self.settings, self.runner = settings, runner
-        self.prefixes = SilentPrefixes()
+        self.asker = Asker(model, dataset, settings)
 
     def calibrate(self, items: Sequence[AudioQAItem]) -> Chosen:
         """Find the specialists, then k and beta, on these items.
@@ -225,9 +168,11 @@ class SteeringProtocol:
 
     def answer(self, items: Sequence[AudioQAItem], chosen: Chosen | None) -> Records:
         """A record for each item, in order: every run's answer, or why it could not be asked."""
-        steerings = self.steerings(chosen)
-        outcome = self.runner.run("answers", items, partial(self._answer, steerings))
-        return _in_order(outcome.items, items)
+        runs: dict[str, Run] = {BASE: None, **self.steerings(chosen)}
+        if SILENCED in self.settings.runs:
+            runs[SILENCED] = silenced
+        outcome = self.runner.run("answers", items, partial(self._answer, runs))
+        return in_order(outcome.items, items)
 
     def steerings(self, chosen: Chosen | None) -> dict[str, AudioSilenceSteering]:
         """The steering of each run that has one; random heads are drawn several times."""
@@ -255,14 +200,11 @@ class SteeringProtocol:
 
     def _listen(self, prompt: AudioPrompt, items: list[AudioQAItem]) -> BatchRecords:
         """Mass and correctness of a calibration batch."""
-        found = prefill(self.model, prompt, [], self.prefixes)
-        answers = self._answers(found.prefill, torch.zeros_like(found.prefill.final)[None], items)[
-            0
-        ]
+        found, answers = self.asker.answers({BASE: None}, prompt, items)
         return BatchRecords(
             [
                 {"id": item.id, **answer, "mass": rounded(mass.tolist())}
-                for item, answer, mass in zip(items, answers, found.mass, strict=True)
+                for item, answer, mass in zip(items, answers[BASE], found.mass, strict=True)
             ]
         )
 
@@ -273,111 +215,36 @@ class SteeringProtocol:
         items: list[AudioQAItem],
     ) -> BatchRecords:
         """Correctness of a calibration batch under every setting, and the sum of each k's s."""
-        found = prefill(self.model, prompt, _layers(tried.values()), self.prefixes)
-        added = torch.stack([self._added(steering, found) for steering in tried.values()])
-        answers = self._answers(found.prefill, added, items)
+        runs = {f"k={k}, beta={beta}": steering for (k, beta), steering in tried.items()}
+        found, answers = self.asker.answers(runs, prompt, items)
         of_each_k = {f"k={k}": steering for (k, _), steering in tried.items()}
         sums = {
             name: found.direction(steering.layers).float().sum(0).cpu().numpy()
             for name, steering in of_each_k.items()
         }
         records = [
-            {"id": item.id, "correct": [int(run[row]["correct"]) for run in answers]}
+            {"id": item.id, "correct": [int(run[row]["correct"]) for run in answers.values()]}
             for row, item in enumerate(items)
         ]
         return BatchRecords(records, sums)
 
     def _answer(
-        self,
-        steerings: dict[str, AudioSilenceSteering],
-        prompt: AudioPrompt,
-        items: list[AudioQAItem],
+        self, runs: dict[str, Run], prompt: AudioPrompt, items: list[AudioQAItem]
     ) -> BatchRecords:
         """Every run's answers to a batch."""
-        silenced = SILENCED in self.settings.runs
-        found = prefill(self.model, prompt, _layers(steerings.values()), self.prefixes, silenced)
-        nothing = torch.zeros_like(found.prefill.final)
-        added = [nothing, *(self._added(steering, found) for steering in steerings.values())]
-        answers = dict(
-            zip(
-                [BASE, *steerings], self._answers(found.prefill, torch.stack(added), items),
-                strict=True,
-            )
-        )  # fmt: skip
-        if found.silent_prefill is not None:
-            answers[SILENCED] = self._answers(found.silent_prefill, nothing[None], items)[0]
-        records = []
-        for row, item in enumerate(items):
-            record: dict[str, Any] = {"id": item.id}
-            if STEERED in steerings:
-                steering = steerings[STEERED]
-                score = listening_score(found.mass[row], steering.heads)
-                norm = found.direction(steering.layers)[row].norm()
-                record |= {"listening_score": rounded(score), "direction_norm": rounded(norm)}
-            assert prompt.texts is not None
-            record["prompt"] = prompt.texts[row]
-            record["runs"] = {run: said[row] for run, said in answers.items()}
-            records.append(record)
-        return BatchRecords(records)
-
-    def _added(
-        self, steering: AudioSilenceSteering, found: Prefilled
-    ) -> Float[Tensor, "row d_model"]:
-        """What this steering adds to each row's final representation."""
-        s, final = found.direction(steering.layers), found.prefill.final
-        if steering.direction is not None:
-            s = steering.direction.to(final).expand(len(final), -1)
-        score = listening_score(found.mass, steering.heads)
-        model = self.model
-        return steps(steering, s, score, lambda: model.logits_of(final[:, None])[:, 0])
-
-    def _answers(
-        self, state: Prefill, added: Float[Tensor, "run row d_model"], items: list[AudioQAItem]
-    ) -> list[list[dict[str, Any]]]:
-        """Each run's answer to each row: text, prediction, correct where the answer is known."""
-        if self.settings.answer_by == "generation":
-            texts = generate(self.model, state, added, self.settings.max_new_tokens, is_closed)
-            return [
-                [self._judged(*of, extract(of[1])) for of in zip(items, run, strict=True)]
-                for run in texts
+        found, answers = self.asker.answers(runs, prompt, items)
+        steering = runs.get(STEERED)
+        told: list[dict[str, Any]] = [{} for _ in items]
+        if isinstance(steering, AudioSilenceSteering):
+            scores = listening_score(found.mass, steering.heads)
+            norms = found.direction(steering.layers).norm(dim=1)
+            told = [
+                {"listening_score": rounded(score), "direction_norm": rounded(norm)}
+                for score, norm in zip(scores, norms, strict=True)
             ]
-        wording, encode = self.settings.wording, self.model.required_tokenizer.encode
-        choices = [list(dict.fromkeys(item.choices)) for item in items]
-        options = [
-            [encode(wording.answer(choice), add_special_tokens=False) for choice in row]
-            for row in choices
-        ]
-        scores = option_log_probs(self.model, state, added, options)
-        return [[self._best(*of) for of in zip(items, choices, run, strict=True)] for run in scores]
-
-    def _best(self, item: AudioQAItem, choices: list[str], scores: list[float]) -> dict[str, Any]:
-        best = choices[int(np.argmax(scores))]
-        log_probs = dict(zip(choices, rounded(scores), strict=True))
-        return {**self._judged(item, best, best), "log_probs": log_probs}
-
-    def _judged(self, item: AudioQAItem, text: str, prediction: str) -> dict[str, Any]:
-        judged: dict[str, Any] = {"text": text, "prediction": prediction}
-        if item.answer is not None:
-            judged["correct"] = bool(self.dataset.matches(prediction, item.answer, item.choices))
-        return judged
-
-
-def _layers(steerings: Any) -> list[int]:
-    return sorted({layer for steering in steerings for layer in steering.layers})
-
-
-def _in_order(records: Records, items: Sequence[AudioQAItem]) -> Records:
-    by_id = {record["id"]: record for record in records}
-    return [by_id[item.id] for item in items]
+        return BatchRecords(answer_records(prompt, items, answers, told))
 
 
 def _answered(records: Records, items: Sequence[AudioQAItem]) -> Records:
     """Those of items that could be asked, in order."""
-    return [record for record in _in_order(records, items) if "failed" not in record]
-
-
-def rounded(value: Any) -> Any:
-    """A number, or nested lists of them, with `DIGITS` significant digits."""
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return float(f"{float(value):.{DIGITS}g}")
+    return [record for record in in_order(records, items) if "failed" not in record]

@@ -33,7 +33,10 @@ class Results(Answers):
         for run in self.runs:
             predictions = json.dumps(self.predictions(run), indent=1)
             write_text(place / f"predictions-{run.replace(' ', '-')}.json", predictions + "\n")
-        for name, table in (("accuracy", self.accuracy), ("comparison", self.comparison)):
+        tables = {"accuracy": self.accuracy, "comparison": self.comparison}
+        if "runs" in self.manifest:
+            tables |= {"controls": self.against_controls, "metrics": self.metrics}
+        for name, table in tables.items():
             if table is not None:
                 write_table(table, place / f"{name}.csv")
         if self.chosen is not None and self.chosen.table is not None:

@@ -1,8 +1,9 @@
 """What a run found, and its files."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from typing import Any
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from lens_audio.data.items import AudioQAItem
 from lens_audio.evals.items import AudioQADataset
-from lens_audio.evals.protocol import BASE, Chosen
+from lens_audio.evals.metrics import Row, metrics_of, rule_of, unit_of
+from lens_audio.evals.protocol import Chosen
 from lens_audio.evals.runner import Records
-from lens_audio.evals.scores import accuracies, comparisons
+from lens_audio.evals.runs import BASE
+from lens_audio.evals.scores import accuracies, against_controls, comparisons
 from lens_audio.stats import Interval, auroc
 
 
@@ -32,7 +35,8 @@ class Answers:
     items: Sequence[AudioQAItem]
     records: Records  # one an item, in order
     manifest: dict[str, Any]
-    chosen: Chosen | None
+    chosen: Chosen | None = None
+    controls: Mapping[str, Sequence[str]] = field(default_factory=dict)  # random ones, by run
 
     def __repr__(self) -> str:
         name = f"{type(self).__name__}({self.dataset.name} {self.dataset.version}, {len(self.items)} items"
@@ -80,8 +84,51 @@ class Answers:
     @cached_property
     def comparison(self) -> pd.DataFrame | None:
         """Each run against the base; see `scores.comparisons`."""
-        seed = self.manifest["settings"]["seed"]
-        return None if self.correct is None else comparisons(self.correct, seed)
+        if self.correct is None:
+            return None
+        return comparisons(self.correct, self._seed, corrected="runs" in self.manifest)
+
+    @cached_property
+    def against_controls(self) -> pd.DataFrame | None:
+        """Each run that has random controls against them; see `scores.against_controls`."""
+        if self.correct is None or not self.controls:
+            return None
+        return against_controls(self.correct, self.controls, self._seed)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame | None:
+        """What the benchmark reports of each run, and its change from the base, paired.
+
+        Returns:
+            Columns run, metric, value, low, high (95 % bootstrap over the benchmark's units), change,
+            change_low, change_high (NaN for the base), undefined; None where answers are withheld.
+        """
+        if self.correct is None:
+            return None
+        units = [unit_of(self.dataset, item) for item in self.items]
+        of_runs = {run: metrics_of(self.dataset, self.rows(run)) for run in self.runs}
+        rows: list[Any] = []
+        for run, found in of_runs.items():
+            for name, ratio in found.items():
+                value = ratio.interval(units, self._seed)
+                change = (math.nan,) * 3
+                if run != BASE:
+                    change = ratio.change_from(of_runs[BASE][name], units, self._seed)[:3]
+                rows.append((run, name, *value[:3], *change, value.undefined or ""))
+        columns = ["run", "metric", "value", "low", "high", "change", "change_low", "change_high"]
+        return pd.DataFrame(rows, columns=[*columns, "undefined"])
+
+    def rows(self, run: str) -> list[Row]:
+        """Each item with what this run predicts."""
+        if self.correct is None:
+            raise ValueError("the answers of these items are withheld")
+        predictions = ("" if "failed" in r else r["runs"][run]["prediction"] for r in self.records)
+        right = self.correct[run].tolist()
+        return [Row(*row) for row in zip(self.items, predictions, right, strict=True)]
+
+    @property
+    def _seed(self) -> int:
+        return self.manifest["settings"]["seed"]
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -119,6 +166,19 @@ class Answers:
             "auroc": None if found is None else found.to_dict(),
             "accuracy": _rows(self.accuracy),
             "comparison": _rows(self.comparison),
+            **self._of_runs,
+        }
+
+    @property
+    def _of_runs(self) -> dict[str, Any]:
+        """What evaluations of runs have and the paper's protocol has not."""
+        if "runs" not in self.manifest:
+            return {}
+        rule = rule_of(self.dataset)
+        return {
+            "rule": rule,
+            "controls": _rows(self.against_controls),
+            "metrics": _rows(self.metrics),
         }
 
 

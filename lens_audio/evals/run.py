@@ -1,7 +1,7 @@
 """A benchmark from its items to its results, on one process or many, begun or continued."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,17 @@ from lens_audio import fingerprint
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.batches import BatchDataset
 from lens_audio.data.items import AudioQAItem, check_items
+from lens_audio.data.wording import wording
+from lens_audio.evals.asking import Asker, Asking
 from lens_audio.evals.items import AudioQADataset, is_calibration, missing_audio
 from lens_audio.evals.journal import Journal
+from lens_audio.evals.metrics import unit_of
 from lens_audio.evals.processes import Processes
-from lens_audio.evals.protocol import Chosen, Settings, SteeringProtocol, check_recorded
+from lens_audio.evals.protocol import Chosen, Settings, SteeringProtocol
+from lens_audio.evals.records import answers, check_recorded
 from lens_audio.evals.report import Results
-from lens_audio.evals.runner import Runner, Spent
+from lens_audio.evals.runner import Records, Runner, Spent
+from lens_audio.evals.runs import Run, checked_runs, facts_of_runs, with_controls, without_facts
 from lens_audio.inputs.loading import longest_clip
 from lens_audio.steering.audio_silence import AudioSilenceSteering
 from lens_audio.steering.storage import model_facts
@@ -28,20 +33,36 @@ def evaluate(
     model: HookedAudioTransformer,
     dataset: AudioQADataset,
     folder: str | os.PathLike[str],
-    settings: Settings,
+    settings: Settings | Asking | None = None,
     *,
+    runs: Mapping[str, Run] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    controls: int = 1,
     items: Sequence[AudioQAItem] | None = None,
     steering: AudioSilenceSteering | None = None,
     processes: Processes | None = None,
     workers: int = 2,
     verbose: bool = True,
 ) -> tuple[Results, Spent]:
-    """Run the protocol, or continue the run that is in the folder.
+    """Answer a benchmark under any runs, or by the paper's protocol; or continue what is in the folder.
+
+        evaluate(model, dataset, "results", runs={
+            "deaf": hooks.knock_out_attention(keys="audio"),
+            "aad": la.steering.contrastive(alpha=1.0),
+            "steered": steering,
+            "quiet": lambda prompt: prompt.silenced(),
+        }, facts={"quiet": {"what": "silence"}})
 
     Args:
         folder: made if need be; holds the journal. `Results.write` puts everything else there.
+        settings: how items are asked, `Asking`; by default generated answers to the benchmark's own
+            prompt. Without `runs`, the paper's protocol: `Settings`.
+        runs: what each does, by name; see `evals.runs`. The base, the model as it is, is added.
+        facts: by run: what functions of the prompt do, and all that their effect depends on. Without
+            it such a run is made, but cannot be continued.
+        controls: random controls of each run that has any (steering vectors, audio-silence steering).
         items: some of the data set's; by default all.
-        steering: instead of calibrating; then no item is set apart for that.
+        steering: of the protocol, instead of calibrating; then no item is set apart for that.
         processes: this process among several.
         workers: processes that decode recordings ahead of the model; 0 for none.
 
@@ -50,6 +71,7 @@ def evaluate(
 
     Raises:
         FileNotFoundError: for missing recordings, named.
+        TypeError: for a run that is none.
         ValueError: for a folder that holds another run, items that cannot be calibrated on, or hooks
             set on the model, which would be measured in its place.
     """
@@ -57,42 +79,92 @@ def evaluate(
     items = dataset.items if items is None else items
     check_items(items, dataset.name, needs=("audio",))
     refuse_missing(items)
-    settings = settings.fitting(steering, model.cfg.n_layers * model.cfg.n_heads)
     processes = processes or Processes()
-    calibration, test = split(items, settings, steering)
-    manifest = manifest_of(model, dataset, items, settings, steering)
+    asking = Asking(wording=wording(dataset.prompt)) if settings is None else settings
+    named, of_controls, told = {}, {}, None  # type: dict[str, Run], dict[str, list[str]], Any
+    if runs is not None:
+        if isinstance(asking, Settings) or steering is not None:
+            raise ValueError(
+                "Settings and steering= are of the paper's protocol, which has its own runs; with "
+                "runs={...} give settings=Asking(...) and the steering as a run"
+            )
+        named, of_controls = with_controls(checked_runs(runs), model, controls, asking.seed)
+        told = facts_of_runs(named, facts or {})
+    elif not isinstance(asking, Settings):
+        raise ValueError("give runs={...}, or the settings of the paper's protocol, Settings(...)")
+    else:
+        asking = asking.fitting(steering, model.cfg.n_layers * model.cfg.n_heads)
+        split(dataset, items, asking, steering)
+    manifest = manifest_of(model, dataset, items, asking, steering, told)
     journal, error = None, None
     if processes.is_main:
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
             journal = Journal(Path(folder) / JOURNAL, manifest, check_recorded)
+            refuse_unknown(journal, without_facts(named, told or {}))
         except Exception as caught:
             error = caught
-    manifests = processes.together(manifest, error)
     try:
+        manifests = processes.together(manifest, error)
         if manifests != [manifest] * len(manifests):
             raise ValueError("the processes of this run have different models, data or settings")
-        longest = longest_clip(model.processor, model.cfg.audio.timing)
         to_load = partial(
             BatchDataset,
             processor=model.processor,
-            wording=settings.wording,
-            max_seconds=min(settings.max_seconds or longest, longest),
+            wording=asking.wording,
+            max_seconds=_longest(model, asking),
             n_ctx=model.cfg.n_ctx,
             cfg=model.cfg,
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=asking.max_new_tokens,
         )
-        runner = Runner(journal, processes, to_load, settings.batch_size, workers, verbose)
+        runner = Runner(journal, processes, to_load, asking.batch_size, workers, verbose)
         check_judgements(runner.done.values(), dataset, items)
-        protocol = SteeringProtocol(model, dataset, settings, runner)
-        chosen = None if steering is None else Chosen(steering, None)
-        if calibration:
-            chosen = protocol.calibrate(calibration)
-        records = protocol.answer(test, chosen)
+        if isinstance(asking, Settings):
+            items, records, chosen = follow(model, dataset, asking, runner, items, steering)
+        else:
+            records, chosen = answers(Asker(model, dataset, asking), runner, items, named), None
     finally:
         if journal is not None:
             journal.close()
-    return Results(dataset, test, records, manifest, chosen), runner.spent
+    return Results(dataset, items, records, manifest, chosen, of_controls), runner.spent
+
+
+def follow(
+    model: HookedAudioTransformer,
+    dataset: AudioQADataset,
+    settings: Settings,
+    runner: Runner,
+    items: Sequence[AudioQAItem],
+    steering: AudioSilenceSteering | None,
+) -> tuple[Sequence[AudioQAItem], Records, Chosen | None]:
+    """The paper's protocol: the items it answers, their records, and what it chose."""
+    calibration, test = split(dataset, items, settings, steering)
+    protocol = SteeringProtocol(model, dataset, settings, runner)
+    chosen = None if steering is None else Chosen(steering, None)
+    if calibration:
+        chosen = protocol.calibrate(calibration)
+    return test, protocol.answer(test, chosen), chosen
+
+
+def refuse_unknown(journal: Journal, names: Sequence[str]) -> None:
+    """Refuse to continue runs that cannot be told from others.
+
+    Raises:
+        ValueError: naming one.
+    """
+    if journal.done and names:
+        journal.close()
+        raise ValueError(
+            f"cannot continue: the run {names[0]!r} is a function, which cannot be told from another. "
+            f"Give facts={{{names[0]!r}: {{...}}}}, with a name for what it does and every value that its "
+            "effect depends on, from the first time on; or give another folder"
+        )
+
+
+def _longest(model: HookedAudioTransformer, asking: Asking) -> float:
+    """The most seconds of a recording that are asked about."""
+    longest = longest_clip(model.processor, model.cfg.audio.timing)
+    return min(asking.max_seconds or longest, longest)
 
 
 def refuse_missing(items: Sequence[AudioQAItem], shown: int = 20) -> None:
@@ -107,9 +179,12 @@ def refuse_missing(items: Sequence[AudioQAItem], shown: int = 20) -> None:
 
 
 def split(
-    items: Sequence[AudioQAItem], settings: Settings, steering: AudioSilenceSteering | None
+    dataset: AudioQADataset,
+    items: Sequence[AudioQAItem],
+    settings: Settings,
+    steering: AudioSilenceSteering | None,
 ) -> tuple[list[AudioQAItem], list[AudioQAItem]]:
-    """Calibration items, where any are needed, and the others.
+    """Calibration items, where any are needed, and the others; a unit of the benchmark is not split.
 
     Raises:
         ValueError: where answers are withheld that calibration needs, or a side is empty.
@@ -122,7 +197,7 @@ def split(
             "steering that was calibrated on another, or leave out the runs that steer"
         )
     share, seed = settings.calibration_share, settings.seed
-    chosen = [is_calibration(item.id, share, seed) for item in items]
+    chosen = [is_calibration(unit_of(dataset, item), share, seed) for item in items]
     if all(chosen) or not any(chosen):
         raise ValueError(f"{len(items)} items are too few to split")
     sides = ([], [])  # type: tuple[list[AudioQAItem], list[AudioQAItem]]
@@ -135,10 +210,11 @@ def manifest_of(
     model: HookedAudioTransformer,
     dataset: AudioQADataset,
     items: Sequence[AudioQAItem],
-    settings: Settings,
+    asking: Asking,
     steering: AudioSilenceSteering | None,
+    runs: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What a run is: it is continued only where all of this is the same."""
+    """What an evaluation is: it is continued only where all of this is the same."""
     dtype = str(model.embed.W_E.dtype).removeprefix("torch.")
     processor = fingerprint.of_processor(model.processor)
     return {
@@ -156,9 +232,10 @@ def manifest_of(
             "processor": processor,
         },
         "device": model.device.type,
-        "settings": settings.facts(),
+        "settings": asking.facts(),
         "steering": None if steering is None else steering.facts(),
         "versions": fingerprint.versions(),
+        **({} if runs is None else {"runs": dict(runs)}),
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from lens_audio.stats import mcnemar, paired_difference, wilson
+from lens_audio.stats import holm, mcnemar, paired_difference, wilson
 
 ALL = "all"
 
@@ -47,12 +47,17 @@ def accuracies(
     return pd.DataFrame(rows, columns=columns)
 
 
-def comparisons(correct: Mapping[str, Bool[Tensor, " item"]], seed: int = 0) -> pd.DataFrame:
+def comparisons(
+    correct: Mapping[str, Bool[Tensor, " item"]], seed: int = 0, corrected: bool = False
+) -> pd.DataFrame:
     """Each run against the first: change in accuracy, paired, and McNemar's test.
+
+    Args:
+        corrected: also give p corrected by Holm for the number of runs compared.
 
     Returns:
         Columns run, change, low, high (95 % bootstrap), gained, lost, p_value (McNemar), over (what
-        the interval is over: items).
+        the interval is over: items), and p_corrected.
     """
     (_, base), *others = correct.items()
     rows: list[Any] = []
@@ -60,4 +65,23 @@ def comparisons(correct: Mapping[str, Bool[Tensor, " item"]], seed: int = 0) -> 
         change = paired_difference(right, base, seed)
         rows.append((run, *change[:3], *mcnemar(base, right), change.over))
     columns = ["run", "change", "low", "high", "gained", "lost", "p_value", "over"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p_corrected=holm(list(table["p_value"]))) if corrected else table
+
+
+def against_controls(
+    correct: Mapping[str, Bool[Tensor, " item"]],
+    controls: Mapping[str, Sequence[str]],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Each run that has random controls against their mean, paired.
+
+    Returns:
+        Columns run, draws, change, low, high (95 % bootstrap), over (items, and draws if several).
+    """
+    rows = []
+    for run, names in controls.items():
+        drawn = torch.stack([correct[name] for name in names])
+        change = paired_difference(correct[run], drawn, seed)
+        rows.append((run, len(names), *change[:3], change.over))
+    return pd.DataFrame(rows, columns=["run", "draws", "change", "low", "high", "over"])

@@ -1,9 +1,17 @@
-"""What a data set's row holds as a clip; without torch, so that questions are read before it."""
+"""Clips as data sets hold them, and noise like one; without torch, so that questions are read before it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+
+
+def noise_like(waveform: Float[np.ndarray, " sample"], seed: int) -> Float[np.ndarray, " sample"]:
+    """Gaussian white noise with the length and the root mean square of a waveform."""
+    noise = np.random.default_rng(seed).standard_normal(len(waveform))
+    scale = np.sqrt(np.square(waveform, dtype=np.float64).mean() / np.square(noise).mean())
+    return (scale * noise).astype(np.float32)
 
 
 def plain_clip(audio: Any) -> Any:

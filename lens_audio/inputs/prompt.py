@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lens_audio.config import AudioModelConfig, AudioTiming, PromptParts
 from lens_audio.inputs.audio import Rate
+from lens_audio.inputs.clips import noise_like
 from lens_audio.inputs.layout import (
     check_masks,
     check_mel,
@@ -204,6 +205,18 @@ class AudioPrompt:
         frames = sum(int(self.mel_lengths[one]) for one in self.windows_of(clip))
         return frames * self.hop_length / self.sampling_rate
 
+    def samples_of_spectrograms(self) -> list[int]:
+        """How many samples each spectrogram is of: its part of the waveform, or its frames' own."""
+        assert self.mel_lengths is not None
+        if self.waveforms is None:
+            return [int(n) * self.hop_length for n in self.mel_lengths]
+        whole = (self.timing.mel_per_window or 0) * self.hop_length
+        samples = []
+        for clip, wave in enumerate(self.waveforms):
+            n_before = whole * (len(self.windows_of(clip)) - 1)
+            samples += [whole] * (len(self.windows_of(clip)) - 1) + [len(wave) - n_before]
+        return samples
+
     def str_tokens(self, i: int) -> list[str]:
         """Row i's tokens as strings, one a position (padding included). Needs a tokenizer."""
         if self.tokenizer is None:
@@ -313,6 +326,25 @@ class AudioPrompt:
             parts=self.parts,
         )
 
+    def over_noise(self, seed: int = 0) -> AudioPrompt:
+        """The same tokens over Gaussian white noise as long and as loud (root mean square) as each clip.
+
+        The noise is drawn anew for each clip, so that a clip's is the same in any batch. A prompt
+        without audio is returned as it is.
+
+        Raises:
+            ValueError: for a prompt made from tensors, which has no waveforms to be as loud as.
+        """
+        if self.mel is None:
+            return self
+        if self.waveforms is None or self.texts is None:
+            raise ValueError(
+                "a prompt made from tensors has no waveforms to be as loud as: make it with "
+                "model.prompt, or take silence instead"
+            )
+        noisy = self.remade(self.texts, [noise_like(w, seed) for w in self.waveforms])
+        return replace(self, mel=noisy.mel, waveforms=noisy.waveforms)
+
     def silenced(self) -> AudioPrompt:
         """The same tokens over digital silence: each clip replaced by as many zero samples.
 
@@ -326,7 +358,7 @@ class AudioPrompt:
                 "This prompt has no processor to make the features of silence with: make it with "
                 "model.prompt(...), or pass processor= to AudioPrompt.from_tensors."
             )
-        silence = [np.zeros(n, dtype=np.float32) for n in self._samples_of_spectrograms()]
+        silence = [np.zeros(n, dtype=np.float32) for n in self.samples_of_spectrograms()]
         extractor = self.processor.feature_extractor
         features = extractor(
             silence,
@@ -375,18 +407,6 @@ class AudioPrompt:
         found = torch.cat(spans)
         found[-1, 1] = self.clip_seconds(clip)  # also if a last window is too short for a token
         return found
-
-    def _samples_of_spectrograms(self) -> list[int]:
-        """How many samples each spectrogram is of: its part of the waveform, or its frames' own."""
-        assert self.mel_lengths is not None
-        if self.waveforms is None:
-            return [int(n) * self.hop_length for n in self.mel_lengths]
-        whole = (self.timing.mel_per_window or 0) * self.hop_length
-        samples = []
-        for clip, wave in enumerate(self.waveforms):
-            n_before = whole * (len(self.windows_of(clip)) - 1)
-            samples += [whole] * (len(self.windows_of(clip)) - 1) + [len(wave) - n_before]
-        return samples
 
 
 def _processor_options(

@@ -64,6 +64,11 @@ class HookPoint(transformer_lens.hook_points.HookPoint):
         readers = sum(getattr(handle.user_hook, "only_reads", False) for handle in self.fwd_hooks)
         return len(self._forward_hooks) > readers
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether no hook of any kind is set, so that `set_aside` would do nothing."""
+        return not (self.fwd_hooks or self.bwd_hooks or self._forward_hooks or self._backward_hooks)
+
     def forward(self, x: Tensor) -> Tensor:
         """The activation; a copy for hooks that may edit it.
 

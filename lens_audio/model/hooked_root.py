@@ -110,7 +110,8 @@ class HookedModule(HookedRootModule):
         """Take off the hooks that `keeps` does not select; afterwards all are back as they were."""
         with ExitStack() as stack:
             for point in self.hook_points():
-                stack.enter_context(point.set_aside(keeps))
+                if not point.is_bare:
+                    stack.enter_context(point.set_aside(keeps))
             yield
 
     def check_no_hooks(self) -> None:

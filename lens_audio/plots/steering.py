@@ -6,12 +6,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lens_audio.plots.curves import SYMBOLS, line_with_interval
 from lens_audio.plots.theme import BLUE, COLOURS, GRID, INK, styled, text
 from lens_audio.stats import ITEMS, said_over
 
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "solid")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
-COLUMNS = ("method", "beta", "accuracy", "low", "high", "condition")
+COLUMNS = ("method", "accuracy", "low", "high", "condition")
 
 
 def steering_curve(table: pd.DataFrame) -> go.Figure:
@@ -25,7 +24,24 @@ def steering_curve(table: pd.DataFrame) -> go.Figure:
     Raises:
         ValueError: for a missing column, no rows, or more than 6 methods.
     """
-    missing = [name for name in COLUMNS if name not in table]
+    return _curves(table, "beta", "β", "steering strength β")
+
+
+def coefficient_curve(table: pd.DataFrame) -> go.Figure:
+    """Accuracy against a steering vector's coefficient; see `steering_curve`.
+
+    Args:
+        table: as of `steering_curve`, with coefficient in the place of beta.
+
+    Raises:
+        ValueError: for a missing column, no rows, or more than 6 methods.
+    """
+    return _curves(table, "coefficient", "coefficient", "coefficient")
+
+
+def _curves(table: pd.DataFrame, x: str, sign: str, title: str) -> go.Figure:
+    """Accuracy against a column, which hovering calls `sign` and the axis `title`."""
+    missing = [name for name in (x, *COLUMNS) if name not in table]
     if missing:
         raise ValueError(f"the table has no column {', '.join(missing)}")
     methods, conditions = list(table["method"].unique()), list(table["condition"].unique())
@@ -42,15 +58,16 @@ def steering_curve(table: pd.DataFrame) -> go.Figure:
     for column, condition in enumerate(conditions, 1):
         for number, method in enumerate(methods):
             chosen = (table["method"] == method) & (table["condition"] == condition)
-            rows = table[chosen].sort_values("beta")
+            rows = table[chosen].sort_values(x)
             if len(rows):
-                figure.add_traces(_line(rows, number, column == 1), cols=column, rows=1)
+                traces = _line(rows, x, sign, number, column == 1)
+                figure.add_traces(traces, cols=column, rows=1)
     seen = {trace.legendgroup for trace in figure.data if trace.showlegend}
     for trace in figure.data:  # methods that the first condition lacks
         if trace.mode and trace.legendgroup not in seen:
             trace.showlegend = True
             seen.add(trace.legendgroup)
-    figure.update_xaxes(title_text="steering strength β", title_standoff=8, automargin=True)
+    figure.update_xaxes(title_text=title, title_standoff=8, automargin=True)
     figure.update_xaxes(gridcolor=GRID)
     figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%", dtick=0.2, gridcolor=GRID)
     has_intervals = bool(table["low"].notna().any())
@@ -59,44 +76,25 @@ def steering_curve(table: pd.DataFrame) -> go.Figure:
     return styled(figure, 420, legend=legend, margin={"l": 70, "r": 20, "t": 40, "b": 90})
 
 
-def _line(rows: pd.DataFrame, number: int, in_legend: bool) -> list[go.Scatter]:
+def _line(rows: pd.DataFrame, x: str, sign: str, number: int, in_legend: bool) -> list[go.Scatter]:
     """A method's interval as a band, where it has one, and its line over it."""
     method = str(rows["method"].iloc[0])
-    name, colour = text(method), COLOURS[number]
-    known = rows.dropna(subset=["low", "high"])
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    band = go.Scatter(
-        x=[*known["beta"], *known["beta"][::-1]],
-        y=[*known["high"], *known["low"][::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.16)",
-        line={"width": 0},
-        mode="none",
-        hoverinfo="skip",
-        legendgroup=method,
-        showlegend=False,
-    )
     over = rows["over"] if "over" in rows else [ITEMS] * len(rows)
     intervals = [
         "" if pd.isna(low) or pd.isna(high) else f" [{low:.1%}, {high:.1%}]{said_over(what)}"
         for low, high, what in zip(rows["low"], rows["high"], over, strict=True)
     ]
-    line = go.Scatter(
-        x=rows["beta"],
-        y=rows["accuracy"],
-        name=name,
-        mode="lines+markers",
-        line={"color": colour, "dash": DASHES[number], "width": 2.2},
-        marker={"symbol": SYMBOLS[number], "size": 8},
+    return line_with_interval(
+        *(rows[column].tolist() for column in (x, "accuracy", "low", "high")),
+        name=method,
+        number=number,
+        in_legend=in_legend,
         customdata=intervals,
         hovertemplate=(
-            f"{name}, {text(rows['condition'].iloc[0])}<br>β = %{{x:~g}}<br>"
+            f"{text(method)}, {text(rows['condition'].iloc[0])}<br>{sign} = %{{x:~g}}<br>"
             "accuracy %{y:.1%}%{customdata}<extra></extra>"
         ),
-        legendgroup=method,
-        showlegend=in_legend,
     )
-    return [band, line] if len(known) else [line]
 
 
 def layer_curve(table: pd.DataFrame, chosen: Sequence[int] = ()) -> go.Figure:

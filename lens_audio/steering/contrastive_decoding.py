@@ -8,58 +8,51 @@ a caption in its text (arXiv 2606.05161), or any other prompt. The plausibility 
 al., "Contrastive Decoding: Open-ended Text Generation as Optimization", arXiv 2210.15097.
 """
 
-import math
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import at_positions
+from lens_audio.fingerprint import of_prompt
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.model.kv_cache import First, KeyValueCache
 from lens_audio.sites import last_positions
-from lens_audio.steering.audio_silence.contrastive import contrasted
-from lens_audio.steering.audio_silence.direction import SilenceEmbeddings, over_silence
+from lens_audio.steering import contrastive_on_transformers
+from lens_audio.steering.audio_silence.direction import over_silence
+from lens_audio.steering.audio_silence.silent_prefixes import (
+    SilentPrefixes,
+    is_mostly_shared,
+    prefill_silence,
+)
+from lens_audio.steering.captions import Caption, captioned_rows, without_caption
+from lens_audio.steering.contrastive_settings import ContrastiveSettings
 
-AGAINST = ("silence", "noise", "without_text")
 EMBEDDED, LOGITS = "hook_embed", "unembed.hook_out"
 
 
-@dataclass(frozen=True, eq=False)
-class ContrastiveDecoding:
+@dataclass(frozen=True, eq=False, repr=False)
+class ContrastiveDecoding(ContrastiveSettings):
     """What a prompt is contrasted with, and how much; see `contrastive`."""
 
-    alpha: float | int = 1.0
-    against: str | AudioPrompt = "silence"
-    caption: str | Sequence[str] | None = None
-    plausibility: float | int = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise ValueError(f"alpha must be a finite number of at least 0, not {self.alpha}")
-        if not 0 <= self.plausibility <= 1:
-            raise ValueError(f"plausibility is a share from 0 to 1, not {self.plausibility}")
-        if not isinstance(self.against, AudioPrompt) and self.against not in AGAINST:
-            raise ValueError(f"against must be one of {AGAINST} or a prompt, not {self.against!r}")
-        if (self.against == "without_text") != (self.caption is not None):
-            raise ValueError(
-                'against="without_text" takes away caption="…", an exact part of the question\'s '
-                "text (or a list, one a row); nothing else takes a caption"
-            )
-
-    def __repr__(self) -> str:
-        against = self.against if isinstance(self.against, str) else repr(self.against)
-        cut = f", plausibility {self.plausibility:g}" if self.plausibility else ""
-        return f"ContrastiveDecoding(alpha {self.alpha:g} against {against}{cut})"
+    def facts(self) -> dict[str, Any]:
+        """All of it as JSON holds it; a prompt by the hashes of its tensors."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        is_prompt = isinstance(self.against, AudioPrompt)
+        caption = self.caption
+        return own | {
+            "against": of_prompt(self.against) if is_prompt else self.against,
+            "caption": caption.pattern if isinstance(caption, re.Pattern) else caption,
+        }
 
     def other(self, prompt: AudioPrompt) -> AudioPrompt:
         """What a prompt is contrasted with.
@@ -70,9 +63,10 @@ class ContrastiveDecoding:
         if self.against == "silence":
             return prompt.silenced()
         if self.against == "noise":
-            return self._over_noise(prompt)
+            return prompt.over_noise(self.seed)
         if self.against == "without_text":
-            return self._without_caption(prompt)
+            assert self.caption is not None
+            return without_caption(prompt, self.caption)
         assert isinstance(self.against, AudioPrompt)
         if len(self.against) != len(prompt):
             raise ValueError(
@@ -102,44 +96,28 @@ class ContrastiveDecoding:
             with model.hooks([(EMBEDDED, attached.read), (LOGITS, attached.contrast)]):
                 yield model
 
-    def _over_noise(self, prompt: AudioPrompt) -> AudioPrompt:
-        if prompt.mel is None:
-            return prompt
-        if prompt.waveforms is None or prompt.texts is None:
-            raise ValueError(
-                "a prompt made from tensors has no waveforms to be as loud as: make it with "
-                'model.prompt, or use against="silence"'
-            )
-        noisy = prompt.remade(prompt.texts, [_noise_as(w, self.seed) for w in prompt.waveforms])
-        return replace(prompt, mel=noisy.mel, waveforms=noisy.waveforms)
+    def attach_to_hf(self, hf_model: Any) -> AbstractContextManager[Any]:
+        """The same on a plain transformers model; see `contrastive_on_transformers.attached`."""
+        return contrastive_on_transformers.attached(self, hf_model)
 
-    def _without_caption(self, prompt: AudioPrompt) -> AudioPrompt:
-        if prompt.texts is None:
-            raise ValueError(
-                "a prompt made from tensors has no text to take a caption from: make it with "
-                "model.prompt, or pass the prompt without the caption as against="
-            )
-        assert self.caption is not None
-        captions = (
-            [self.caption] * len(prompt) if isinstance(self.caption, str) else list(self.caption)
-        )
-        if len(captions) != len(prompt):
-            raise ValueError(f"{len(captions)} captions for {len(prompt)} rows; give one a row")
-        for row, (caption, text) in enumerate(zip(captions, prompt.texts, strict=True)):
-            if not caption or text.count(caption) != 1:
-                raise ValueError(
-                    f"the caption {caption!r} must occur once in row {row}, not "
-                    f"{text.count(caption)} times: {text!r}"
-                )
-        texts = [text.replace(c, "") for c, text in zip(captions, prompt.texts, strict=True)]
-        return prompt.remade(texts, prompt.waveforms or [])
+    def logits_processor(self, hf_model: Any, inputs: Mapping[str, Any]) -> LogitsProcessor:
+        """For `hf_model.generate(**inputs, logits_processor=[...])`, instead of attaching.
+
+        Args:
+            inputs: the keyword arguments that the processor made, left-padded.
+
+        Raises:
+            ValueError: for another model, anything but silence to be contrasted with, or inputs
+                without tokens.
+        """
+        return contrastive_on_transformers.ContrastiveLogitsProcessor(self, hf_model, inputs)
 
 
 def contrastive(
     alpha: float | int = 1.0,
     against: str | AudioPrompt = "silence",
     *,
-    caption: str | Sequence[str] | None = None,
+    caption: Caption | None = None,
     plausibility: float | int = 0.0,
     seed: int = 0,
 ) -> ContrastiveDecoding:
@@ -154,7 +132,8 @@ def contrastive(
             "without_text", the same audio without the caption (arXiv 2606.05161); or a prompt with
             as many rows.
         caption: of "without_text": the exact part of each row's text that is taken away, or a list
-            of them, one a row.
+            of them, one a row; or a text with the slot {caption}, such as "A note says: {caption}. ",
+            or a compiled regular expression: rows that it does not match are left unchanged.
         plausibility: tokens whose probability under the plain prompt is below this share of the
             likeliest token's cannot be chosen: their logit is -inf. 0 cuts nothing off.
         seed: of the noise, drawn anew for each clip, so that a clip's is the same in any batch.
@@ -165,19 +144,12 @@ def contrastive(
     return ContrastiveDecoding(alpha, against, caption, plausibility, seed)
 
 
-def _noise_as(waveform: Float[np.ndarray, " sample"], seed: int) -> Float[np.ndarray, " sample"]:
-    """Gaussian white noise with the root mean square of a waveform."""
-    noise = np.random.default_rng(seed).standard_normal(len(waveform))
-    scale = np.sqrt(np.square(waveform, dtype=np.float64).mean() / np.square(noise).mean())
-    return (scale * noise).astype(np.float32)
-
-
 class _AttachedContrast:
     """Contrastive decoding while attached to a model: two hooks, and the other side's caches."""
 
     def __init__(self, settings: ContrastiveDecoding, model: HookedAudioTransformer) -> None:
         self.settings, self.model = settings, model
-        self.silences = SilenceEmbeddings()
+        self.prefixes = SilentPrefixes()
         # Of each cache that somebody still holds, the other side's, with its prompt's positions.
         self.caches: MutableMapping[First, tuple[KeyValueCache, int]] = WeakKeyDictionary()
         self.changed: Bool[Tensor, "batch pos"] | None = None  # in the forward in progress
@@ -189,7 +161,7 @@ class _AttachedContrast:
         info: ForwardInfo = hook.forward_info
         self.changed = None
         prompt, sequence, n_past = info.prompt, info.sequence, info.n_past
-        if not self._acts or prompt is None or not bool(self._rows(prompt).any()):
+        if not self.settings.acts or prompt is None or not bool(self._rows(prompt).any()):
             return
         mask = prompt.attention_mask.to(entered.device)
         n_prompt, last = mask.shape[1], last_positions(mask)
@@ -215,7 +187,7 @@ class _AttachedContrast:
     def contrast(self, logits: Float[Tensor, "batch pos d_vocab"], hook: Any) -> Tensor | None:
         """The logits, led away from the other side's."""
         info: ForwardInfo = hook.forward_info
-        if not self._acts or not info.in_progress:  # `logits_of` alone is of no prompt
+        if not self.settings.acts or not info.in_progress:  # `logits_of` alone is of no prompt
             return None
         if info.start_at_layer is not None:
             raise ValueError(
@@ -228,40 +200,42 @@ class _AttachedContrast:
         changed = self.changed[:, kept]
         with torch.no_grad(), self.model.without_hooks():
             other = self.model.logits_of(self.final[:, kept][changed][None])[0]
-        plain = logits[changed]
-        out = contrasted(plain, other, self.settings.alpha)
-        if self.settings.plausibility:
-            least = plain.amax(-1, keepdim=True) + math.log(self.settings.plausibility)
-            out = out.masked_fill(plain < least, -torch.inf)
-        logits[changed] = out.to(logits)  # a copy, as hooks are given
+        # A copy, as hooks are given.
+        logits[changed] = self.settings.led_away(logits[changed], other).to(logits)
         return logits
-
-    @property
-    def _acts(self) -> bool:
-        return bool(self.settings.alpha or self.settings.plausibility)
 
     def _rows(self, prompt: AudioPrompt) -> Bool[Tensor, " batch"]:
         """Which rows have another side at all."""
         has_audio = prompt.audio_mask.any(1)
+        if self.settings.caption is not None:
+            return captioned_rows(prompt, self.settings.caption)
         by_audio = self.settings.against in ("silence", "noise")
         return has_audio if by_audio else torch.ones_like(has_audio)
 
     def _begin(self, sequence: First, prompt: AudioPrompt) -> Float[Tensor, "batch d_model"]:
         """The other side's final residual stream at the last position of its prompt."""
-        past = KeyValueCache(self.model.cfg.n_layers)
         if self.settings.against == "silence":
-            mask = prompt.attention_mask
-            tokens, audio_mask = (
-                x.to(self.model.device) for x in (prompt.tokens, prompt.audio_mask)
-            )
-            text = self.model.embed_text(tokens, audio_mask)
-            resid = over_silence(self.model, prompt, text, self.silences)
-            after = self._final(resid, start_at_layer=0, attention_mask=mask, past_kv_cache=past)
+            past, at_last = self._read_silence(prompt.to(self.model.device))
         else:
-            other = self.settings.other(prompt)
-            mask, after = other.attention_mask, self._final(other, past_kv_cache=past)
+            past, other = KeyValueCache(self.model.cfg.n_layers), self.settings.other(prompt)
+            after = self._final(other, past_kv_cache=past)
+            at_last = at_positions(after, last_positions(other.attention_mask))
         self.caches[sequence] = past, past.length
-        return at_positions(after, last_positions(mask))
+        return at_last
+
+    def _read_silence(
+        self, prompt: AudioPrompt
+    ) -> tuple[KeyValueCache, Float[Tensor, "batch d_model"]]:
+        """The prompt over silence: its cache, and the final residual stream at its last position."""
+        if is_mostly_shared(prompt):
+            silent, _ = prefill_silence(self.model, prompt, [], self.prefixes, to_the_end=True)
+            assert silent is not None
+            return silent.past, silent.final
+        past, mask = KeyValueCache(self.model.cfg.n_layers), prompt.attention_mask
+        text = self.model.embed_text(prompt.tokens, prompt.audio_mask)
+        resid = over_silence(self.model, prompt, text, self.prefixes.silences)
+        after = self._final(resid, start_at_layer=0, attention_mask=mask, past_kv_cache=past)
+        return past, at_positions(after, last_positions(mask))
 
     def _past(self, sequence: First, n_before: int) -> KeyValueCache:
         """The other side's cache of its prompt and of so many tokens after it."""

@@ -44,20 +44,35 @@ def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], di
         ValueError: for another file, or one that is damaged.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is no safetensors file: {error}") from error
+    tensors, metadata = _read(path)
     found = metadata.get("lens_audio")
     if found != kind:
         raise ValueError(f"{path.name} holds {found or 'something else'}, not {kind}")
     tensors.pop("none", None)
     with damage_named(path):
         return tensors, dict(json.loads(metadata["facts"]))
+
+
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """What `save` was told that a file holds; None for another safetensors file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: for a file that is no safetensors file.
+    """
+    _, metadata = _read(Path(path).expanduser(), with_tensors=False)
+    return metadata.get("lens_audio")
+
+
+def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            names = file.keys() if with_tensors else []
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is no safetensors file: {error}") from error
 
 
 @contextmanager
@@ -71,7 +86,11 @@ def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def model_facts(model: Any) -> dict[str, Any]:
     """What steering must fit: sizes, and the checkpoint's name where it is known."""
-    cfg = model.cfg
+    return facts_of(model.cfg)
+
+
+def facts_of(cfg: Any) -> dict[str, Any]:
+    """`model_facts` of a model with this config."""
     name = getattr(cfg, "model_name", None)
     name = (
         Path(name).name if isinstance(name, str) else None

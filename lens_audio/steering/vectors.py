@@ -5,9 +5,10 @@ arXiv 2312.06681; `pca_of_differences` follows Zou et al., "Representation Engin
 arXiv 2310.01405.
 """
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +17,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio import fingerprint, hooks
+from lens_audio.checkpoints.hf import model_inside, sizes_of
 from lens_audio.data.collect import at_positions
 from lens_audio.hooks.positions import Positions
 from lens_audio.hooks.selection import Hook
 from lens_audio.inputs import AudioPrompt
 from lens_audio.sites import Site, last_positions
-from lens_audio.steering.storage import check_fits, damage_named, load, model_facts, save
+from lens_audio.steering import vectors_on_transformers
+from lens_audio.steering.storage import (
+    check_fits,
+    damage_named,
+    facts_of,
+    load,
+    model_facts,
+    save,
+)
 
 KIND = "SteeringVector"
 
@@ -71,16 +81,8 @@ class SteeringVector:
         positions: Positions = "last",
     ) -> list[Hook]:
         """Hooks that add coefficient · direction in each layer: `lens_audio.hooks.steer`."""
-        pairs: list[Hook] = []
-        for layer, direction in self.directions.items():
-            pairs += hooks.steer(
-                direction,
-                site=self.site,
-                layer=layer,
-                positions=positions,
-                coefficient=coefficient,
-            )
-        return pairs
+        by_layer = self._hooks_by_layer(coefficient, positions)
+        return [pair for pairs in by_layer.values() for pair in pairs]
 
     @contextmanager
     def attach(
@@ -95,6 +97,49 @@ class SteeringVector:
         with model.hooks(fwd_hooks=self.hooks(coefficient, positions)):
             yield model
 
+    def attach_to_hf(
+        self, hf_model: Any, coefficient: float | int = 1.0, positions: Positions = "last"
+    ) -> AbstractContextManager[Any]:
+        """The same on a plain transformers model: `hf_model(...)` and `hf_model.generate(...)`.
+
+        Args:
+            hf_model: a transformers model of a family that transformers has, such as
+                `Qwen2AudioForConditionalGeneration`.
+
+        Raises:
+            ValueError: for another model, one that lacks these layers or has another width, and a site
+                that is not in the residual stream of the decoder; while attached, for embeddings in
+                the place of tokens, and a cache that was filled before.
+        """
+        vectors_on_transformers.check_site(self.site)
+        self._check(sizes_of(model_inside(hf_model)))
+        return vectors_on_transformers.attached(
+            hf_model, self.site, self._hooks_by_layer(coefficient, positions)
+        )
+
+    def scaled(self, factor: float | int) -> "SteeringVector":
+        """This vector with every direction multiplied; its provenance says so.
+
+        Raises:
+            ValueError: for a factor that is not finite.
+        """
+        if not math.isfinite(factor):
+            raise ValueError(f"the factor must be a finite number, not {factor}")
+        directions = {layer: factor * direction for layer, direction in self.directions.items()}
+        scale = self.provenance.get("scaled_by", 1.0) * factor
+        return SteeringVector(directions, self.site, {**self.provenance, "scaled_by": scale})
+
+    def random_control(self, model: Any = None, seed: int = 0) -> "SteeringVector":
+        """A vector of random directions (Gaussian), each as long as the one in its place."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {
+            layer: torch.randn(len(d), generator=generator).to(d)
+            for layer, d in self.directions.items()
+        }
+        directions = {l: x / x.norm() * self.directions[l].norm() for l, x in drawn.items()}
+        facts = {**self.provenance, "method": "random, of equal length", "seed": seed}
+        return SteeringVector(directions, self.site, facts)
+
     def check(self, model: Any) -> None:
         """Refuse a model that these directions do not fit.
 
@@ -102,15 +147,26 @@ class SteeringVector:
             ValueError: for another width, a layer that it lacks, or a site that is no site or has no
                 layers.
         """
-        sizes = model_facts(model)
-        check_fits(self.provenance.get("model") or {}, sizes, "the steering vector")
+        self._check(model.cfg)
+
+    def _check(self, cfg: Any) -> None:
+        check_fits(self.provenance.get("model") or {}, facts_of(cfg), "the steering vector")
         site = Site.of(self.site)
-        cfg = model.cfg.audio if site.in_encoder else model.cfg
+        d_model = (cfg.audio if site.in_encoder else cfg).d_model
         width = len(next(iter(self.directions.values())))
-        site.layers(model.cfg, self.directions)
+        site.layers(cfg, self.directions)
         # Sites of other widths than the residual stream's are checked by the hook as it runs.
-        if site.is_residual and width != cfg.d_model:
-            raise ValueError(f"the direction has width {width}, this model {cfg.d_model}")
+        if site.is_residual and width != d_model:
+            raise ValueError(f"the direction has width {width}, this model {d_model}")
+
+    def _hooks_by_layer(
+        self, coefficient: float | int | Float[Tensor, " batch"], positions: Positions
+    ) -> dict[int, list[Hook]]:
+        options: dict[str, Any] = {"positions": positions, "coefficient": coefficient}
+        return {
+            layer: hooks.steer(direction, site=self.site, layer=layer, **options)
+            for layer, direction in self.directions.items()
+        }
 
     def facts(self) -> dict[str, Any]:
         """What it is: the site, and the direction in each layer by its hash."""

@@ -57,7 +57,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Row:
+class RowTokens:
     """Greedy tokens of one row of a prompt."""
 
     ours: list[int]
@@ -109,7 +109,7 @@ def compare(ours: Reading, eager: Reading, own: dict[str, Apart]) -> list[Differ
     ]
 
 
-def compare_tokens(ours: Generated, theirs: Generated, allowed: float) -> list[Row]:
+def compare_tokens(ours: Generated, theirs: Generated, allowed: float) -> list[RowTokens]:
     """Every row; `allowed` is the share that logits may be off by."""
     rows = []
     for i, (mine, other) in enumerate(zip(ours.tokens, theirs.tokens, strict=True)):
@@ -122,7 +122,7 @@ def compare_tokens(ours: Generated, theirs: Generated, allowed: float) -> list[R
             two = logits[-1, other[parts_at]] - logits[-1, mine[parts_at]]
             gap = float(two / logits[-1].abs().max())
         found = apart("greedy tokens", ours.logits[i, read], logits)
-        rows.append(Row(mine.tolist(), other.tolist(), found, allowed, parts_at, gap))
+        rows.append(RowTokens(mine.tolist(), other.tolist(), found, allowed, parts_at, gap))
     return rows
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lens_audio.verification.comparing import Difference, Row
+from lens_audio.verification.comparing import Difference, RowTokens
 
 AGREES, DIFFERS, NO_REFERENCE = "agrees", "differs", "no reference"
 GREEDY = "greedy tokens"
@@ -19,7 +19,7 @@ class Case:
     shape: tuple[int, int]  # of its tokens
     seconds: list[float]  # of each clip
     differences: list[Difference]  # none without a reference
-    rows: list[Row]
+    rows: list[RowTokens]
     texts: list[str] | None  # the greedy tokens of each row as text
     not_finite: list[str]  # places with NaN or infinite values of ours
 

@@ -26,7 +26,7 @@ from lens_audio.inputs import AudioPrompt
 from lens_audio.verification.comparing import (
     RULE,
     Apart,
-    Row,
+    RowTokens,
     apart,
     compare,
     compare_tokens,
@@ -175,7 +175,7 @@ def examine(
     generated = generate_ours(model, prompt, n_tokens)
     if reference is None:
         differences = []
-        rows = [Row(tokens) for tokens in generated.tokens.tolist()]
+        rows = [RowTokens(tokens) for tokens in generated.tokens.tolist()]
     else:
         differences = compare(reading, reference.eager, reference.own)
         rows = compare_tokens(generated, reference.generated, logits_share(differences))

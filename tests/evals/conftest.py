@@ -5,8 +5,8 @@ import torch
 
 import lens_audio as la
 from lens_audio.data.wording import wording
+from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.evals.protocol import Settings
-from lens_audio.evals.testbed import SyntheticQA
 
 torch.set_num_threads(1)  # processes are forked and compared here
 

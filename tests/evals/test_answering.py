@@ -6,9 +6,10 @@ import torch
 from lens_audio.analysis import choice_log_probs
 from lens_audio.data.batches import BatchDataset, load
 from lens_audio.data.wording import wording
-from lens_audio.evals.answering import generate, option_log_probs
-from lens_audio.evals.prefill import SilentPrefixes, prefill
+from lens_audio.evals.answering import generate, steered_log_probs
+from lens_audio.evals.prefill import prefill
 from lens_audio.steering import AudioSilenceSteering
+from lens_audio.steering.audio_silence.silent_prefixes import SilentPrefixes
 
 HEADS = [(0, 1), (2, 3)]
 BETAS = (0.0, 2.0, 30.0)
@@ -52,7 +53,7 @@ def test_log_probabilities_of_options_are_those_of_each_steering(model, dataset,
         [model.tokenizer.encode(choice + end) for choice in item.choices for end in endings]
         for item in dataset.items[::4]
     ]
-    together = option_log_probs(model, heard.prefill, added, options)
+    together = steered_log_probs(model, heard.prefill, added, options)
     item = dataset.items[4]
     prompt = model.prompt(wording("plain").ask(item.question, item.choices), audio=item.audio)
     texts = [choice + end for choice in item.choices for end in endings]

@@ -8,10 +8,11 @@ import lens_audio as la
 from lens_audio.data.batches import BatchDataset, load
 from lens_audio.data.wording import wording
 from lens_audio.evals.answering import generate
-from lens_audio.evals.prefill import SilentPrefixes, prefill
+from lens_audio.evals.prefill import prefill
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.run import evaluate
 from lens_audio.steering import AudioSilenceSteering
+from lens_audio.steering.audio_silence.silent_prefixes import SilentPrefixes
 
 N_NEW = 60  # enough to pass the length at which the rotary base changes
 

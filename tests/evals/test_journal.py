@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lens_audio.evals.journal import Journal
-from lens_audio.evals.protocol import check_recorded
+from lens_audio.evals.records import check_recorded
 from lens_audio.fingerprint import differences
 
 MANIFEST = {"model": {"name": "a", "weights": "0"}, "settings": {"seed": 1, "ks": (2, 4)}}

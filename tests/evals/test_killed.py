@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from lens_audio import hooks
+from lens_audio.data.wording import wording
+from lens_audio.evals import Asking, over_noise
 from lens_audio.evals.run import evaluate
+from lens_audio.steering import AudioSilenceSteering, SteeringVector, contrastive
 
 KILLS = 20
 torch.set_num_threads(1)
 
 
-def run(model, dataset, settings, folder: Path) -> None:
-    results, _ = evaluate(model, dataset, folder, settings, workers=0, verbose=False)
+def run(model, dataset, settings, folder: Path, **options) -> None:
+    results, _ = evaluate(model, dataset, folder, settings, workers=0, verbose=False, **options)
     results.write(folder)
 
 
@@ -47,27 +51,46 @@ def whole_lines(folder: Path) -> list[bytes]:
     return [line for line in lines if line.endswith(b"\n")]
 
 
-def test_twenty_kills_change_no_byte_of_the_results(model, dataset, settings, tmp_path):
+def check_kills(run_it, tmp_path: Path, n_kills: int) -> None:
+    """Killed so often, it ends with the files of a run that nothing disturbed."""
     whole = tmp_path / "whole"
     start = time.perf_counter()
-    run(model, dataset, settings, whole)
+    run_it(whole)
     seconds = time.perf_counter() - start
     expected = contents(whole)
     drawn = random.Random(0)
     kills, folders = 0, 0
-    while kills < KILLS:
+    while kills < n_kills:
         folder, before = tmp_path / str(folders), []
-        while kills < KILLS and killed(
-            lambda folder=folder: run(model, dataset, settings, folder),
-            drawn.uniform(0, seconds / 5),
+        while kills < n_kills and killed(
+            lambda folder=folder: run_it(folder), drawn.uniform(0, seconds / 5)
         ):
             kills += 1
             after = whole_lines(folder)
             assert after[: len(before)] == before  # what was done is not done again
             before = after
-        run(model, dataset, settings, folder)
+        run_it(folder)
         assert contents(folder) == expected  # the journal too
         folders += 1
+
+
+def test_twenty_kills_change_no_byte_of_the_results(model, dataset, settings, tmp_path):
+    check_kills(lambda folder: run(model, dataset, settings, folder), tmp_path, KILLS)
+
+
+@pytest.mark.long
+def test_ten_kills_change_no_byte_of_runs_of_every_kind(model, dataset, tmp_path):
+    asking = Asking(wording=wording("plain"), max_new_tokens=4, batch_size=4)
+    direction = torch.linspace(-1, 1, model.cfg.d_model)
+    runs = {
+        "deaf": hooks.knock_out_attention(keys="audio"),
+        "louder": hooks.scale_attention(keys="audio", factor=2.0),
+        "vector": SteeringVector.supplied(direction, 2),
+        "steered": AudioSilenceSteering(heads=((1, 0),), beta=2.0),
+        "aad": contrastive(alpha=1.0),
+        "noise": over_noise(),
+    }
+    check_kills(lambda folder: run(model, dataset, asking, folder, runs=runs), tmp_path, KILLS // 2)
 
 
 if not hasattr(os, "fork"):

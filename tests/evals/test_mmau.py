@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lens_audio.evals.mmau import matches
+from lens_audio.evals.benchmarks.mmau import matches
 
 QUESTIONS = Path(__file__).parents[2] / "../shared/data/mmau/mmau-test-mini.json"
 CHOICES = ["A dog barks", "A cat", "A dog howls"]

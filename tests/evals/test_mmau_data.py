@@ -11,9 +11,9 @@ from real_tokenizer import shared_data
 
 from lens_audio.data.batches import BatchDataset, load
 from lens_audio.data.wording import wording
+from lens_audio.evals.benchmarks.mmau import MMAU, matches
+from lens_audio.evals.benchmarks.mmau_parquet import read_parquet
 from lens_audio.evals.items import missing_audio
-from lens_audio.evals.mmau import MMAU, matches
-from lens_audio.evals.mmau_parquet import read_parquet
 
 ROW = {
     "id": "a", "audio_id": "./clips/a.wav", "question": "What?", "choices": ["dog", "cat"],

@@ -84,6 +84,18 @@ def test_two_processes_of_which_one_was_killed_end_as_one_does(tmp_path):
     assert files(together) == files(alone)
 
 
+def test_two_processes_share_runs_as_one_makes_them(tmp_path):
+    command = [
+        "eval", "testbed", "-n", "4", "--batch-size", "3", "--max-new-tokens", "3", "--workers", "0",
+        "--device", "cpu", "--run", "aad=contrastive", "--run", "deaf=knock-out",
+    ]  # fmt: skip
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert [status for status, _ in forked(tmp_path, *command, "--out", together)] == [0, 0]
+    result = CliRunner().invoke(app, [*command, "--out", str(alone)])
+    assert result.exit_code == 0, result.output
+    assert files(together) == files(alone)
+
+
 def test_both_processes_end_with_one_error(tmp_path):
     missing = tmp_path / "mmau.json"
     missing.write_text('[{"id": "a", "audio_id": "a.wav", "question": "?", "choices": ["b", "c"]}]')

@@ -11,8 +11,9 @@ from real_tokenizer import shared_data
 
 from lens_audio.analysis import choice_log_probs
 from lens_audio.data.wording import wording
+from lens_audio.evals.asking import Asker
+from lens_audio.evals.benchmarks.mmau import MMAU
 from lens_audio.evals.journal import Journal
-from lens_audio.evals.mmau import MMAU
 from lens_audio.evals.protocol import Settings, SteeringProtocol
 from lens_audio.evals.run import evaluate
 from lens_audio.evals.runner import BatchRecords, halving
@@ -119,7 +120,7 @@ def test_a_run_begun_again_computes_nothing(whole, model, dataset, settings, mon
     def never(*args, **kwargs):
         raise AssertionError("an item was done twice")
 
-    monkeypatch.setattr(SteeringProtocol, "_answers", never)
+    monkeypatch.setattr(Asker, "answers", never)
     run(model, dataset, folder, settings)
     assert files(folder) == before
 

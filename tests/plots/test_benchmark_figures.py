@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from lens_audio.plots.benchmark import run_accuracies
+from lens_audio.plots.pages.runs import said_of_run
 
 ROWS = [
     ("base", "all", 0.5, 0.4, 0.6),
@@ -36,3 +37,14 @@ def test_a_table_without_rows_or_columns_is_refused():
         run_accuracies(TABLE.drop(columns="low"))
     with pytest.raises(ValueError, match="no rows"):
         run_accuracies(TABLE[:0])
+
+
+def test_what_a_run_is_is_said_in_words():
+    at = "blocks.{}.attn.hook_attn_scores"
+    does = {"what": "scale attention", "factor": 2, "queries": None}
+    assert said_of_run({"what": "hooks", "hooks": [[at, does]]}) == (
+        "scale attention, factor 2 at blocks.*.attn.hook_attn_scores"
+    )
+    assert said_of_run({"what": "ContrastiveDecoding", "alpha": 1, "caption": None}) == (
+        "ContrastiveDecoding, alpha 1"
+    )

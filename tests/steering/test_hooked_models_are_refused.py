@@ -8,7 +8,7 @@ import torch
 
 from lens_audio import analysis, evals
 from lens_audio.analysis import patching
-from lens_audio.evals.testbed import SyntheticQA
+from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.steering import (
     AudioSilenceSteering,
     SteeringVector,

@@ -4,6 +4,7 @@ A command is a dataclass here, whose fields are its options, and `run` of the fi
 in the folder above, which is imported when the command runs. An option that is None was not given.
 """
 
+from lens_audio.cli.commands.eval import Eval
 from lens_audio.cli.commands.heads import Heads
 from lens_audio.cli.commands.listen import Listen
 from lens_audio.cli.commands.mmau import Mmau
@@ -11,6 +12,7 @@ from lens_audio.cli.commands.patch import Patch
 from lens_audio.cli.commands.score_localisation import ScoreLocalisation
 from lens_audio.cli.commands.steer import Steer
 from lens_audio.cli.commands.verify import Verify
+from lens_audio.cli.commands.which_intervention import WhichIntervention
 from lens_audio.cli.options import Command
 
 COMMANDS: tuple[type[Command], ...] = (
@@ -20,5 +22,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Steer,
     ScoreLocalisation,
     Mmau,
+    Eval,
+    WhichIntervention,
     Verify,
 )

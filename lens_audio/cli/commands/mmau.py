@@ -17,18 +17,27 @@ from lens_audio.cli.checks import (
 from lens_audio.cli.options import (
     Adaptive,
     AdaptiveOption,
+    AnswerBy,
+    AnswerByOption,
+    AudioFolder,
     BatchSize,
     Command,
     Debug,
     Device,
+    DeviceMap,
+    HeardSeconds,
+    Limit,
+    MaxNewTokens,
     Model,
+    ResultsFolder,
     Seed,
-    above_zero,
+    SkipMissing,
+    Workers,
 )
 from lens_audio.data.wording import wording
+from lens_audio.evals.benchmarks.mmau import FIRST, MMAU, REVISED
+from lens_audio.evals.benchmarks.mmau_parquet import read_parquet
 from lens_audio.evals.items import AudioQADataset, AudioQAItem, missing_audio, select
-from lens_audio.evals.mmau import FIRST, MMAU, REVISED
-from lens_audio.evals.mmau_parquet import read_parquet
 from lens_audio.files import check_folder
 
 
@@ -37,13 +46,6 @@ class Benchmark(StrEnum):
 
     mmau = "mmau"
     testbed = "testbed"
-
-
-class AnswerBy(StrEnum):
-    """How a choice is made."""
-
-    generation = "generation"
-    log_probability = "log-probability"
 
 
 @dataclass
@@ -56,10 +58,7 @@ class Mmau(Command):
             help="MMAU's JSON file (or JSON lines), or a parquet file or a folder of them."
         ),
     ] = None
-    audio: Annotated[
-        Path | None,
-        typer.Option(help="The folder of recordings. Default: the folder of the JSON file."),
-    ] = None
+    audio: AudioFolder = None
     dataset: Annotated[
         Benchmark,
         typer.Option(help="testbed: questions about synthesised sounds, which need no data."),
@@ -74,30 +73,21 @@ class Mmau(Command):
             "-n", "--items", min=2, help="Number of testbed items for each kind of caption."
         ),
     ] = 200
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first items, this many.")
-    ] = None
+    limit: Limit = None
     task: Annotated[str | None, typer.Option(help="Use only sound, music or speech items.")] = None
     difficulty: Annotated[str | None, typer.Option(help="Use only easy, medium or hard items.")] = (
         None
     )
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out items whose recording is missing.")
-    ] = False
+    skip_missing: SkipMissing = False
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="r1-aqa, plain, brief, or a text file with {question} and {choices}. Default: "
-            "r1-aqa; plain for the testbed."
+            help="r1-aqa, plain, brief, lettered, verbatim, or a text file with {question}, and "
+            "{choices} or {lettered} if it names them. Default: r1-aqa; plain for the testbed."
         ),
     ] = None
-    answer_by: Annotated[
-        AnswerBy,
-        typer.Option(help="Generate text and extract the answer, or take the likeliest option."),
-    ] = AnswerBy.generation
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Most tokens in a generated answer.")
-    ] = 32
+    answer_by: AnswerByOption = AnswerBy.generation
+    max_new_tokens: MaxNewTokens = 32
     runs: Annotated[
         str, typer.Option(help="The runs, separated by commas; base must be among them.")
     ] = "base,steered,random,fixed,silenced"
@@ -117,25 +107,13 @@ class Mmau(Command):
             help="Steering that was calibrated before (.safetensors); then no items are set apart."
         ),
     ] = None
-    max_seconds: Annotated[
-        float | None,
-        typer.Option(
-            callback=above_zero,
-            help="Keep only this many seconds of a recording. Default: all that the model can hear.",
-        ),
-    ] = None
+    max_seconds: HeardSeconds = None
     model: Model = None
     device: Device = None
-    device_map: Annotated[
-        str | None, typer.Option(help="auto: spread the model over all GPUs of this process.")
-    ] = None
+    device_map: DeviceMap = None
     batch_size: BatchSize = 8
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes that decode recordings ahead of the model.")
-    ] = 2
-    out: Annotated[
-        Path, typer.Option(help="The folder for results. An unfinished run there is continued.")
-    ] = Path("lens-audio-mmau")
+    workers: Workers = 2
+    out: ResultsFolder = Path("lens-audio-mmau")
     debug: Debug = False
 
     def check(self) -> None:

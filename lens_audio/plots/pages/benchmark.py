@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lens_audio.plots.benchmark import run_accuracies
 from lens_audio.plots.heads import correlation_map, specialists
+from lens_audio.plots.pages.runs import controls_section, metrics_section, said_of_run
 from lens_audio.plots.report import (
     code,
     columns,
@@ -27,6 +28,7 @@ from lens_audio.sites import head_name
 
 PAPER = "Glazer, Aharon, Fetaya, arXiv 2603.06854"
 PUBLISHED = {"Qwen2-Audio-7B-Instruct": 8.0, "R1-AQA": 4.9}  # points gained by steering, on MMAU
+MOST = 160  # letters of what a run is
 SHOWN = 20  # answers that steering changed, and failures
 PANELS = 5
 BASE, STEERED, ALL = "base", "steered", "all"  # runs, and the group of all items
@@ -94,6 +96,16 @@ class Answered(Protocol):
         ...
 
     @property
+    def against_controls(self) -> pd.DataFrame | None:
+        """Each run that has random controls against them, with 95 % intervals."""
+        ...
+
+    @property
+    def metrics(self) -> pd.DataFrame | None:
+        """What the benchmark reports, a row a run and metric, with 95 % intervals."""
+        ...
+
+    @property
     def scores(self) -> dict[str, float]:
         """Each item's listening score, 0 to 1, by id."""
         ...
@@ -119,11 +131,8 @@ def benchmark_page(found: Answered, command: str, model: str = "") -> str:
         ),
         (
             _runs(found),
-            _published(found, model),
-            _by_group(found),
-            _calibration(found),
-            _listening(found),
-            _changed(found),
+            *_of_runs(found),
+            *(_of_protocol(found, model)),
             _failed(found),
         ),
         (
@@ -136,13 +145,38 @@ def benchmark_page(found: Answered, command: str, model: str = "") -> str:
     )
 
 
+def _of_protocol(found: Answered, model: str) -> tuple[str, ...]:
+    """What only the paper's protocol has."""
+    if _is_of_runs(found):
+        return (_by_group(found),)
+    return (
+        _published(found, model),
+        _by_group(found),
+        _calibration(found),
+        _listening(found),
+        _changed(found),
+    )
+
+
+def _of_runs(found: Answered) -> tuple[str, ...]:
+    """What only evaluations of runs have."""
+    if not _is_of_runs(found):
+        return ()
+    rule = getattr(found.dataset, "rule", "")
+    return controls_section(found.against_controls), metrics_section(found.metrics, rule)
+
+
+def _is_of_runs(found: Answered) -> bool:
+    return "runs" in found.manifest
+
+
 def _named(found: Answered) -> str:
     return f"{found.dataset.name} ({found.dataset.version})"
 
 
 def _runs(found: Answered) -> str:
     meanings = "".join(
-        f"<br><b>{escape(run)}</b>: {escape(MEANING[run.split()[0]])}" for run in found.runs
+        f"<br><b>{escape(run)}</b>: {escape(_meaning(found, run))}" for run in found.runs
     )
     if found.accuracy is None or found.comparison is None:
         return section(
@@ -152,27 +186,44 @@ def _runs(found: Answered) -> str:
         )
     table = found.accuracy[found.accuracy["group"] == ALL]
     against = found.comparison.set_index("run").to_dict("index")
-    header = ("run", "n", "accuracy [95 %]", "points against base [95 %]", "gained", "lost", "p")
-    first = found.dataset.groups[0]
-    shown = found.accuracy[found.accuracy["group"].isin([ALL, first])]
+    header = ["run", "n", "accuracy [95 %]", "points against base [95 %]", "gained", "lost", "p"]
+    corrected = "p_corrected" in found.comparison
+    header += ["p, corrected"] if corrected else []
+    shown = found.accuracy[found.accuracy["group"].isin([ALL, *found.dataset.groups[:1]])]
     shown = shown[shown["value"].isin(list(shown["value"].unique())[:PANELS])]
     return section(
         "Accuracy",
-        table_html(header, [_run_row(row, against) for row in table.to_dict("records")]),
+        table_html(header, [_run_row(row, against, corrected) for row in table.to_dict("records")]),
         note(
             "Intervals are over items: of accuracies Wilson’s, of changes a paired bootstrap. Each "
-            "draw of random heads is a run of its own. p is "
-            f"McNemar’s exact test.{meanings}"
+            f"random draw is a run of its own. p is McNemar’s exact test{_correction(found)}."
+            f"{meanings}"
         ),
         figure_html(run_accuracies(shown), "runs"),
     )
 
 
-def _run_row(row: dict[str, Any], against: dict[Any, Any]) -> tuple[object, ...]:
+def _meaning(found: Answered, run: str) -> str:
+    """What a run is, in words."""
+    if not _is_of_runs(found):
+        return MEANING[run.split()[0]]
+    facts = found.manifest["runs"].get(run)
+    if facts is None:
+        return MEANING[BASE] if run == BASE else "a function that does not say what it does"
+    return clipped(said_of_run(facts), MOST)
+
+
+def _correction(found: Answered) -> str:
+    assert found.comparison is not None
+    n = len(found.comparison)
+    return f", beside it corrected for {n} comparisons by Holm" if _is_of_runs(found) else ""
+
+
+def _run_row(row: dict[str, Any], against: dict[Any, Any], corrected: bool) -> tuple[object, ...]:
     accuracy = share(row["accuracy"], row["low"], row["high"])
     change = against.get(row["run"])
     if change is None:
-        return (row["run"], row["n"], accuracy, "", "", "", "")
+        return (row["run"], row["n"], accuracy, *[""] * (4 + corrected))
     return (
         row["run"],
         row["n"],
@@ -181,6 +232,7 @@ def _run_row(row: dict[str, Any], against: dict[Any, Any]) -> tuple[object, ...]
         change["gained"],
         change["lost"],
         f"{change['p_value']:.2g}",
+        *([f"{change['p_corrected']:.2g}"] if corrected else []),
     )
 
 

@@ -26,6 +26,7 @@ from lens_audio.steering.audio_silence.direction import (
     residuals_of_both,
 )
 from lens_audio.steering.audio_silence.settings import AudioSilenceSettings, added, steps
+from lens_audio.steering.knockout import random_heads
 from lens_audio.steering.storage import damage_named, load, model_facts, save
 
 KIND = "AudioSilenceSteering"
@@ -74,6 +75,20 @@ class AudioSilenceSteering(AudioSilenceSettings):
     def with_beta(self, beta: float | int) -> "AudioSilenceSteering":
         """The same steering with another strength."""
         return replace(self, beta=beta)
+
+    def random_control(self, model: Any, seed: int = 0) -> "AudioSilenceSteering | None":
+        """The same steering by as many heads drawn at random, none of its own.
+
+        None for a fixed direction, which does not depend on its heads.
+
+        Raises:
+            ValueError: where too few heads are left.
+        """
+        if self.direction is not None:
+            return None
+        cfg, k = model.cfg, len(self.heads)
+        (heads,) = random_heads(cfg.n_layers, cfg.n_heads, k, 1, seed, self.heads)
+        return replace(self, heads=tuple(heads))
 
     @torch.no_grad()
     def directions(

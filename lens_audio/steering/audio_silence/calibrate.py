@@ -320,10 +320,25 @@ def _table_of_settings(
     plain: Bool[Tensor, " item"],
     conditions: dict[str, Bool[Tensor, " item"]],
 ) -> pd.DataFrame:
+    tables = []
+    for k in dict.fromkeys(k for k, _ in correct):
+        right = {beta: answers for (tried, beta), answers in correct.items() if tried == k}
+        tables.append(table_of_strengths(right, plain, conditions))
+        tables[-1].insert(0, "k", k)
+    return pd.concat(tables, ignore_index=True)
+
+
+def table_of_strengths(
+    correct: Mapping[float, Bool[Tensor, " item"]],
+    plain: Bool[Tensor, " item"],
+    conditions: Mapping[str, Bool[Tensor, " item"]],
+    name: str = "beta",
+) -> pd.DataFrame:
+    """Accuracy at each strength in each condition, and its change against what is answered plainly."""
     rows = []
-    for (k, beta), right in correct.items():
-        for name, members in conditions.items():
+    for strength, right in correct.items():
+        for condition, members in conditions.items():
             accuracy = float(right[members].double().mean())
             change = accuracy - float(plain[members].double().mean())
-            rows.append((k, beta, name, int(members.sum()), accuracy, change))
-    return pd.DataFrame(rows, columns=["k", "beta", "condition", "n", "accuracy", "change"])
+            rows.append((strength, condition, int(members.sum()), accuracy, change))
+    return pd.DataFrame(rows, columns=[name, "condition", "n", "accuracy", "change"])

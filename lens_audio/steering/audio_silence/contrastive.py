@@ -10,8 +10,11 @@ Here it chooses among the choices of items that were read before; `la.steering.c
 while a model runs.
 """
 
+from collections.abc import Callable, MutableMapping
+from weakref import WeakKeyDictionary
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
@@ -32,7 +35,36 @@ def contrastive_choices(
     model: HookedAudioTransformer, found: ItemActivations, strength: float | int
 ) -> Int[Tensor, " item"]:
     """Each item's choice of highest contrastive logit; strength 0 is the model as it is."""
+    return _chosen(found, *_choice_logits_of_both(model, found), strength)
+
+
+def contrastive_answers(
+    model: HookedAudioTransformer,
+) -> Callable[[ItemActivations, float], Bool[Tensor, " item"]]:
+    """Which items are answered right, at any strength; both sides' logits are computed once."""
+    known: MutableMapping[ItemActivations, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+
+    def right(found: ItemActivations, strength: float) -> Bool[Tensor, " item"]:
+        if found not in known:
+            known[found] = _choice_logits_of_both(model, found)
+        return (_chosen(found, *known[found], strength) == found.answers).cpu()
+
+    return right
+
+
+def _choice_logits_of_both(
+    model: HookedAudioTransformer, found: ItemActivations
+) -> tuple[Float[Tensor, "item choice"], Float[Tensor, "item choice"]]:
+    """With the audio, and over silence."""
     heard = found.choice_logits(model, found.final)
-    silent = found.choice_logits(model, found.silent[max(found.silent)])
+    return heard, found.choice_logits(model, found.silent[max(found.silent)])
+
+
+def _chosen(
+    found: ItemActivations,
+    heard: Float[Tensor, "item choice"],
+    silent: Float[Tensor, "item choice"],
+    strength: float | int,
+) -> Int[Tensor, " item"]:
     logits = contrasted(heard, silent, strength)
     return logits.masked_fill(found.choices < 0, -torch.inf).argmax(-1)

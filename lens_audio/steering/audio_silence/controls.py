@@ -16,7 +16,7 @@ from lens_audio.data.items import AudioQAItem, check_items
 from lens_audio.stats import Interval, auroc, over_draws, paired_difference, wilson
 from lens_audio.steering.audio_silence.attach import AudioSilenceSteering
 from lens_audio.steering.audio_silence.calibrate import Answers, Calibration, steered
-from lens_audio.steering.audio_silence.contrastive import contrastive_choices
+from lens_audio.steering.audio_silence.contrastive import contrastive_answers
 from lens_audio.steering.audio_silence.item_activations import ItemActivations, item_activations
 from lens_audio.steering.audio_silence.steering_report import (
     AFTER,
@@ -55,10 +55,7 @@ def report(
     Raises:
         ValueError: for items of the calibration split, no items, or too few heads to draw from.
     """
-    check_items(items, needs=("answer",))
-    seen = sorted(set(calibration.ids).intersection(item.id for item in items))
-    if seen:
-        raise ValueError(f"{len(seen)} test items were calibrated on, such as {seen[0]!r}")
+    check_test_items(items, calibration.ids)
     steering = calibration.steering
     draws = draw_controls(model, calibration, n_draws, seed)
     methods, betas = _methods(model, calibration, draws)
@@ -73,7 +70,7 @@ def report(
     of_all = listening_score(found.mass, calibration.heads_of_all).cpu()
     return SteeringReport(
         steering=steering,
-        table=_table_of_methods(correct, betas, found.conditions, seed),
+        table=table_of_methods(correct, betas, found.conditions, seed),
         curves=_curves(found, methods, calibration),
         layers=_single_layers(model, found, calibration),
         scores=scores,
@@ -89,6 +86,18 @@ def report(
         draws=draws | {rule: [heads] for rule, heads in calibration.other_heads.items()},
         betas=betas,
     )
+
+
+def check_test_items(items: Sequence[AudioQAItem], calibrated_on: Sequence[str]) -> None:
+    """Refuse items of the calibration split, given by their ids, and none.
+
+    Raises:
+        ValueError: naming one.
+    """
+    check_items(items, needs=("answer",))
+    seen = sorted(set(calibrated_on).intersection(item.id for item in items))
+    if seen:
+        raise ValueError(f"{len(seen)} test items were calibrated on, such as {seen[0]!r}")
 
 
 def draw_controls(
@@ -124,13 +133,10 @@ def _methods(
     """
     ours = calibration.steering
 
-    def contrasted(found: ItemActivations, strength: float) -> Bool[Tensor, " item"]:
-        return (contrastive_choices(model, found, strength) == found.answers).cpu()
-
     def by(heads: Sequence[Head]) -> Answers:
         return steered(model, replace(ours, heads=tuple(heads)))
 
-    tuned: dict[str, list[Answers]] = {CONTRASTIVE: [contrasted]}
+    tuned: dict[str, list[Answers]] = {CONTRASTIVE: [contrastive_answers(model)]}
     tuned |= {name: [by(heads) for heads in some] for name, some in draws.items()}
     tuned |= {rule: [by(heads)] for rule, heads in calibration.other_heads.items()}
     given = {UNSTEERED: (ours, 0.0), OURS: (ours, float(ours.beta)),
@@ -186,12 +192,14 @@ def _single_layers(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _table_of_methods(
+def table_of_methods(
     correct: dict[str, Tensor],
     betas: dict[str, list[float]],
     conditions: dict[str, Bool[Tensor, " item"]],
     seed: int,
+    ours: str = OURS,
 ) -> pd.DataFrame:
+    """The `table` of a `SteeringReport`: of these methods, which lead or trail `ours`."""
     rows = []
     for condition, members in conditions.items():
         here = {method: right[..., members] for method, right in correct.items()}
@@ -201,7 +209,7 @@ def _table_of_methods(
             for name, interval in (
                 ("accuracy", _share(right)),
                 ("change", _difference(right, here[UNSTEERED], seed)),
-                ("lead", _difference(here[OURS], right, seed)),
+                ("lead", _difference(here[ours], right, seed)),
             ):
                 row |= {
                     name: interval.value,

@@ -17,6 +17,7 @@ from lens_audio.model.rotary import apply_rotary
 from lens_audio.sites import last_positions
 from lens_audio.steering.audio_silence.direction import direction
 from lens_audio.steering.audio_silence.settings import AudioSilenceSettings, added, steps
+from lens_audio.steering.transformers_forwards import is_read_again
 
 # Whisper's log-mel of digital silence: log10 of its floor 1e-10, then (x + 4) / 4.
 SILENT_LOG_MEL = -1.5
@@ -78,7 +79,7 @@ class _AttachedToHf:
         self.continues = past is not None and past.get_seq_length() > 0
         ids = kwargs.get("input_ids", args[0] if args else None)
         features = kwargs.get("input_features", args[1] if len(args) > 1 else None)
-        if self.continues or self._is_read_again(ids, features):
+        if self.continues or is_read_again(self.seen, ids, features):
             return
         self.seen = self.s = self.score = self.step = None
         if features is None or self.steering.beta == 0:
@@ -104,15 +105,6 @@ class _AttachedToHf:
             places = places + self.mask.shape[1]
         after = added(after, self.step, (places == last[:, None]) | (places >= self.mask.shape[1]))
         return (after, *output[1:]) if isinstance(output, tuple) else after
-
-    def _is_read_again(self, ids: Tensor | None, features: Tensor | None) -> bool:
-        """Generation without a cache reads the prompt again, with what was generated after it."""
-        if self.seen is None or ids is None or features is None:
-            return False
-        ids_seen, features_seen = self.seen
-        n = ids_seen.shape[1]
-        begins_alike = ids.shape[1] > n and torch.equal(ids[:, :n], ids_seen)
-        return begins_alike and torch.equal(features, features_seen)
 
     def _compute(self, inputs: dict[str, Any]) -> None:
         """s of a prompt: one run over both of its sides, as far as the last specialist layer."""

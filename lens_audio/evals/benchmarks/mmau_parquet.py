@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_audio.data.items import refuse
-from lens_audio.evals.mmau import GROUPS, MMAU, REVISED
+from lens_audio.evals.benchmarks.mmau import GROUPS, MMAU, REVISED
 
 AUDIO = ("context", "audio")
 RENAMED = {"instruction": "question", "question_id": "id"}
