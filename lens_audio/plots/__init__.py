@@ -3,6 +3,7 @@
 from lens_audio.plots.answer import listening_over_tokens
 from lens_audio.plots.choices import answer_probabilities, choice_probabilities
 from lens_audio.plots.circuit import circuit_graph
+from lens_audio.plots.edges import edge_graph
 from lens_audio.plots.heads import attribution_by_source, head_map
 from lens_audio.plots.logit_lens import logit_lens_table
 from lens_audio.plots.patching import patching_heatmap
@@ -22,6 +23,7 @@ __all__ = [
     "choice_probabilities",
     "circuit_graph",
     "coefficient_curve",
+    "edge_graph",
     "head_map",
     "head_thumbnails",
     "layer_curve",

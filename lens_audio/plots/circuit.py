@@ -105,10 +105,10 @@ def _places(heads: list[Head]) -> dict[Any, tuple[float, float]]:
     return places | {"audio": (0.0, -1.0), "logits": (0.0, float(len(layers)))}
 
 
-def _curve(
+def curve(
     start: tuple[float, float], end: tuple[float, float], bend: float = 0.0
 ) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
-    """From a node to another, upright at both ends."""
+    """The points of a line from a node to another, upright at both ends."""
     t = np.linspace(0, 1, 24)
     ease = t * t * (3 - 2 * t)
     x = start[0] + (end[0] - start[0]) * ease + bend * np.sin(np.pi * t)
@@ -118,10 +118,10 @@ def _curve(
 def _from_audio(places: dict[Any, tuple[float, float]], head: Head, share: float) -> go.Scatter:
     """As wide as the head's audio mass; it leaves the bar below the head."""
     x = places[head][0]
-    curve = _curve((x, places["audio"][1]), places[head])
+    points = curve((x, places["audio"][1]), places[head])
     return go.Scatter(
-        x=curve[0],
-        y=curve[1],
+        x=points[0],
+        y=points[1],
         mode="lines",
         line={"width": max(0.3, 8 * share), "color": "rgba(128,128,128,0.35)"},
         hoverinfo="skip",
@@ -137,7 +137,7 @@ def _edge(
     end = places[receiver]
     if receiver == "logits":  # straight up to the bar
         end = (0.5 * places[sender][0], end[1])
-    x, y = _curve(places[sender], end, BEND.get(edge["input"], 0.0))
+    x, y = curve(places[sender], end, BEND.get(edge["input"], 0.0))
     colour = ORANGE if recovery > 0 else BLUE
     to = "the logits" if receiver == "logits" else head_name(*receiver)
     width = THINNEST + (THICKEST - THINNEST) * abs(recovery) / largest
