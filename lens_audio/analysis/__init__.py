@@ -20,7 +20,7 @@ from lens_audio.analysis.attention import (
     top_heads,
 )
 from lens_audio.analysis.circuit import Circuit, CircuitTest
-from lens_audio.analysis.direct_attribution import head_attribution_by_source
+from lens_audio.analysis.direct_attribution import head_attribution_by_source, mlp_attribution
 from lens_audio.analysis.listening import find_specialists, listening_score
 from lens_audio.analysis.listening_over_answer import ListeningOverAnswer, listening_over_answer
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
@@ -49,6 +49,7 @@ __all__ = [
     "listening_score",
     "logit_lens",
     "metrics",
+    "mlp_attribution",
     "next_token_probs",
     "patching",
     "path_patching",

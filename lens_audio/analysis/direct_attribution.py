@@ -1,8 +1,8 @@
-"""Direct logit attribution by source: what each head wrote toward an answer from audio, and from text."""
+"""Direct logit attribution: what each head wrote toward an answer, by source, and what each MLP did."""
 
 import torch
 from einops import einsum
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.audio_model import HookedAudioTransformer
@@ -36,18 +36,8 @@ def head_attribution_by_source(
         ValueError: for several positions, one that does not exist or is padding in some row, or a
             direction of another width.
     """
-    places = position_indices(position, prompt, takes_padding=False)
-    if places.shape[1] != 1:
-        raise ValueError(
-            f"one position a row is attributed; {position!r} are {places.shape[1]}: call it for each"
-        )
-    places = places[:, 0].expand(len(prompt))
-    if direction.shape[-1] != model.cfg.d_model:
-        raise ValueError(
-            f"a direction of width {direction.shape[-1]}; d_model is {model.cfg.d_model}"
-        )
+    places, direction = _checked(model, prompt, direction, position)
     is_audio = prompt.audio_mask.to(model.device)
-    direction = direction.to(model.device).float()
     toward: dict[str, list[Tensor]] = {"audio": [], "text": []}
     layers = range(model.cfg.n_layers)
     v_names, pattern_names = (layer_names(f"attn.hook_{site}", layers) for site in ("v", "pattern"))
@@ -73,3 +63,51 @@ def head_attribution_by_source(
             toward[source].append((per_key[pattern_name] * value * mask[:, None]).sum(-1))
     scale = (resid.pow(2).mean(-1) + model.cfg.eps).sqrt()[:, None, None]
     return {source: torch.stack(parts, dim=1) / scale for source, parts in toward.items()}
+
+
+@torch.no_grad()
+def mlp_attribution(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    direction: Float[Tensor, "*batch d_model"],
+    position: Positions = -1,
+) -> Float[Tensor, "batch layer"]:
+    """How far each MLP's write at one position goes along a direction, over the final norm's scale.
+
+    With `head_attribution_by_source`, the embedding and the biases of the attention's output it
+    makes up the whole logit difference. MLPs read what heads wrote: a head's effect through them
+    counts here.
+
+    Args:
+        direction, position: as of `head_attribution_by_source`.
+
+    Raises:
+        ValueError: as `head_attribution_by_source`.
+    """
+    places, direction = _checked(model, prompt, direction, position)
+    names = layer_names("hook_mlp_out", range(model.cfg.n_layers))
+    with collecting(model, names, take=lambda out: at_positions(out, places).float()) as kept:
+        resid = at_positions(model(prompt, stop_at_layer=model.cfg.n_layers), places).float()
+    written = torch.stack([kept[name] for name in names], dim=1)
+    scale = (resid.pow(2).mean(-1) + model.cfg.eps).sqrt()[:, None]
+    return (written * torch.atleast_2d(direction)[:, None]).sum(-1) / scale
+
+
+def _checked(
+    model: HookedAudioTransformer,
+    prompt: AudioPrompt,
+    direction: Float[Tensor, "*batch d_model"],
+    position: Positions,
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, "*batch d_model"]]:
+    """Each row's position, and the direction where the model is."""
+    places = position_indices(position, prompt, takes_padding=False)
+    if places.shape[1] != 1:
+        raise ValueError(
+            f"one position a row is attributed; {position!r} are {places.shape[1]}: call it for each"
+        )
+    places = places[:, 0].expand(len(prompt))
+    if direction.shape[-1] != model.cfg.d_model:
+        raise ValueError(
+            f"a direction of width {direction.shape[-1]}; d_model is {model.cfg.d_model}"
+        )
+    return places, direction.to(model.device).float()

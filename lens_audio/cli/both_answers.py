@@ -1,12 +1,22 @@
-"""What a model answers to two recordings, and which two answers are compared."""
+"""What a model answers to two recordings, which two answers are compared, and how that is shown."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
 
 from lens_audio import AudioPrompt, HookedAudioTransformer
 from lens_audio.analysis import choice_log_probs, next_token_probs
 from lens_audio.cli import cautions
 from lens_audio.cli.checkpoint import CheckpointFiles, first_token
 from lens_audio.cli.checks import check_named
+from lens_audio.cli.commands.about_two import AboutTwo
+from lens_audio.cli.recording import Excerpt
+from lens_audio.cli.two_recordings import TwoRecordings
+from lens_audio.data import Pair
+from lens_audio.plots.choices import shown_mass
+from lens_audio.plots.pages.answers import AnsweredRecording, TwoAnswers
 
 N_NEXT_TOKENS = 4
 
@@ -100,3 +110,61 @@ def compared(
 
 def _visible(model: HookedAudioTransformer, token: int) -> str:
     return repr(model.to_single_str_token(token))[1:-1]
+
+
+def answered(
+    asked: TwoRecordings,
+    excerpts: list[Excerpt],
+    pair: Pair,
+    both: BothAnswers,
+    values: Sequence[float],
+) -> list[AnsweredRecording]:
+    """The clean recording and the corrupted one, each with the answer to it.
+
+    Args:
+        values: the logit difference in either run.
+    """
+    return [
+        AnsweredRecording(
+            role, recording.name, prompt, answer, value,
+            _within(excerpt.within(recording.span), prompt.clip_seconds(0)), excerpt.said, mass,
+        )
+        for role, recording, excerpt, prompt, answer, value, mass in zip(
+            ("clean", "corrupted"), (asked.clean, asked.corrupted), (excerpts * 2)[:2],
+            (pair.clean, pair.corrupted), both.answers, values, both.masses, strict=True,
+        )
+    ]  # fmt: skip
+
+
+def _within(span: tuple[float, float] | None, seconds: float) -> tuple[float, float] | None:
+    """A span as far as the recording goes."""
+    return None if span is None or span[0] >= seconds else (span[0], min(span[1], seconds))
+
+
+def cautions_of(
+    request: AboutTwo, clean: AnsweredRecording, corrupted: AnsweredRecording
+) -> list[str]:
+    """What to know before believing either answer."""
+    return [
+        *cautions.of_model(request.model, request.clean is not None),
+        *cautions.of_mass(clean.mass, " in the clean run"),
+        *cautions.of_mass(corrupted.mass, " in the corrupted run"),
+    ]
+
+
+def show_answers(found: TwoAnswers, console: Console) -> None:
+    """Print the question and both answers."""
+    for caution in found.cautions:
+        console.print(f"[bold red]Caution[/]    {escape(caution)}")
+    console.print(f"Question   {escape(found.question)}")
+    for run_ in (found.clean, found.corrupted):
+        facts = run_.heard
+        if run_.span is not None:
+            facts += f", the sound from {run_.span[0]:.2f} to {run_.span[1]:.2f} s"
+        answer = escape(run_.answer) or "(nothing)"
+        console.print(f"{run_.role.capitalize():<10} {escape(run_.name)} ({facts})")
+        console.print(f"           answer: [bold]{answer}[/]")
+        if run_.mass is not None:
+            console.print(f"           all choices together: {shown_mass(run_.mass)}")
+    for note in found.notes:
+        console.print(f"Note       {escape(note)}")

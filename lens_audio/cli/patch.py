@@ -13,20 +13,23 @@ from rich.table import Table
 from lens_audio import AudioPrompt, HookedAudioTransformer
 from lens_audio.analysis.metrics import Metric, logit_diff
 from lens_audio.analysis.patching import positions_by, sweep
-from lens_audio.cli import cautions
-from lens_audio.cli.both_answers import BothAnswers, ask, check_comparable, compared
+from lens_audio.cli.both_answers import (
+    answered,
+    ask,
+    cautions_of,
+    check_comparable,
+    compared,
+    show_answers,
+)
 from lens_audio.cli.checkpoint import CheckpointFiles, load
 from lens_audio.cli.checks import shown_name
 from lens_audio.cli.commands.patch import Patch
-from lens_audio.cli.recording import Excerpt
 from lens_audio.cli.two_recordings import TwoRecordings, load_pair, read_excerpts
 from lens_audio.data import Pair
 from lens_audio.files import write_text
-from lens_audio.plots.choices import shown_mass
 from lens_audio.plots.pages.patch import (
     HEADINGS,
     STRONGEST,
-    AnsweredRecording,
     Patched,
     Sweep,
     patch_page,
@@ -54,7 +57,7 @@ def run(request: Patch) -> None:
         answers = compared(model, both, asked.choices, request.answer, request.instead)
     metric = logit_diff(*(token for _, token in answers))
     sweeps = [sweep_by(kind, site, model, pair, metric, request) for kind, site in kinds]
-    clean, corrupted = answered(asked, excerpts, loaded, both, sweeps[0])
+    clean, corrupted = answered(asked, excerpts, loaded, both, logit_differences(sweeps[0]))
     found = Patched(
         clean=clean,
         corrupted=corrupted,
@@ -71,11 +74,7 @@ def run(request: Patch) -> None:
         model_name=shown_name(request.model),
         command=request.shown(),
         versions=own_versions(),
-        cautions=[
-            *cautions.of_model(request.model, request.clean is not None),
-            *cautions.of_mass(clean.mass, " in the clean run"),
-            *cautions.of_mass(corrupted.mass, " in the corrupted run"),
-        ],
+        cautions=cautions_of(request, clean, corrupted),
     )
     write_text(request.table, table_text(found, request.table.suffix))
     write_page(request.out, patch_page(found))
@@ -131,23 +130,12 @@ def sweep_by(
     return found
 
 
-def answered(
-    asked: TwoRecordings, excerpts: list[Excerpt], pair: Pair, both: BothAnswers, swept: Sweep
-) -> list[AnsweredRecording]:
-    """The clean recording and the corrupted one, each with the answer to it."""
+def logit_differences(swept: Sweep) -> list[float]:
+    """Those of the clean run and of the corrupted one."""
     values = [float(v[0, 0]) for v in (swept.result.source, swept.result.base)]
     if swept.result.about["direction"] == "noise":
         values.reverse()
-    return [
-        AnsweredRecording(
-            role, recording.name, prompt, answer, value,
-            _within(excerpt.within(recording.span), prompt.clip_seconds(0)), excerpt.said, mass,
-        )
-        for role, recording, excerpt, prompt, answer, value, mass in zip(
-            ("clean", "corrupted"), (asked.clean, asked.corrupted), (excerpts * 2)[:2],
-            (pair.clean, pair.corrupted), both.answers, values, both.masses, strict=True,
-        )
-    ]  # fmt: skip
+    return values
 
 
 def _label(prompt: AudioPrompt, position: int) -> str:
@@ -188,20 +176,7 @@ def table_text(found: Patched, suffix: str) -> str:
 
 def show(found: Patched, console: Console) -> None:
     """Print both answers and the strongest cells of each sweep."""
-    for caution in found.cautions:
-        console.print(f"[bold red]Caution[/]    {escape(caution)}")
-    console.print(f"Question   {escape(found.question)}")
-    for run_ in (found.clean, found.corrupted):
-        facts = run_.heard
-        if run_.span is not None:
-            facts += f", the sound from {run_.span[0]:.2f} to {run_.span[1]:.2f} s"
-        answer = escape(run_.answer) or "(nothing)"
-        console.print(f"{run_.role.capitalize():<10} {escape(run_.name)} ({facts})")
-        console.print(f"           answer: [bold]{answer}[/]")
-        if run_.mass is not None:
-            console.print(f"           all choices together: {shown_mass(run_.mass)}")
-    for note in found.notes:
-        console.print(f"Note       {escape(note)}")
+    show_answers(found, console)
     base, source = found.runs
     console.print(
         f"Metric     logit({escape(found.answer)}) − logit({escape(found.instead)}): "
@@ -234,8 +209,3 @@ def _frame(sweep: Sweep) -> pd.DataFrame:
     frame["head"] = frame["head"].astype("Int64")
     columns = ["by", "site", "layer", "position", "token", "head", "value", "base", "source"]
     return frame[[c for c in (*columns, "change", "recovery") if c in frame]]
-
-
-def _within(span: tuple[float, float] | None, seconds: float) -> tuple[float, float] | None:
-    """A span as far as the recording goes."""
-    return None if span is None or span[0] >= seconds else (span[0], min(span[1], seconds))

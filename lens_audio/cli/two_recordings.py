@@ -1,4 +1,4 @@
-"""Two recordings and a question about both: what `lens-audio patch` asks, lined up as a pair."""
+"""Two recordings and a question about both, as `patch` and `circuit` ask it, lined up as a pair."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,13 @@ from lens_audio import AudioPrompt, testbed
 from lens_audio.analysis import corruptions
 from lens_audio.cli.checkpoint import CheckpointFiles, question_of
 from lens_audio.cli.checks import check_readable, is_corruption, noise_ratio
-from lens_audio.cli.commands.patch import Patch
+from lens_audio.cli.commands.about_two import AboutTwo
 from lens_audio.cli.options import split_choices
 from lens_audio.cli.recording import Excerpt, read_excerpt
 from lens_audio.data import Pair
 from lens_audio.data import pair as paired
 from lens_audio.testbed.items import with_article
+from lens_audio.testbed.scenes import ScenePair
 
 # The bundled demo's item, and another whose sound is among its choices and comes at another time.
 PAIR_SEED, CLEAN_ITEM, CORRUPTED_ITEM = 2026, 18, 14
@@ -40,7 +41,7 @@ class TwoRecordings:
     fit: str | None  # of recordings of unequal length
 
     @classmethod
-    def of(cls, request: Patch) -> "TwoRecordings":
+    def of(cls, request: AboutTwo) -> "TwoRecordings":
         """The bundled pair where no recordings are given.
 
         Raises:
@@ -56,6 +57,19 @@ class TwoRecordings:
         if request.question is None and choices is None:
             question, choices = clean.question, clean.choices
         return cls(_bundled(clean), _bundled(other), question, choices, request.fit or "crop")
+
+    @classmethod
+    def of_scenes(cls, pair: ScenePair) -> "TwoRecordings":
+        """The two recordings of a pair of the testbed, and its question."""
+        clean, corrupted = (
+            NamedRecording(
+                f"synthetic recording of {with_article(item.answer)}",
+                item.audio,
+                span=(item.events[0].onset, item.events[0].offset),
+            )
+            for item in pair
+        )
+        return cls(clean, corrupted, pair.clean.question, pair.clean.choices, "pad")
 
 
 def _bundled(item: Any) -> NamedRecording:
@@ -83,7 +97,7 @@ def _corrupted(name: str) -> NamedRecording:
 
 
 def read_excerpts(
-    checkpoint: CheckpointFiles, asked: TwoRecordings, request: Patch
+    checkpoint: CheckpointFiles, asked: TwoRecordings, request: AboutTwo
 ) -> list[Excerpt]:
     """The same part of both recordings; of one that is changed, that part alone."""
     return [
@@ -94,7 +108,10 @@ def read_excerpts(
 
 
 def load_pair(
-    checkpoint: CheckpointFiles, asked: TwoRecordings, excerpts: Sequence[Excerpt], window: float
+    checkpoint: CheckpointFiles,
+    asked: TwoRecordings,
+    excerpts: Sequence[Excerpt],
+    window: float = 0.25,
 ) -> tuple[Pair, list[str]]:
     """The clean and the corrupted prompt, and what was done to line them up.
 

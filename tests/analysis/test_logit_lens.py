@@ -4,7 +4,7 @@ import pytest
 import torch
 from models import Layout, hooked_model, make_prompt
 
-from lens_audio.analysis.direct_attribution import head_attribution_by_source
+from lens_audio.analysis.direct_attribution import head_attribution_by_source, mlp_attribution
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
 
 PADDED = Layout(n_text=[6, 9], clips=[[31], [24]])
@@ -60,6 +60,21 @@ def test_each_rows_last_position_is_attributed_whatever_pads_it():
         torch.testing.assert_close(found[source], expected[source], atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="at padding in rows"):
         head_attribution_by_source(model, make_prompt(layout=right), direction)
+
+
+def test_embedding_heads_mlps_and_biases_sum_to_the_logit_difference():
+    model, prompt = hooked_model(), make_prompt(layout=PADDED)
+    right, wrong = model.tokens_to_residual_directions(torch.tensor([4, 9]))
+    direction = right - wrong
+    heads = sum(head_attribution_by_source(model, prompt, direction).values()).sum((1, 2))
+    mlps = mlp_attribution(model, prompt, direction).sum(1)
+    logits, cache = model.run_with_cache(prompt)
+    biases = sum(getattr(block.attn, "b_O", 0) for block in model.blocks)
+    rest = (
+        (cache["hook_embed"][:, -1] + biases) @ direction / cache["ln_final.hook_scale"][:, -1, 0]
+    )
+    found = heads + mlps + rest
+    torch.testing.assert_close(found, logits[:, -1, 4] - logits[:, -1, 9], atol=1e-4, rtol=1e-4)
 
 
 def test_a_prompt_without_audio_attributes_nothing_to_audio():

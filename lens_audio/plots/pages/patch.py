@@ -1,23 +1,19 @@
 """The page of `lens-audio patch`."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
 import torch
 
 from lens_audio.analysis.result import PatchingResult
-from lens_audio.inputs import AudioPrompt
-from lens_audio.plots.choices import choice_probabilities
+from lens_audio.plots.pages.answers import AnsweredRecording, TwoAnswers, answers_section
 from lens_audio.plots.patching import patching_heatmap
 from lens_audio.plots.report import (
     code,
-    columns,
     escape,
     figure_html,
     label,
     note,
-    player,
     report,
     section,
     table_html,
@@ -34,20 +30,6 @@ HEADINGS = {
     "position": "Which positions carry the answer?",
     "group": "Audio, text, or the last position?",
 }
-
-
-@dataclass(frozen=True)
-class AnsweredRecording:
-    """One recording and what the model answers to it."""
-
-    role: str  # "clean" or "corrupted"
-    name: str  # of the recording
-    prompt: AudioPrompt  # one row, one clip
-    answer: str
-    logit_difference: float
-    span: tuple[float, float] | None = None  # where the sound asked for is, in seconds
-    heard: str = ""  # which seconds of the recording: "1.00 to 3.00 of 8.32 s"
-    mass: float | None = None  # the probability of all choices together
 
 
 @dataclass(frozen=True)
@@ -94,26 +76,12 @@ class Sweep:
         return f"layer {cell['layer']}, {position}" if "layer" in cell else position
 
 
-@dataclass(frozen=True)
-class Patched:
+@dataclass(frozen=True, kw_only=True)
+class Patched(TwoAnswers):
     """Two recordings, one question, and what patching between them does."""
 
-    clean: AnsweredRecording
-    corrupted: AnsweredRecording
-    question: str
-    answer: str  # the metric is logit(answer) - logit(instead)
-    instead: str
-    candidates: list[str]
-    quantity: str  # what their probabilities are
-    clean_probs: list[float]
-    corrupted_probs: list[float]
     direction: str
     sweeps: list[Sweep]
-    notes: list[str]  # such as that a recording was cut
-    model_name: str
-    command: str
-    versions: str
-    cautions: Sequence[str] = ()  # before any bar
 
     @property
     def runs(self) -> tuple[AnsweredRecording, AnsweredRecording]:
@@ -133,41 +101,8 @@ def patch_page(found: Patched) -> str:
     return report(
         "What carries the answer?",
         (patched, found.model_name),
-        (_runs(found), *sweeps),
+        (answers_section(found), *sweeps),
         (escape(found.model_name), code(found.command), escape(found.versions)),
-    )
-
-
-def _runs(found: Patched) -> str:
-    figure = choice_probabilities(
-        found.candidates,
-        found.clean_probs,
-        found.corrupted_probs,
-        quantity=found.quantity,
-        names=("clean", "corrupted"),
-    )
-    metric = (
-        f"The measure is the logit difference, logit({escape(found.answer)}) − "
-        f"logit({escape(found.instead)}), at the last position: "
-        f"{found.clean.logit_difference:.2f} in the clean run, "
-        f"{found.corrupted.logit_difference:.2f} in the corrupted run."
-    )
-    return section(
-        None,
-        *(f'<p class="bad">{escape(caution)}</p>' for caution in found.cautions),
-        f'{label("Question")}<p class="question">{escape(found.question)}</p>',
-        columns(_run(found.clean), _run(found.corrupted), even=True),
-        f"<p>{metric}</p>",
-        *(note(escape(said)) for said in found.notes),
-        figure_html(figure, "answers"),
-    )
-
-
-def _run(run: AnsweredRecording) -> str:
-    return (
-        f"{label(run.role)}<p>{escape(run.name)} · {escape(run.heard)}</p>"
-        f"{player(run.prompt)}"
-        f'{label("Answer")}<p class="answer">{escape(run.answer) or "(nothing)"}</p>'
     )
 
 

@@ -1,0 +1,226 @@
+"""`lens-audio circuit`: the edges that make two answers differ, and how faithful they are."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lens_audio import AudioPrompt, HookedAudioTransformer, testbed
+from lens_audio.analysis import (
+    audio_attention,
+    circuits,
+    head_attribution_by_source,
+    mlp_attribution,
+)
+from lens_audio.analysis.metrics import logit_diff
+from lens_audio.cli.both_answers import (
+    answered,
+    ask,
+    cautions_of,
+    check_comparable,
+    compared,
+    show_answers,
+)
+from lens_audio.cli.checkpoint import CheckpointFiles, load
+from lens_audio.cli.checks import shown_name
+from lens_audio.cli.commands.circuit import PAIRS, Circuit
+from lens_audio.cli.recording import Excerpt
+from lens_audio.cli.two_recordings import TwoRecordings, load_pair, read_excerpts
+from lens_audio.data import Pair
+from lens_audio.files import write_text
+from lens_audio.plots.pages.circuit import (
+    EDGE_COLUMNS,
+    FAITHFULNESS_COLUMNS,
+    Effects,
+    FoundCircuit,
+    circuit_page,
+)
+from lens_audio.plots.report import own_versions, write_page
+from lens_audio.tables import table_text as csv_text
+from lens_audio.testbed.scenes import ScenePair
+
+SEED = 7  # of the synthetic pairs
+SIZES = (1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)  # of circuits, in edges; and all
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked: the pair that is shown, and all pairs where they are the testbed's."""
+
+    asked: TwoRecordings
+    excerpts: list[Excerpt]
+    shown: Pair
+    notes: list[str]
+    answer: str | None
+    instead: str | None
+    scenes: Sequence[ScenePair] = ()
+
+    @classmethod
+    def of(cls, checkpoint: CheckpointFiles, request: Circuit) -> "Task":
+        """All that can be refused before the model is loaded.
+
+        Raises:
+            OSError, ValueError: for recordings, pairs or answers that cannot be.
+        """
+        scenes = []
+        if request.clean is None:
+            scenes = testbed.make_scene_pairs(request.pairs or PAIRS, SEED)
+            checkpoint.check_items([item for pair in scenes for item in pair])
+        asked = TwoRecordings.of_scenes(scenes[0]) if scenes else TwoRecordings.of(request)
+        answers = (
+            [item.answer for item in scenes[0]] if scenes else [request.answer, request.instead]
+        )
+        excerpts = read_excerpts(checkpoint, asked, request)
+        shown, notes = load_pair(checkpoint, asked, excerpts)
+        check_comparable(checkpoint, asked.choices, *answers)
+        return cls(asked, excerpts, shown, notes, *answers, scenes)
+
+
+def run(request: Circuit) -> None:
+    """Do all of it; nothing is written before everything is done."""
+    progress = Console(stderr=True)
+    checkpoint = CheckpointFiles.read(request.model, request.device)
+    task = Task.of(checkpoint, request)
+    model = load(request.model, request.device)
+    pair = task.shown.to(model.device)
+    with progress.status("asking about both recordings"):
+        both = ask(model, (pair.clean, pair.corrupted), task.asked.choices)
+        answers = compared(model, both, task.asked.choices, task.answer, task.instead)
+    tokens = [token for _, token in answers]
+    found_on: Any = [(pair, logit_diff(*tokens))]
+    judged_on = found_on
+    if task.scenes:
+        half = (len(task.scenes) + 1) // 2
+        found_on = list(circuits.pairs_of_items(model, task.scenes[:half]))
+        judged_on = list(circuits.pairs_of_items(model, task.scenes[half:]))
+    with progress.status("scoring edges"):
+        graph = circuits.edges(model, found_on, method=request.method.value)
+        few = graph.greedy(min(request.edges, len(graph)))
+    with progress.status("running circuits"):
+        curve = faithfulness(model, judged_on, graph, request.edges)
+    effects = effects_of(model, pair, tokens)
+    clean, corrupted = answered(task.asked, task.excerpts, task.shown, both, effects.totals)
+    found = FoundCircuit(
+        clean=clean,
+        corrupted=corrupted,
+        question=task.asked.question,
+        answer=answers[0][0],
+        instead=answers[1][0],
+        candidates=both.candidates,
+        quantity="next-token probability"
+        if task.asked.choices is None
+        else "probability among choices",
+        clean_probs=both.clean,
+        corrupted_probs=both.corrupted,
+        graph=few,
+        n_all=len(graph),
+        curve=curve,
+        n_found_on=sum(len(one) for one, _ in found_on),
+        n_judged_on=sum(len(one) for one, _ in judged_on),
+        are_apart=bool(task.scenes),
+        effects=effects,
+        top=request.top,
+        notes=task.notes,
+        model_name=shown_name(request.model),
+        command=request.shown(),
+        versions=own_versions(),
+        cautions=cautions_of(request, clean, corrupted),
+    )
+    write_text(request.table, table_text(found, request.table.suffix))
+    write_page(request.out, circuit_page(found))
+    console = Console(highlight=False)
+    show(found, console)
+    files = f"\nTable: {escape(str(request.table))}\nPage: {escape(str(request.out))}"
+    console.print(files, soft_wrap=True)
+
+
+def faithfulness(
+    model: HookedAudioTransformer, pairs: Any, graph: circuits.Graph, n_shown: int
+) -> pd.DataFrame:
+    """Columns n_edges, faithfulness, low and high; the last two are NaN of a single pair."""
+    n = len(graph)
+    sizes = sorted({size for size in (*SIZES, n_shown) if size < n} | {n})
+    if sum(len(pair) for pair, _ in pairs) > 1:
+        shares = [size / n for size in sizes]
+        curve = circuits.faithfulness_curve(model, pairs, graph, shares=shares, choose="greedy")
+        return curve.table.drop(columns="share")
+    rows = []
+    for size in sizes:
+        circuit = graph.greedy(size)
+        value = circuits.circuit_metric(model, pairs, circuit).faithfulness
+        rows.append((len(circuit), value, float("nan"), float("nan")))
+    return pd.DataFrame(rows, columns=["n_edges", "faithfulness", "low", "high"])
+
+
+@torch.no_grad()
+def effects_of(model: HookedAudioTransformer, pair: Pair, tokens: Sequence[int]) -> Effects:
+    """What heads and MLPs of the pair's runs write toward the answer, and where heads listen."""
+    right, wrong = model.tokens_to_residual_directions(torch.tensor(tokens))
+
+    def total(prompt: AudioPrompt) -> float:
+        logits = model(prompt, logits_to_keep=1)[0, -1]
+        return float(logits[tokens[0]] - logits[tokens[1]])
+
+    prompts = (pair.clean, pair.corrupted)
+    by_source = [head_attribution_by_source(model, each, right - wrong) for each in prompts]
+    return Effects(
+        attention=audio_attention(model, pair.clean)[0].cpu(),
+        from_audio=[each["audio"][0].cpu() for each in by_source],
+        from_text=[each["text"][0].cpu() for each in by_source],
+        mlps=[mlp_attribution(model, each, right - wrong)[0].cpu() for each in prompts],
+        totals=[total(each) for each in prompts],
+    )
+
+
+def table_text(found: FoundCircuit, suffix: str) -> str:
+    """The circuit's edges in the order in which they join it, as CSV, or as JSON with all else."""
+    edges = found.edges
+    if suffix == ".csv":
+        return csv_text(edges)
+    facts = {
+        "question": found.question,
+        "cautions": found.cautions,
+        **{
+            run_.role: {"recording": run_.name, "heard": run_.heard, "answer": run_.answer}
+            for run_ in (found.clean, found.corrupted)
+        },
+        "metric": f"logit({found.answer}) - logit({found.instead})",
+        "about": found.graph.about,
+        "found_on_pairs": found.n_found_on,
+        "judged_on_pairs": found.n_judged_on,
+        "judged_on_others": found.are_apart,
+        "model": found.model_name,
+        "versions": found.versions,
+        "faithfulness": json.loads(found.curve.to_json(orient="records", double_precision=15)),
+        "edges": json.loads(edges.to_json(orient="records", double_precision=15)),
+    }
+    return json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+
+
+def show(found: FoundCircuit, console: Console) -> None:
+    """Print both answers, the strongest edges, and how faithful circuits are."""
+    show_answers(found, console)
+    console.print(
+        f"Metric     logit({escape(found.answer)}) − logit({escape(found.instead)}): "
+        f"clean {found.clean.logit_difference:.2f}, "
+        f"corrupted {found.corrupted.logit_difference:.2f}"
+    )
+    console.print(f"\n[bold]Strongest edges[/]\n{escape(found.said_found)}")
+    _print_table(EDGE_COLUMNS, found.strongest, console)
+    console.print(f"\n[bold]Faithfulness[/]\n{escape(found.said_judged)}")
+    _print_table(FAITHFULNESS_COLUMNS, found.faithfulness_rows, console)
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    table = Table()
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)

@@ -1,0 +1,71 @@
+"""The options of `lens-audio circuit`, and what it refuses before anything heavy is imported."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_audio.cli.commands.about_two import AboutTwo
+from lens_audio.cli.options import Debug, Page, Table, Top
+
+PAIRS = 16  # of the testbed's recordings, by default
+OF_RECORDINGS = (
+    "corrupted", "question", "choices", "answer", "instead", "fit", "start", "end", "max_seconds",
+)  # fmt: skip
+
+
+class Method(StrEnum):
+    """How edges are scored; `analysis.circuits.METHODS`."""
+
+    eap = "eap"
+    inputs = "eap-ig-inputs"
+    activations = "eap-ig-activations"
+    exact = "exact"
+
+
+@dataclass
+class Circuit(AboutTwo):
+    """Ask one question about two recordings, and find the edges in the model that tell them apart."""
+
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="How edges are scored: by gradients (eap), by integrated gradients along the "
+            "embeddings or the activations, or each by a run of its own (exact: slow)."
+        ),
+    ] = Method.eap
+    edges: Annotated[
+        int,
+        typer.Option(min=1, max=500, help="Edges of the circuit, at most: the page shows these."),
+    ] = 40
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            min=3,
+            help="Without CLEAN: pairs of synthetic recordings. Edges are found on the first half "
+            f"of them and judged on the others. Default: {PAIRS}.",
+        ),
+    ] = None
+    out: Page = Path("lens-audio-circuit.html")
+    table: Table = Path("lens-audio-circuit.csv")
+    top: Top = 10
+    debug: Debug = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clean is not None and self.pairs is not None:
+            raise typer.BadParameter(
+                "your recordings are one pair; leave it out", param_hint="--pairs"
+            )
+        given = [name for name in OF_RECORDINGS if getattr(self, name) is not None]
+        if self.clean is None and given:
+            raise typer.BadParameter(
+                "it goes with recordings of your own: give CLEAN",
+                param_hint=f"--{given[0].replace('_', '-')}",
+            )
+
+    def check(self) -> None:
+        """Refuse files that cannot be written, recordings and answers that are none, and no checkpoint."""
+        self.check_two(self.out, self.table)
