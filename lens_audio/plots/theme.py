@@ -51,6 +51,7 @@ def number(value: float, low: float, high: float) -> str:
     """A number with its interval, if it has one: 0.71 [0.53, 0.85]; "undefined" for NaN."""
     if value != value:
         return "undefined"
+    value, low, high = (round(x, 2) + 0.0 for x in (value, low, high))  # no -0.00
     return f"{value:.2f}" if low != low else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.browser
 COMMANDS = {
     "listen": [],
     "patch": ["--by", "window", "--by", "group"],
+    "circuit": ["--pairs", "4", "--edges", "12"],
     "heads": ["-n", "20"],
     "mmau": ["--dataset", "testbed", "-n", "16", "--draws", "1"],
     "steer": ["--n-calibration", "40", "--n-test", "24", "--draws", "2"],
@@ -31,7 +32,7 @@ def reports(tmp_path_factory):
             out = folder / command if command == "mmau" else folder / f"{command}.html"
             made[command] = out / "report.html" if command == "mmau" else out
             options = [*COMMANDS[command], "--out", str(out)]
-            if command in ("patch", "heads", "steer"):
+            if command in ("patch", "circuit", "heads", "steer"):
                 options += ["--table", str(folder / f"{command}.json")]
             result = CliRunner().invoke(app, [command, *options])
             assert result.exit_code == 0, result.output
@@ -95,6 +96,36 @@ def test_the_slider_of_a_sweep_over_three_axes_changes_the_map(tmp_path, page):
         page.wait_for_timeout(200)
         page.mouse.up()
         assert holds(page, f"{shown} == {position}")
+
+
+def test_the_slider_of_a_circuit_adds_edges_and_a_click_on_a_node_tells_of_it(reports, page):
+    page.goto(reports("circuit"))
+    page.wait_for_selector("#circuit .main-svg")
+    edges = (
+        "document.querySelector('#circuit').data.filter((t) => t.meta && t.meta.edge).length / 2"
+    )
+    assert holds(page, f"{edges} == 12")
+    page.fill("#n-edges", "3")
+    assert holds(page, f"{edges} == 3")
+    assert page.inner_text("#n-shown").startswith("3 of 12; faithfulness of the first 2: ")
+    page.fill("#n-edges", "12")
+    assert holds(page, f"{edges} == 12")
+    nodes = "document.querySelector('#circuit').data.find((t) => t.meta && t.meta.nodes)"
+    for kind, is_heard in (("H", True), ("MLP", False)):
+        number = page.evaluate(f"{nodes}.customdata.findIndex((name) => name.includes('{kind}'))")
+        name, x, y = page.evaluate(f"['customdata', 'x', 'y'].map((key) => {nodes}[key][{number}])")
+        click(
+            page,
+            page.query_selector("#circuit"),
+            x,
+            y,
+            f"document.querySelector('#node').value == '{name}'",
+        )
+        assert page.is_visible("#heard") == is_heard
+        assert page.inner_text("#effect").startswith("Direct effect on logit(")
+        if is_heard:
+            assert page.evaluate("document.querySelector('#heard').data[0].y") == [name]
+    assert holds(page, "document.querySelector('#again').readyState > 0")
 
 
 def test_a_hostile_name_and_question_cannot_run(tmp_path, page):

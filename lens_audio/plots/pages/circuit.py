@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from lens_audio.plots.pages.answers import TwoAnswers, answers_section
 from lens_audio.plots.pages.circuit_script import SCRIPT, STYLE
 from lens_audio.plots.report import (
     code,
+    columns,
     escape,
     figure_html,
     label,
@@ -153,21 +155,18 @@ def _graph(found: FoundCircuit) -> str:
     figure = edge_graph(found.graph)
     names = next(trace for trace in figure.data if trace.mode == "markers+text").customdata
     heads = [_head(name) for name in names if kind_of(name) == "head"]
+    heard = _heard(found, heads)
     data = {
         "order": found.order,
-        "nodes": {name: _panel(found, name) for name in names},
+        "nodes": {name: _panel(found, name) | heard.get(name, {}) for name in names},
         "faithfulness": [
             [int(row.n_edges), number(row.faithfulness, row.low, row.high)]
             for row in found.curve.itertuples()
         ],
     }
     first = max(heads, key=lambda head: abs(_direct(found, head, 0)), default=(0, 0))
-    heard = attention_over_time(
-        found.clean.prompt,
-        found.effects.attention[first][None],
-        [first],
-        span=found.clean.span,
-    )
+    shown = _over_time(found, [first])
+    shown.data[0].colorbar.title.text = "%"  # a single row has no room for more
     n = len(found.graph)
     metric = f"logit({escape(found.answer)}) − logit({escape(found.instead)})"
     options = "".join(f"<option>{escape(name)}</option>" for name in names)
@@ -191,7 +190,7 @@ def _graph(found: FoundCircuit) -> str:
         '<div id="effect"></div><div id="attention">'
         + label("When it listens: attention from the last position, clean recording")
         + '<audio controls preload="auto" id="again"></audio>'
-        + figure_html(heard, "heard", over_time=True)
+        + figure_html(shown, "heard", over_time=True)
         + "</div></div>",
         f'<script type="application/json" id="circuit-facts">{safe_json(json.dumps(data))}</script>',
         f"<script>{SCRIPT}</script>",
@@ -212,7 +211,7 @@ def _direct(found: FoundCircuit, head: Head, run: int) -> float:
 
 
 def _panel(found: FoundCircuit, name: str) -> dict[str, Any]:
-    """What the panel says of a node, and for a head its row of attention as the figure's trace."""
+    """What the panel says of a node."""
     kind, effects = kind_of(name), found.effects
     metric = f"logit({found.answer}) − logit({found.instead})"
     if kind == "kv":
@@ -228,8 +227,30 @@ def _panel(found: FoundCircuit, name: str) -> dict[str, Any]:
         f"In the clean run {audio:+.2f} of it from what the head read of the audio, {text:+.2f} from text.",
         f"Audio mass from the last position: {float(effects.attention[head].sum()):.1%}.",
     ]
-    row = attention_over_time(found.clean.prompt, effects.attention[head][None], [head]).data[0]
-    return {"lines": lines, "attention": json.loads(row.to_json())}
+    return {"lines": lines}
+
+
+def _heard(found: FoundCircuit, heads: list[Head]) -> dict[str, dict[str, Any]]:
+    """Of each head what the figure's trace of attention has for it, by the head's name."""
+    if not heads:
+        return {}
+    rows = _over_time(found, heads).data[0]
+    return {
+        name: {
+            "attention": {
+                "x": rows.x.tolist(),
+                "y": [name],
+                "z": [rows.z[i].tolist()],
+                "customdata": [rows.customdata[i].tolist()],
+            }
+        }
+        for i, name in enumerate(rows.y)
+    }
+
+
+def _over_time(found: FoundCircuit, heads: list[Head]) -> go.Figure:
+    rows = found.effects.attention[tuple(zip(*heads, strict=True))]
+    return attention_over_time(found.clean.prompt, rows, heads, span=found.clean.span)
 
 
 def _said(metric: str, clean: float, corrupted: float) -> str:
@@ -247,8 +268,10 @@ def _faithfulness(found: FoundCircuit) -> str:
             "(m(C) − m(∅)) / (m(M) − m(∅)) is 0 for no edge and 1 for all of them; it may exceed 1 "
             f"where edges that work against the answer are left out. {escape(found.said_judged)}"
         ),
-        figure_html(faithfulness_over_size(found.curve), "faithfulness"),
-        table_html(FAITHFULNESS_COLUMNS, found.faithfulness_rows),
+        columns(
+            table_html(FAITHFULNESS_COLUMNS, found.faithfulness_rows),
+            figure_html(faithfulness_over_size(found.curve), "faithfulness"),
+        ),
     )
 
 

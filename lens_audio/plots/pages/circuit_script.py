@@ -56,7 +56,8 @@ document.addEventListener("DOMContentLoaded", () => {
     }));
     document.getElementById("attention").style.display = node.attention ? "" : "none";
     if (node.attention) {
-      Plotly.react(time, [node.attention, ...heard.data.slice(1)], heard.layout, config(time));
+      const row = {...heard.data[0], ...node.attention};
+      Plotly.react(time, [row, ...heard.data.slice(1)], heard.layout, config(time));
     }
     draw();
   }
