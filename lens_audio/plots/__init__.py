@@ -4,6 +4,7 @@ from lens_audio.plots.answer import listening_over_tokens
 from lens_audio.plots.choices import answer_probabilities, choice_probabilities
 from lens_audio.plots.circuit import circuit_graph
 from lens_audio.plots.edges import edge_graph
+from lens_audio.plots.faithfulness import faithfulness_over_size
 from lens_audio.plots.heads import attribution_by_source, head_map
 from lens_audio.plots.logit_lens import logit_lens_table
 from lens_audio.plots.patching import patching_heatmap
@@ -24,6 +25,7 @@ __all__ = [
     "circuit_graph",
     "coefficient_curve",
     "edge_graph",
+    "faithfulness_over_size",
     "head_map",
     "head_thumbnails",
     "layer_curve",
