@@ -102,7 +102,7 @@ def faithfulness_curve(
     graph: Graph,
     metric: MetricFunction | None = None,
     *,
-    shares: Sequence[float] = SHARES,
+    shares: Sequence[float | int] = SHARES,
     choose: str = "top",
     rest: str = "corrupted",
     seed: int = 0,
@@ -156,7 +156,7 @@ def faithfulness_curve(
     return FaithfulnessCurve(table, _area(curves, shares), _area(np.abs(1 - curves), shares))
 
 
-def _area(curves: Float[np.ndarray, "draw size"], shares: Sequence[float]) -> Interval:
+def _area(curves: Float[np.ndarray, "draw size"], shares: Sequence[float | int]) -> Interval:
     """Under the first curve; the others give the interval."""
     value, *drawn = np.trapezoid(curves, shares, axis=1)
     low, high = np.quantile(drawn, BOUNDS)
