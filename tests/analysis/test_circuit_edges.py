@@ -61,7 +61,7 @@ def derivative(sizes: Sizes = GROUPED, metric=METRIC, groups=()) -> Tensor:
     """Of exact patching with a part of the difference, by central difference."""
     nodes = replace(circuits.Nodes.of(model(sizes).cfg), groups=groups)
     with plain(model(sizes)):
-        runs = PairRuns.of(model(sizes), PADDED, metric, groups)
+        runs = PairRuns.of(model(sizes), PADDED, metric, nodes)
         wanted = nodes.split(nodes.is_edge)
         ahead, behind = (nodes.joined(exact(runs, wanted, amount=a)) for a in (1e-4, -1e-4))
     return (ahead - behind) / 2e-4
