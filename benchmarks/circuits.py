@@ -8,7 +8,6 @@ exact edge patching is timed on a sample of edges, against a whole forward with 
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -66,17 +65,19 @@ RUNS: dict[str, Callable] = {
 }
 
 
-def resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def resident(field: str) -> int:
+    """Bytes of this process: "VmRSS" now, "VmHWM" at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def measure_peak(shape: str, name: str, queue: multiprocessing.Queue) -> None:
     """Of a process of its own: bytes before the run, and the peak of the process."""
     model, pair = make(shape)
-    before = resident()
+    torch.set_num_threads(1)
+    before = resident("VmRSS")
     RUNS[name](model, pair)
-    queue.put((before, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+    queue.put((before, resident("VmHWM")))
 
 
 def peaks(shape: str) -> dict[str, tuple[int, int]]:

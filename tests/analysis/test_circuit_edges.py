@@ -61,7 +61,7 @@ def derivative(sizes: Sizes = GROUPED, metric=METRIC, groups=()) -> Tensor:
     """Of exact patching with a part of the difference, by central difference."""
     nodes = replace(circuits.Nodes.of(model(sizes).cfg), groups=groups)
     with plain(model(sizes)):
-        runs = PairRuns.of(model(sizes), PADDED, metric, groups)
+        runs = PairRuns.of(model(sizes), PADDED, metric, nodes)
         wanted = nodes.split(nodes.is_edge)
         ahead, behind = (nodes.joined(exact(runs, wanted, amount=a)) for a in (1e-4, -1e-4))
     return (ahead - behind) / 2e-4
@@ -82,7 +82,7 @@ def test_attribution_by_group_of_positions_is_the_derivative_of_exact_patching_t
 
 @pytest.mark.parametrize("method", ["eap", "eap-ig-inputs", "eap-ig-activations"])
 def test_groups_of_positions_add_up_to_the_whole_nodes(method):
-    whole, split = scores(method), scores(method, by_group=True)
+    whole, split = scores(method, steps=1), scores(method, steps=1, by_group=True)
     summed = split.nodes.split(split.by_example).sum(-1)
     torch.testing.assert_close(summed, whole.by_example, atol=1e-12, rtol=1e-9)
 

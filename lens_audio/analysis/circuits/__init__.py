@@ -9,7 +9,7 @@ from lens_audio.analysis.circuits.faithfulness import (
 )
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import Nodes, Receiver
-from lens_audio.analysis.circuits.runs import pairs_of_items
+from lens_audio.analysis.circuits.pairs import pairs_of_items
 
 __all__ = [
     "METHODS",

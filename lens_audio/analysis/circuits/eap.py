@@ -12,6 +12,7 @@ Sources: Syed, Rager, Conmy, "Attribution Patching Outperforms Automated Circuit
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,6 @@ from torch import Tensor
 from lens_audio.analysis.circuits.nodes import LETTERS
 from lens_audio.analysis.circuits.runs import PairRuns, Written
 from lens_audio.analysis.metrics import AppliedMetric
-from lens_audio.data.collect import layer_names
 
 Scores = Float[Tensor, "example sender receiver group"]  # of whole nodes, in groups of positions
 
@@ -34,9 +34,9 @@ def eap(runs: PairRuns, stages: Iterable[int]) -> Scores:
     Args:
         stages: of the senders whose edges are scored.
     """
-    layers = range(runs.nodes.n_layers)
-    run = _differentiated(runs, 0, runs.embed, Written.names(len(layers))[1:])
-    written = Written.of(runs.model, runs.nodes, run.values | {"hook_embed": runs.embed})
+    embed, *rest = runs.nodes.written
+    run = _differentiated(runs, 0, runs.embed, rest)
+    written = Written.of(runs.blocks, runs.nodes, run.values | {embed: runs.embed})
     scores = _no_scores(runs)
     _add(scores, runs, runs.corrupted.minus(written, runs.mask), run, stages)
     return scores
@@ -74,12 +74,14 @@ def eap_ig_activations(runs: PairRuns, stages: Iterable[int], steps: int) -> Sco
             if stage == 0:
                 start, resid = 0, runs.embed + at * differences.embed
             elif is_mlp:
-                start, resid = layer + 1, clean[f"blocks.{layer}.hook_resid_mid"]
+                start, resid = layer + 1, clean[runs.nodes.hook(layer, "hook_resid_mid")]
                 resid = resid + written.mlp_out[layer] + at * differences.mlp_out[layer]
             else:
-                start, resid = layer, clean[f"blocks.{layer}.hook_resid_pre"]
+                start, resid = layer, clean[runs.nodes.hook(layer, "hook_resid_pre")]
                 moved = written.z[layer] + at * differences.z[layer]
-                hooks = [(f"blocks.{layer}.attn.hook_z", lambda z, hook, moved=moved: moved)]
+                hooks = [
+                    (runs.nodes.hook(layer, "attn.hook_z"), lambda z, hook, moved=moved: moved)
+                ]
             run = _differentiated(runs, start, resid, applied=applied, fwd_hooks=hooks)
             _add(scores, runs, differences, run, [stage])
     return scores / steps
@@ -106,9 +108,10 @@ def _differentiated(
     """One forward and one backward; rows do not mix, so the sum of the metric serves all."""
     layers = range(first, runs.nodes.n_layers)
     reads = [f"attn.hook_{letter}" for letter in LETTERS] + ["hook_mlp_in"]
-    at = [name for read in reads for name in layer_names(read, layers)]
+    at = [runs.nodes.hook(layer, read) for read in reads for layer in layers]
     final = [runs.final_name] if layers else []
-    names = [*at, *final, *layer_names("hook_resid_pre", layers), *keep]
+    streams = [runs.nodes.hook(layer, "hook_resid_pre") for layer in layers]
+    names = [*at, *final, *streams, *keep]
     with torch.enable_grad():
         start = resid.detach().requires_grad_()
         values, logits = runs.from_layer(first, start, names, fwd_hooks)
@@ -121,7 +124,7 @@ def _differentiated(
         ]
         found = torch.autograd.grad(metric.sum(), ends, materialize_grads=True)
     values = {name: value.detach() for name, value in values.items() if name not in at}
-    return _Run(first, values, dict(zip(at, found, strict=False)), found[-1][:, -runs.n_last :])
+    return _Run(first, values, dict(zip(at, found, strict=False)), found[-1][:, -runs.n_final :])
 
 
 def _no_scores(runs: PairRuns) -> Scores:
@@ -147,10 +150,10 @@ def _add(
 
     width = 2 * nodes.kv_heads + nodes.n_heads
     at_once = AT_ONCE["cpu" if runs.embed.device.type == "cpu" else "gpu"]
-    n_some = max(1, at_once // (len(scores) * width * runs.model.cfg.d_model))
+    n_some = max(1, at_once // (len(scores) * width * runs.embed.shape[-1]))
     for layer in range(run.first, nodes.n_layers):
         of_heads, of_mlp = 1 + 2 * layer, 2 + 2 * layer
-        mlp = run.gradients[f"blocks.{layer}.hook_mlp_in"][:, None].to(scores.dtype)
+        mlp = run.gradients[nodes.hook(layer, "hook_mlp_in")][:, None].to(scores.dtype)
         norm = _Normed.of(runs, layer, run, scores.dtype)
         for start in range(0, n_positions, n_some):
             some = slice(start, start + n_some)
@@ -160,7 +163,7 @@ def _add(
                     add(stage, nodes.receivers_of(of_heads), read, some)
                 if stage < of_mlp:
                     add(stage, nodes.receivers_of(of_mlp), mlp[:, :, some], some)
-    last = slice(n_positions - runs.n_last, n_positions)
+    last = slice(n_positions - runs.n_final, n_positions)
     for stage in stages:
         add(stage, nodes.receivers_of(end), run.of_logits[:, None].to(scores.dtype), last)
 
@@ -182,15 +185,15 @@ class _Normed:
     @classmethod
     def of(cls, runs: PairRuns, layer: int, run: _Run, dtype: torch.dtype) -> "_Normed":
         """Of a run's gradients."""
-        block, name = runs.model.blocks[layer], f"blocks.{layer}"
-        norm, resid = block.ln1, run.values[f"{name}.hook_resid_pre"].to(dtype)
+        block, hook = runs.blocks[layer], partial(runs.nodes.hook, layer)
+        norm, resid = block.ln1, run.values[hook("hook_resid_pre")].to(dtype)
         linears = [getattr(block.attn, f"{letter}_proj") for letter in LETTERS]
         weights = torch.cat([linear.weight for linear in linears]).to(dtype) * norm.w.to(dtype)
         if norm.centered:
             resid = resid - resid.mean(-1, keepdim=True)
             weights = weights - weights.mean(-1, keepdim=True)
         scale = (resid.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt()
-        found = [run.gradients[f"{name}.attn.hook_{letter}"] for letter in LETTERS]
+        found = [run.gradients[hook(f"attn.hook_{letter}")] for letter in LETTERS]
         gradients = torch.cat(found, dim=2).to(dtype).transpose(1, 2) / scale[:, None]
         d_head = gradients.shape[-1]
         return cls(weights.unflatten(0, (-1, d_head)), gradients, resid / scale)

@@ -10,17 +10,12 @@ from torch import Tensor
 
 from lens_audio import fingerprint
 from lens_audio.analysis.circuits.eap import eap, eap_ig_activations, eap_ig_inputs
+from lens_audio.analysis.circuits.encoder import EncoderRuns
 from lens_audio.analysis.circuits.exact import exact
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import Nodes
-from lens_audio.analysis.circuits.runs import (
-    GROUPS,
-    MetricFunction,
-    PairRuns,
-    Pairs,
-    plain,
-    with_metrics,
-)
+from lens_audio.analysis.circuits.pairs import MetricFunction, Pairs, with_metrics
+from lens_audio.analysis.circuits.runs import GROUPS, PairRuns, plain
 from lens_audio.analysis.metrics import metric_name
 from lens_audio.audio_model import HookedAudioTransformer
 
@@ -37,6 +32,7 @@ def edges(
     senders: Iterable[str] | None = None,
     receivers: Iterable[str] | None = None,
     by_group: bool = False,
+    part: str = "decoder",
     by_example: bool = False,
     batch_tokens: int | None = None,
 ) -> Graph:
@@ -69,6 +65,8 @@ def edges(
             are kept, and run by "exact".
         by_group: split every node by groups of positions, "audio", "text" and "last" (the last
             position): the edges of `L0H1 @audio` are those at audio positions.
+        part: "encoder" for the edges inside the audio encoder, a graph of its own, in which the rows
+            have one spectrogram each.
         by_example: keep the scores of every example, too.
         batch_tokens: of "exact": positions computed at once, at most.
 
@@ -83,7 +81,10 @@ def edges(
         raise ValueError(f"steps={steps}; integrated gradients need at least 1")
     if method != "exact" and torch.is_inference_mode_enabled():
         raise ValueError(f"{method!r} needs gradients; leave torch.inference_mode()")
-    nodes = replace(Nodes.of(model.cfg), groups=GROUPS if by_group else ())
+    nodes = replace(Nodes.of(model.cfg, part), groups=GROUPS if by_group else ())
+    if by_group and part == "encoder":
+        raise ValueError("frames of the encoder are in no groups; by_group is of the decoder")
+    made = PairRuns if part == "decoder" else EncoderRuns
     wanted = nodes.is_edge & _among(nodes.senders, senders, "sender")[:, None]
     wanted &= _among([receiver.node for receiver in nodes.receivers], receivers, "receiver")
     total = torch.zeros(wanted.shape, dtype=torch.float64)
@@ -93,7 +94,7 @@ def edges(
     n_examples = 0
     for pair, own in with_metrics(pairs, metric):
         with plain(model):
-            runs = PairRuns.of(model, pair, own, nodes.groups)
+            runs = made.of(model, pair, own, nodes)
             found = _scored(runs, method, steps, nodes.split(wanted), batch_tokens).cpu()
         found = nodes.joined(found).masked_fill(~wanted, 0.0)
         total += found.double().sum(0)

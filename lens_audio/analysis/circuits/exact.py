@@ -8,6 +8,8 @@ paths of one edge.
 """
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -82,20 +84,20 @@ def _patched(
         resid = (clean[runs.final_name] + moved).flatten(0, 1)
         return runs.from_layer(runs.nodes.n_layers, resid)[1]
     layer = (stage - 1) // 2
-    block, name = runs.model.blocks[layer], f"blocks.{layer}"
+    block, hook = runs.blocks[layer], partial(runs.nodes.hook, layer)
     if letter is None:
-        resid = clean[f"{name}.hook_resid_mid"]
+        resid = clean[hook("hook_resid_mid")]
         out = block.mlp(block.ln2((resid + moved).flatten(0, 1))).unflatten(0, moved.shape[:2])
         return runs.from_layer(layer + 1, (resid + out).flatten(0, 1))[1]
-    resid, linear = clean[f"{name}.hook_resid_pre"], getattr(block.attn, f"{letter}_proj")
+    resid, linear = clean[hook("hook_resid_pre")], getattr(block.attn, f"{letter}_proj")
     n_heads = runs.nodes.n_heads if letter == "q" else runs.nodes.kv_heads
     read = project_to_heads(linear, block.ln1((resid + moved).flatten(0, 1)), n_heads)
     read = read.unflatten(0, moved.shape[:2])[of_row, ..., heads, :]  # [edge, batch, pos, d_head]
 
-    def patch(activation: Tensor, hook: object) -> Tensor:
+    def patch(activation: Tensor, hook: Any) -> Tensor:
         by_edge = activation.unflatten(0, (len(heads), -1))
         by_edge[torch.arange(len(heads)), :, :, heads] = read
         return by_edge.flatten(0, 1)
 
     rows = resid.repeat(len(heads), 1, 1)
-    return runs.from_layer(layer, rows, fwd_hooks=[(f"{name}.attn.hook_{letter}", patch)])[1]
+    return runs.from_layer(layer, rows, fwd_hooks=[(hook(f"attn.hook_{letter}"), patch)])[1]

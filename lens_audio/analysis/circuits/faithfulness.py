@@ -21,17 +21,14 @@ from torch import Tensor
 
 from lens_audio.analysis.circuit import CircuitResult
 from lens_audio.analysis.circuits.graph import Graph
-from lens_audio.analysis.circuits.nodes import LETTERS
-from lens_audio.analysis.circuits.runs import (
+from lens_audio.analysis.circuits.nodes import LETTERS, Nodes
+from lens_audio.analysis.circuits.pairs import (
     MetricFunction,
-    PairRuns,
     Pairs,
     PairWithMetric,
-    Written,
-    plain,
     with_metrics,
-    written_by_heads,
 )
+from lens_audio.analysis.circuits.runs import PairRuns, Written, plain, written_by_heads
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting
 from lens_audio.model.attention import AttentionContext
@@ -102,7 +99,7 @@ def faithfulness_curve(
     graph: Graph,
     metric: MetricFunction | None = None,
     *,
-    shares: Sequence[float] = SHARES,
+    shares: Sequence[float | int] = SHARES,
     choose: str = "top",
     rest: str = "corrupted",
     seed: int = 0,
@@ -156,7 +153,7 @@ def faithfulness_curve(
     return FaithfulnessCurve(table, _area(curves, shares), _area(np.abs(1 - curves), shares))
 
 
-def _area(curves: Float[np.ndarray, "draw size"], shares: Sequence[float]) -> Interval:
+def _area(curves: Float[np.ndarray, "draw size"], shares: Sequence[float | int]) -> Interval:
     """Under the first curve; the others give the interval."""
     value, *drawn = np.trapezoid(curves, shares, axis=1)
     low, high = np.quantile(drawn, BOUNDS)
@@ -183,13 +180,15 @@ def _results(
     else:
         given, means = with_metrics(pairs, metric), None
     generator, nodes = torch.Generator().manual_seed(seed), graphs[0].nodes
+    if nodes.whole != Nodes.of(model.cfg):
+        raise ValueError(
+            f"the graph is of {nodes.whole}, and circuits are run of {Nodes.of(model.cfg)}"
+        )
     kept = [torch.zeros_like(nodes.is_edge), *(graph.kept for graph in graphs)]
     found: list[list[Tensor]] = []
     for pair, own in given:
         with plain(model):
-            runs = PairRuns.of(model, pair, own, nodes.groups)
-            if nodes.whole != runs.nodes:
-                raise ValueError(f"the graph is of {nodes.whole}, this model has {runs.nodes}")
+            runs = PairRuns.of(model, pair, own, nodes)
             _, written, logits = runs.clean()
             applied = runs.applied(logits)
             others = _others(runs, written, rest, means, generator)
@@ -273,7 +272,7 @@ def _run(
         with collecting(model, [name]) as z:
             block.attn(*inputs, context)
         by_others = others.by(of_heads)
-        moved.append(written_by_heads(model, layer, z[name]) - by_others)
+        moved.append(written_by_heads(block, z[name]) - by_others)
         stream = stream + by_others.sum(1) + bias_or_zeros(block.attn.o_proj)
         out = block.mlp(block.ln2(read(of_mlp)[:, :, 0]))
         moved.append((out - others.mlp_out[layer])[:, None])

@@ -34,6 +34,9 @@ class Nodes:
     What comes earlier is told by a *stage*: 0 for the embeddings, 1 + 2 l for the heads of layer l,
     2 + 2 l for its MLP, and the last for the logits. An edge leads from a stage to a later one.
 
+    Of the encoder the first sender is `frames`, what enters its block 0, and the last receiver `audio`,
+    its final residual stream, of which the pool and the projector make what `embed` has of the sound.
+
     With `groups` of positions each node is split by them: `L0H1 @audio` is what the head writes, or
     reads, at positions of that group. An edge stays at its position, so it stays in its group; what
     moves between positions is attention, inside a node.
@@ -43,11 +46,19 @@ class Nodes:
     n_heads: int
     kv_heads: int
     groups: tuple[str, ...] = ()
+    part: str = "decoder"  # or "encoder"
 
     @classmethod
-    def of(cls, cfg: Any) -> "Nodes":
-        """The nodes of a model with this config."""
-        return cls(cfg.n_layers, cfg.n_heads, cfg.kv_heads)
+    def of(cls, cfg: Any, part: str = "decoder") -> "Nodes":
+        """The nodes of a model with this config.
+
+        Raises:
+            ValueError: for another part.
+        """
+        if part not in ("decoder", "encoder"):
+            raise ValueError(f"part must be 'decoder' or 'encoder', not {part!r}")
+        sizes = cfg if part == "decoder" else cfg.audio
+        return cls(sizes.n_layers, sizes.n_heads, sizes.kv_heads, part=part)
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> "Nodes":
@@ -76,7 +87,7 @@ class Nodes:
     @cached_property
     def senders(self) -> tuple[str, ...]:
         """Names, in order."""
-        names = ["embed"]
+        names = ["embed" if self.part == "decoder" else "frames"]
         for layer in range(self.n_layers):
             names += [head_name(layer, head) for head in range(self.n_heads)]
             names.append(f"MLP{layer}")
@@ -91,7 +102,7 @@ class Nodes:
             for letter in "kv":
                 found += [Receiver(f"L{layer}KV{head}", letter) for head in range(self.kv_heads)]
             found.append(Receiver(f"MLP{layer}", "resid"))
-        found.append(Receiver("logits", "resid"))
+        found.append(Receiver(self.end, "resid"))
         return tuple(
             Receiver(self._in_groups(node, group), input)
             for node, input in found
@@ -105,6 +116,27 @@ class Nodes:
     @staticmethod
     def _in_groups(name: str, group: str) -> str:
         return f"{name} @{group}" if group else name
+
+    @property
+    def end(self) -> str:
+        """The last receiver."""
+        return "logits" if self.part == "decoder" else "audio"
+
+    @property
+    def prefix(self) -> str:
+        """What hook names of this part begin with."""
+        return "" if self.part == "decoder" else "audio_encoder."
+
+    def hook(self, layer: int, name: str) -> str:
+        """The hook point of a block."""
+        return f"{self.prefix}blocks.{layer}.{name}"
+
+    @property
+    def written(self) -> list[str]:
+        """The hook points that tell what senders write: the embeddings, then z and the MLPs by layer."""
+        sites = ("attn.hook_z", "hook_mlp_out")
+        inside = [self.hook(layer, site) for site in sites for layer in range(self.n_layers)]
+        return [f"{self.prefix}hook_embed", *inside]
 
     @property
     def last_stage(self) -> int:
@@ -154,18 +186,17 @@ class Nodes:
     def inputs_of(self) -> dict[str, list[int]]:
         """The receivers, by number, that each node reads with: of a head its query's, and the keys'
         and values' of its key-value head; split by position those at any group, but that of the
-        last position only at that one. The logits are one node.
+        last position only at that one. The last receiver, the logits, is one node.
         """
         numbers = {receiver: i for i, receiver in enumerate(self.receivers)}
-        found: dict[str, list[int]] = {}
+        found: dict[str, list[int]] = {name: [] for name in self.senders[: len(self._groups)]}
 
         def reads(name: str, *inputs: tuple[str, str], group: str) -> None:
             named = [Receiver(self._in_groups(node, group), input) for node, input in inputs]
             found.setdefault(name, []).extend(numbers[receiver] for receiver in named)
 
         for group in self._groups:
-            found[self._in_groups("embed", group)] = []
-            reads("logits", ("logits", "resid"), group=group)
+            reads(self.end, (self.end, "resid"), group=group)
             for layer in range(self.n_layers):
                 mlp = f"MLP{layer}"
                 reads(self._in_groups(mlp, group), (mlp, "resid"), group=group)

@@ -38,7 +38,7 @@ def greedy(nodes: Nodes, scores: Scores, candidates: Edges, n: int) -> Edges:
                     heapq.heappush(waiting, (-sizes[sender][receiver], sender, receiver))
 
     kept = torch.zeros_like(candidates)
-    open_inputs("logits")
+    open_inputs(nodes.end)
     for _ in range(n):
         if not waiting:
             break
@@ -62,11 +62,11 @@ def influence(nodes: Nodes, scores: Scores) -> Scores:
     for inputs in nodes.inputs_of.values():
         n_readers[inputs] += 1
     found = torch.zeros_like(sizes)
-    for node in reversed((*nodes.senders, "logits")):
+    for node in reversed((*nodes.senders, nodes.end)):
         inputs = nodes.inputs_of[node]
         if not inputs:
             continue
-        own = 1.0 if node == "logits" else float(found[nodes.senders.index(node)].sum())
+        own = 1.0 if node == nodes.end else float(found[nodes.senders.index(node)].sum())
         read = sizes[:, inputs] / n_readers[inputs]
         total = float(read.sum())
         if total:

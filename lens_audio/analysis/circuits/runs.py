@@ -11,18 +11,13 @@ from torch import Tensor
 
 from lens_audio.analysis.alignment import BaseAndSource
 from lens_audio.analysis.circuits.nodes import Nodes
-from lens_audio.analysis.metrics import AppliedMetric, logit_diff, logits_needed
+from lens_audio.analysis.circuits.pairs import MetricFunction
+from lens_audio.analysis.metrics import AppliedMetric, logits_needed
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.data import AudioQAItem, Pair
-from lens_audio.data.batches import pair_batches
-from lens_audio.data.collect import layer_names
+from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
+from lens_audio.model.block import TransformerBlock
 from lens_audio.model.hook_point import only_reads
-
-MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
-PairWithMetric = tuple[Pair, MetricFunction]
-# One pair of prompts, or batches of them: each a Pair, or (pair, metric) with a metric of its own.
-Pairs = Pair | tuple[AudioPrompt, AudioPrompt] | Iterable[Any]
 
 GROUPS = ("audio", "text", "last")  # of positions; text is all that is neither of the others
 
@@ -36,60 +31,20 @@ FLAGS = {
 }
 
 
-def pairs_of_items(
-    model: HookedAudioTransformer,
-    items: Sequence[tuple[AudioQAItem, AudioQAItem]],
-    batch_size: int = 16,
-) -> Iterator[PairWithMetric]:
-    """(clean, corrupted) items that ask one question of two recordings, a batch at a time, each with
-    its metric: logit(clean answer) - logit(corrupted answer), of the answers' first tokens.
-
-    Raises:
-        ValueError: for a batch size below 1.
-    """
-    for pair, right, wrong in pair_batches(model, items, batch_size):
-        yield pair, logit_diff(right, wrong)
-
-
-def with_metrics(pairs: Pairs, metric: MetricFunction | None) -> Iterator[PairWithMetric]:
-    """Each batch of pairs with its metric: its own, or the one for all.
-
-    Raises:
-        ValueError: for no pairs, what is none, or a batch without a metric.
-    """
-    if isinstance(pairs, tuple) and pairs and isinstance(pairs[0], AudioPrompt):
-        pairs = Pair(*pairs)
-    n_batches = 0
-    for given in [pairs] if isinstance(pairs, Pair) else pairs:
-        pair, own = (given, metric) if isinstance(given, Pair) else _taken_apart(given)
-        if own is None:
-            raise ValueError(
-                "no metric was given: give one for all pairs, or (pair, metric) for each batch"
-            )
-        n_batches += 1
-        yield pair, own
-    if not n_batches:
-        raise ValueError("no pairs were given")
-
-
-def _taken_apart(given: Any) -> PairWithMetric:
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Pair):
-        return given
-    raise ValueError(
-        f"pairs are la.data.pair(clean, corrupted), or (pair, metric); not {type(given).__name__}"
-    )
-
-
 @contextmanager
 def plain(model: HookedAudioTransformer) -> Iterator[None]:
     """Inside, TransformerLens's flags are as edges need them; other threads wait."""
     with model.lock:
-        before = {flag: getattr(model.cfg, flag) for flag in FLAGS}
+        before = [
+            (cfg, {f: getattr(cfg, f) for f in FLAGS}) for cfg in (model.cfg, model.cfg.audio)
+        ]
         try:
-            vars(model.cfg).update(FLAGS)
+            for cfg, _ in before:
+                vars(cfg).update(FLAGS)
             yield
         finally:
-            vars(model.cfg).update(before)
+            for cfg, flags in before:
+                vars(cfg).update(flags)
 
 
 @dataclass
@@ -99,27 +54,17 @@ class Written:
     Of heads z is kept, which is smaller: what they write is made from it when it is asked for.
     """
 
-    model: HookedAudioTransformer
+    blocks: Any  # a ModuleList of TransformerBlock
     nodes: Nodes
     embed: Float[Tensor, "batch pos d_model"]
     z: list[Float[Tensor, "batch pos head d_head"]]
     mlp_out: list[Float[Tensor, "batch pos d_model"]]
 
-    @staticmethod
-    def names(n_layers: int) -> list[str]:
-        """The hook points that tell it."""
-        layers = range(n_layers)
-        return [
-            "hook_embed",
-            *layer_names("attn.hook_z", layers),
-            *layer_names("hook_mlp_out", layers),
-        ]
-
     @classmethod
-    def of(cls, model: HookedAudioTransformer, nodes: Nodes, kept: dict[str, Tensor]) -> "Written":
+    def of(cls, blocks: Any, nodes: Nodes, kept: dict[str, Tensor]) -> "Written":
         """Of activations by hook name."""
-        embed, *rest = (kept[name].detach() for name in cls.names(nodes.n_layers))
-        return cls(model, nodes, embed, rest[: nodes.n_layers], rest[nodes.n_layers :])
+        embed, *rest = (kept[name].detach() for name in nodes.written)
+        return cls(blocks, nodes, embed, rest[: nodes.n_layers], rest[nodes.n_layers :])
 
     def minus(self, other: "Written", real: Bool[Tensor, "batch pos"]) -> "Written":
         """The difference, at real positions; zero at padding."""
@@ -140,7 +85,7 @@ class Written:
         embed = function(*(run.embed for run in runs))
         z = [function(*parts) for parts in zip(*(run.z for run in runs), strict=True)]
         mlp_out = [function(*parts) for parts in zip(*(run.mlp_out for run in runs), strict=True)]
-        return Written(self.model, self.nodes, embed, z, mlp_out)
+        return Written(self.blocks, self.nodes, embed, z, mlp_out)
 
     def by(
         self, stage: int, positions: slice = slice(None)
@@ -151,7 +96,7 @@ class Written:
             return self.embed[:, None, positions]
         if is_mlp:
             return self.mlp_out[layer][:, None, positions]
-        return written_by_heads(self.model, layer, self.z[layer][:, positions])
+        return written_by_heads(self.blocks[layer], self.z[layer][:, positions])
 
     def of_senders(self, numbers: Sequence[int]) -> Float[Tensor, "batch sender pos d_model"]:
         """Of senders by their numbers, in ascending order."""
@@ -165,10 +110,10 @@ class Written:
 
 
 def written_by_heads(
-    model: HookedAudioTransformer, layer: int, z: Float[Tensor, "batch pos head d_head"]
+    block: TransformerBlock, z: Float[Tensor, "batch pos head d_head"]
 ) -> Float[Tensor, "batch head pos d_model"]:
     """z W_O of each head; the bias of the output is no head's."""
-    weight = model.blocks[layer].attn.o_proj.weight.unflatten(1, (model.cfg.n_heads, -1))
+    weight = block.attn.o_proj.weight.unflatten(1, (z.shape[2], -1))
     return z.transpose(1, 2) @ weight.permute(1, 2, 0)
 
 
@@ -178,6 +123,7 @@ class PairRuns:
 
     model: HookedAudioTransformer
     nodes: Nodes
+    base: AudioPrompt  # the clean prompt
     embed: Float[Tensor, "batch pos d_model"]
     mask: Bool[Tensor, "batch pos"]
     corrupted: Written
@@ -193,27 +139,41 @@ class PairRuns:
         model: HookedAudioTransformer,
         pair: Pair,
         metric: MetricFunction,
-        groups: Sequence[str] = (),
+        nodes: Nodes | None = None,
     ) -> "PairRuns":
         """Runs the corrupted prompt, and of the clean one what makes its embeddings.
 
         Args:
-            groups: of positions, some of `GROUPS`, to keep apart.
+            nodes: the decoder's by default; their groups are of `GROUPS`.
 
         Raises:
             ValueError: for prompts whose positions do not correspond, or hooks on the model.
         """
         runs = BaseAndSource.of(model, pair, None, "noise")
-        nodes = Nodes.of(model.cfg)
+        nodes = Nodes.of(model.cfg) if nodes is None else nodes
+        blocks = model.get_submodule(f"{nodes.prefix}blocks")
         n_last = logits_needed([metric], runs.base, runs.source)
         kept: dict[str, Tensor] = {}
-        with model.hooks(fwd_hooks=_keeping(kept, Written.names(nodes.n_layers))):
+        with model.hooks(fwd_hooks=keeping(kept, nodes.written)):
             corrupted_logits = model(runs.source, logits_to_keep=n_last)
-        corrupted = Written.of(model, nodes, runs.at_base(kept))
+        corrupted = Written.of(blocks, nodes.whole, runs.at_base(kept))
         embed = model(runs.base, stop_at_layer=0)
-        mask = runs.base.attention_mask.to(embed.device)
-        masks = [_in_group(group, runs.base).to(mask.device) for group in groups] or [mask]
-        return cls(model, nodes, embed, mask, corrupted, corrupted_logits, metric, n_last, masks)
+        mask = runs.base.attention_mask.to(corrupted_logits.device)
+        groups = [_in_group(group, runs.base).to(mask.device) for group in nodes.groups] or [mask]
+        return PairRuns(
+            model, nodes.whole, runs.base, embed, mask, corrupted, corrupted_logits, metric,
+            n_last, groups,
+        )  # fmt: skip
+
+    @property
+    def blocks(self) -> Any:
+        """The transformer blocks that the nodes are of."""
+        return self.corrupted.blocks
+
+    @property
+    def n_final(self) -> int:
+        """How many last positions of the final residual stream anything depends on."""
+        return self.n_last
 
     def from_layer(
         self,
@@ -227,28 +187,33 @@ class PairRuns:
         Rows are copies of the batch, one after another.
         """
         kept: dict[str, Tensor] = {}
-        with self.model.hooks(fwd_hooks=[*fwd_hooks, *_keeping(kept, names)]):
-            logits = self.model(
-                resid,
-                start_at_layer=layer,
-                attention_mask=self.mask.repeat(len(resid) // len(self.mask), 1),
-                logits_to_keep=self.n_last,
-            )
-        return kept, logits
+        with self.model.hooks(fwd_hooks=[*fwd_hooks, *keeping(kept, names)]):
+            return kept, self.continued(layer, resid)
+
+    def continued(
+        self, layer: int, resid: Float[Tensor, "row pos d_model"]
+    ) -> Float[Tensor, "row last d_vocab"]:
+        """The last logits of a run that begins before a layer, in which hooks are set already."""
+        return self.model(
+            resid,
+            start_at_layer=layer,
+            attention_mask=self.mask.repeat(len(resid) // len(self.mask), 1),
+            logits_to_keep=self.n_last,
+        )
 
     @torch.no_grad()
     def clean(self) -> tuple[dict[str, Tensor], Written, Float[Tensor, "batch last d_vocab"]]:
         """The clean run: its residual streams by hook name, what its senders wrote, its logits."""
         layers = range(self.nodes.n_layers)
-        resid = [*layer_names("hook_resid_pre", layers), *layer_names("hook_resid_mid", layers)]
-        names = [*resid, *Written.names(self.nodes.n_layers)[1:], self.final_name]
-        kept, logits = self.from_layer(0, self.embed, names)
-        return kept, Written.of(self.model, self.nodes, kept | {"hook_embed": self.embed}), logits
+        resid = [self.nodes.hook(l, f"hook_resid_{at}") for l in layers for at in ("pre", "mid")]
+        embed, *rest = self.nodes.written
+        kept, logits = self.from_layer(0, self.embed, [*resid, *rest, self.final_name])
+        return kept, Written.of(self.blocks, self.nodes, kept | {embed: self.embed}), logits
 
     @property
     def final_name(self) -> str:
         """The hook point of the final residual stream."""
-        return f"blocks.{self.nodes.n_layers - 1}.hook_resid_post"
+        return self.nodes.hook(self.nodes.n_layers - 1, "hook_resid_post")
 
     def applied(self, clean_logits: Float[Tensor, "batch last d_vocab"]) -> AppliedMetric:
         """The metric in the form that fits both runs."""
@@ -269,7 +234,7 @@ def _in_group(group: str, prompt: AudioPrompt) -> Bool[Tensor, "batch pos"]:
     return {"audio": audio, "text": prompt.attention_mask & ~audio & ~last, "last": last}[group]
 
 
-def _keeping(
+def keeping(
     kept: dict[str, Tensor], names: Iterable[str]
 ) -> list[tuple[str, Callable[[Tensor, Any], None]]]:
     """Hooks that keep activations as they are, without the copy that one which edits them needs."""
