@@ -25,6 +25,7 @@ LOOK_SIZES = {"head": SIZE, "kv": SIZE + 12, "mlp": SIZE - 2}
 SIGNS = (("works for the metric: score below 0", ORANGE), ("against it: above 0", BLUE))
 
 Place = tuple[float, float]
+Bars = tuple[str, str]  # the first sender and the last receiver: "embed" and "logits"
 
 
 def edge_graph(graph: Graph) -> go.Figure:
@@ -34,7 +35,7 @@ def edge_graph(graph: Graph) -> go.Figure:
     falls when the edge is corrupted (a negative score), and blue where it works against it. A head
     is a circle, which also stands for its key-value head where no other head shares that; one
     that is shared is a diamond below the heads that read it, with grey lines to them. MLPs are
-    squares on the right.
+    squares on the right. Edges of the encoder begin at its frames and end at the audio.
 
     Args:
         graph: of `analysis.circuits.edges`, with some edges kept: `graph.greedy(40)`.
@@ -50,21 +51,22 @@ def edge_graph(graph: Graph) -> go.Figure:
             f"{len(found)} edges are too many to draw, at most {MOST}; keep fewer, as with "
             "graph.greedy(40)"
         )
-    ends = {(i, j): ends_of(graph, i, j) for i, j in found}
+    ends = {(i, j): _ends(graph, i, j) for i, j in found}
     nodes = sorted({node for pair in ends.values() for node in pair if NODE.fullmatch(node)},
                    key=_order)  # fmt: skip
-    places, labels = _places(nodes)
+    bars = graph.senders[0].partition(" ")[0], graph.nodes.end
+    places, labels = _places(nodes, bars)
     largest = max(abs(float(graph.scores[i, j])) for i, j in found) or 1.0
     figure = go.Figure(_links(graph.nodes, nodes, places))
     for i, j in reversed(found):  # the largest last, on top
-        figure.add_traces(_edge(graph, i, j, ends[i, j], places, largest))
-    figure.add_traces(_bars(places))
+        figure.add_traces(_edge(graph, i, j, ends[i, j], bars, places, largest))
+    figure.add_traces(_bars(bars, places))
     figure.add_trace(_nodes(graph, nodes, places, ends))
     figure.add_traces(_key(graph, found))
-    return _arranged(figure, places, labels)
+    return _arranged(figure, labels)
 
 
-def ends_of(graph: Graph, sender: int, receiver: int) -> tuple[str, str]:
+def _ends(graph: Graph, sender: int, receiver: int) -> tuple[str, str]:
     """The nodes between which an edge is drawn: "embed", "L0H1", "L2KV0", "MLP3", "logits", and the
     group of positions behind an "@" where there are groups.
     """
@@ -103,13 +105,13 @@ def _order(node: str) -> tuple[int, int, int, str]:
     return _layer(node), ("kv", "head", "mlp").index(kind_of(node)), number, node
 
 
-def _places(nodes: list[str]) -> tuple[dict[str, Place], dict[float, str]]:
+def _places(nodes: list[str], bars: Bars) -> tuple[dict[str, Place], dict[float, str]]:
     """Where nodes stand, and the names of rows: of each layer key-value heads, heads, MLPs.
 
     Of heads in several rows none stands above another; every second layer is a little to the right.
     """
-    places: dict[str, Place] = {"embed": (0.0, 0.0)}
-    labels, height = {0.0: "embed"}, 0.0
+    places: dict[str, Place] = {bars[0]: (0.0, 0.0)}
+    labels, height = {0.0: bars[0]}, 0.0
     for number, layer in enumerate(sorted(set(map(_layer, nodes)))):
         height += 1.0
         labels[height] = f"layer {layer}"
@@ -126,19 +128,25 @@ def _places(nodes: list[str]) -> tuple[dict[str, Place], dict[float, str]]:
                     x = COLUMN + 0.09 * (2 * i - len(row) + 1)
                 places[node] = (x, height + i % n_rows)
             height += n_rows - 1
-    places["logits"] = (0.0, height + 1)
-    return places, labels | {height + 1: "logits"}
+    places[bars[1]] = (0.0, height + 1)
+    return places, labels | {height + 1: bars[1]}
 
 
 def _edge(
-    graph: Graph, i: int, j: int, ends: tuple[str, str], places: dict[str, Place], largest: float
+    graph: Graph,
+    i: int,
+    j: int,
+    ends: tuple[str, str],
+    bars: Bars,
+    places: dict[str, Place],
+    largest: float,
 ) -> list[go.Scatter]:
     """A line, and along its middle what shows its hover text."""
     score, input = float(graph.scores[i, j]), graph.receivers[j].input
     start, end = (places[node] for node in ends)
-    if ends[0] == "embed":  # from the bar, nearly below
-        start = (0.85 * end[0] if ends[1] != "logits" else -0.95, start[1])
-    if ends[1] == "logits":
+    if ends[0] == bars[0]:  # from the bar, nearly below
+        start = (0.85 * end[0] if ends[1] != bars[1] else -0.95, start[1])
+    if ends[1] == bars[1]:
         end = (0.6 * start[0], end[1])
     skipped = min(3.0, abs(end[1] - start[1]) - 1)
     is_column = start[0] > 1 and end[0] > 1
@@ -242,18 +250,18 @@ def _about(graph: Graph, node: str, ends: dict[tuple[int, int], tuple[str, str]]
     return "<br>".join(lines)
 
 
-def _bars(places: dict[str, Place]) -> list[go.Scatter]:
-    """The embeddings and the logits."""
+def _bars(bars: Bars, places: dict[str, Place]) -> list[go.Scatter]:
+    """The first sender and the last receiver."""
     return [
         go.Scatter(
-            x=[-1, 1 if name == "logits" else COLUMN],
+            x=[-1, end],
             y=[places[name][1]] * 2,
             mode="lines",
             line={"width": 12, "color": INK},
             hoverinfo="skip",
             showlegend=False,
         )
-        for name in ("embed", "logits")
+        for name, end in zip(bars, (COLUMN, 1), strict=True)
     ]
 
 
@@ -270,8 +278,8 @@ def _key(graph: Graph, found: Iterable[Any]) -> list[go.Scatter]:
     ]  # fmt: skip
 
 
-def _arranged(figure: go.Figure, places: dict[str, Place], labels: dict[float, str]) -> go.Figure:
-    top = places["logits"][1]
+def _arranged(figure: go.Figure, labels: dict[float, str]) -> go.Figure:
+    top = max(labels)
     shown = {"showgrid": False, "tickvals": list(labels), "ticktext": list(labels.values())}
     legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0}
     return styled(

@@ -99,6 +99,13 @@ def test_nodes_by_group_of_positions_stand_apart():
     assert len(set(found.x)) == 2
 
 
+def test_the_encoders_edges_lead_from_the_frames_to_the_audio():
+    nodes = Nodes(n_layers=1, n_heads=2, kv_heads=2, part="encoder")
+    edges = {("frames", "L0H1", "q"): -0.5, ("L0H1", "audio", "resid"): -1.0}
+    labels = edge_graph(graph_of(edges, nodes)).layout.yaxis.ticktext
+    assert labels == ("frames", "layer 0", "audio")
+
+
 def test_many_heads_of_a_layer_do_not_stand_on_one_another():
     nodes = Nodes(n_layers=1, n_heads=30, kv_heads=30)
     edges = {(f"L0H{head}", "logits", "resid"): -1.0 for head in range(30)}
