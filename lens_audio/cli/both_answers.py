@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,13 +11,14 @@ from lens_audio import AudioPrompt, HookedAudioTransformer
 from lens_audio.analysis import choice_log_probs, next_token_probs
 from lens_audio.cli import cautions
 from lens_audio.cli.checkpoint import CheckpointFiles, first_token
-from lens_audio.cli.checks import check_named
+from lens_audio.cli.checks import check_named, shown_name
 from lens_audio.cli.commands.about_two import AboutTwo
 from lens_audio.cli.recording import Excerpt
 from lens_audio.cli.two_recordings import TwoRecordings
 from lens_audio.data import Pair
 from lens_audio.plots.choices import shown_mass
 from lens_audio.plots.pages.answers import AnsweredRecording, TwoAnswers
+from lens_audio.plots.report import own_versions
 
 N_NEXT_TOKENS = 4
 
@@ -141,15 +143,42 @@ def _within(span: tuple[float, float] | None, seconds: float) -> tuple[float, fl
     return None if span is None or span[0] >= seconds else (span[0], min(span[1], seconds))
 
 
-def cautions_of(
-    request: AboutTwo, clean: AnsweredRecording, corrupted: AnsweredRecording
-) -> list[str]:
-    """What to know before believing either answer."""
-    return [
-        *cautions.of_model(request.model, request.clean is not None),
-        *cautions.of_mass(clean.mass, " in the clean run"),
-        *cautions.of_mass(corrupted.mass, " in the corrupted run"),
-    ]
+def said_of_both(
+    request: AboutTwo,
+    asked: TwoRecordings,
+    recordings: Sequence[AnsweredRecording],
+    both: BothAnswers,
+    answers: Sequence[tuple[str, int]],
+    notes: list[str],
+) -> dict[str, Any]:
+    """The fields of `TwoAnswers`.
+
+    Args:
+        recordings: the clean and the corrupted one.
+        answers: those that are compared.
+    """
+    clean, corrupted = recordings
+    listed = asked.choices is not None
+    return {
+        "clean": clean,
+        "corrupted": corrupted,
+        "question": asked.question,
+        "answer": answers[0][0],
+        "instead": answers[1][0],
+        "candidates": both.candidates,
+        "quantity": "probability among choices" if listed else "next-token probability",
+        "clean_probs": both.clean,
+        "corrupted_probs": both.corrupted,
+        "notes": notes,
+        "model_name": shown_name(request.model),
+        "command": request.shown(),
+        "versions": own_versions(),
+        "cautions": [
+            *cautions.of_model(request.model, request.clean is not None),
+            *cautions.of_mass(clean.mass, " in the clean run"),
+            *cautions.of_mass(corrupted.mass, " in the corrupted run"),
+        ],
+    }
 
 
 def show_answers(found: TwoAnswers, console: Console) -> None:

@@ -18,17 +18,17 @@ from lens_audio.analysis import (
     head_attribution_by_source,
     mlp_attribution,
 )
+from lens_audio.analysis.circuits.pairs import PairWithMetric
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.cli.both_answers import (
     answered,
     ask,
-    cautions_of,
     check_comparable,
     compared,
+    said_of_both,
     show_answers,
 )
 from lens_audio.cli.checkpoint import CheckpointFiles, load
-from lens_audio.cli.checks import shown_name
 from lens_audio.cli.commands.circuit import PAIRS, Circuit
 from lens_audio.cli.recording import Excerpt
 from lens_audio.cli.two_recordings import TwoRecordings, load_pair, read_excerpts
@@ -41,7 +41,7 @@ from lens_audio.plots.pages.circuit import (
     FoundCircuit,
     circuit_page,
 )
-from lens_audio.plots.report import own_versions, write_page
+from lens_audio.plots.report import write_page
 from lens_audio.tables import table_text as csv_text
 from lens_audio.testbed.scenes import ScenePair
 
@@ -59,7 +59,7 @@ class Task:
     notes: list[str]
     answer: str | None
     instead: str | None
-    scenes: Sequence[ScenePair] = ()
+    scenes: Sequence[ScenePair]
 
     @classmethod
     def of(cls, checkpoint: CheckpointFiles, request: Circuit) -> "Task":
@@ -73,13 +73,13 @@ class Task:
             scenes = testbed.make_scene_pairs(request.pairs or PAIRS, SEED)
             checkpoint.check_items([item for pair in scenes for item in pair])
         asked = TwoRecordings.of_scenes(scenes[0]) if scenes else TwoRecordings.of(request)
-        answers = (
-            [item.answer for item in scenes[0]] if scenes else [request.answer, request.instead]
-        )
+        answer, instead = request.answer, request.instead
+        if scenes:
+            answer, instead = (item.answer for item in scenes[0])
         excerpts = read_excerpts(checkpoint, asked, request)
         shown, notes = load_pair(checkpoint, asked, excerpts)
-        check_comparable(checkpoint, asked.choices, *answers)
-        return cls(asked, excerpts, shown, notes, *answers, scenes)
+        check_comparable(checkpoint, asked.choices, answer, instead)
+        return cls(asked, excerpts, shown, notes, answer, instead, scenes)
 
 
 def run(request: Circuit) -> None:
@@ -93,31 +93,16 @@ def run(request: Circuit) -> None:
         both = ask(model, (pair.clean, pair.corrupted), task.asked.choices)
         answers = compared(model, both, task.asked.choices, task.answer, task.instead)
     tokens = [token for _, token in answers]
-    found_on: Any = [(pair, logit_diff(*tokens))]
-    judged_on = found_on
-    if task.scenes:
-        half = (len(task.scenes) + 1) // 2
-        found_on = list(circuits.pairs_of_items(model, task.scenes[:half]))
-        judged_on = list(circuits.pairs_of_items(model, task.scenes[half:]))
+    found_on, judged_on = halves(model, task, pair, tokens)
     with progress.status("scoring edges"):
         graph = circuits.edges(model, found_on, method=request.method.value)
         few = graph.greedy(min(request.edges, len(graph)))
     with progress.status("running circuits"):
         curve = faithfulness(model, judged_on, graph, request.edges)
     effects = effects_of(model, pair, tokens)
-    clean, corrupted = answered(task.asked, task.excerpts, task.shown, both, effects.totals)
+    recordings = answered(task.asked, task.excerpts, task.shown, both, effects.totals)
     found = FoundCircuit(
-        clean=clean,
-        corrupted=corrupted,
-        question=task.asked.question,
-        answer=answers[0][0],
-        instead=answers[1][0],
-        candidates=both.candidates,
-        quantity="next-token probability"
-        if task.asked.choices is None
-        else "probability among choices",
-        clean_probs=both.clean,
-        corrupted_probs=both.corrupted,
+        **said_of_both(request, task.asked, recordings, both, answers, task.notes),
         graph=few,
         n_all=len(graph),
         curve=curve,
@@ -126,11 +111,6 @@ def run(request: Circuit) -> None:
         are_apart=bool(task.scenes),
         effects=effects,
         top=request.top,
-        notes=task.notes,
-        model_name=shown_name(request.model),
-        command=request.shown(),
-        versions=own_versions(),
-        cautions=cautions_of(request, clean, corrupted),
     )
     write_text(request.table, table_text(found, request.table.suffix))
     write_page(request.out, circuit_page(found))
@@ -138,6 +118,21 @@ def run(request: Circuit) -> None:
     show(found, console)
     files = f"\nTable: {escape(str(request.table))}\nPage: {escape(str(request.out))}"
     console.print(files, soft_wrap=True)
+
+
+def halves(
+    model: HookedAudioTransformer, task: Task, pair: Pair, tokens: Sequence[int]
+) -> tuple[list[PairWithMetric], list[PairWithMetric]]:
+    """The pairs on which edges are found, and those on which they are judged: of one pair the same."""
+    if not task.scenes:
+        one: list[PairWithMetric] = [(pair, logit_diff(*tokens))]
+        return one, one
+    half = (len(task.scenes) + 1) // 2
+    first, second = task.scenes[:half], task.scenes[half:]
+    return (
+        list(circuits.pairs_of_items(model, first)),
+        list(circuits.pairs_of_items(model, second)),
+    )
 
 
 def faithfulness(

@@ -16,13 +16,12 @@ from lens_audio.analysis.patching import positions_by, sweep
 from lens_audio.cli.both_answers import (
     answered,
     ask,
-    cautions_of,
     check_comparable,
     compared,
+    said_of_both,
     show_answers,
 )
 from lens_audio.cli.checkpoint import CheckpointFiles, load
-from lens_audio.cli.checks import shown_name
 from lens_audio.cli.commands.patch import Patch
 from lens_audio.cli.two_recordings import TwoRecordings, load_pair, read_excerpts
 from lens_audio.data import Pair
@@ -34,7 +33,7 @@ from lens_audio.plots.pages.patch import (
     Sweep,
     patch_page,
 )
-from lens_audio.plots.report import own_versions, write_page
+from lens_audio.plots.report import write_page
 from lens_audio.sites import Site
 from lens_audio.tables import table_text as csv_text
 
@@ -57,24 +56,11 @@ def run(request: Patch) -> None:
         answers = compared(model, both, asked.choices, request.answer, request.instead)
     metric = logit_diff(*(token for _, token in answers))
     sweeps = [sweep_by(kind, site, model, pair, metric, request) for kind, site in kinds]
-    clean, corrupted = answered(asked, excerpts, loaded, both, logit_differences(sweeps[0]))
+    recordings = answered(asked, excerpts, loaded, both, logit_differences(sweeps[0]))
     found = Patched(
-        clean=clean,
-        corrupted=corrupted,
-        question=asked.question,
-        answer=answers[0][0],
-        instead=answers[1][0],
-        candidates=both.candidates,
-        quantity="next-token probability" if asked.choices is None else "probability among choices",
-        clean_probs=both.clean,
-        corrupted_probs=both.corrupted,
+        **said_of_both(request, asked, recordings, both, answers, notes),
         direction=request.direction,
         sweeps=sweeps,
-        notes=notes,
-        model_name=shown_name(request.model),
-        command=request.shown(),
-        versions=own_versions(),
-        cautions=cautions_of(request, clean, corrupted),
     )
     write_text(request.table, table_text(found, request.table.suffix))
     write_page(request.out, patch_page(found))

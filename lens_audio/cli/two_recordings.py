@@ -63,7 +63,7 @@ class TwoRecordings:
         """The two recordings of a pair of the testbed, and its question."""
         clean, corrupted = (
             NamedRecording(
-                f"synthetic recording of {with_article(item.answer)}",
+                f"synthetic recording of {with_article(item.events[0].category)}",
                 item.audio,
                 span=(item.events[0].onset, item.events[0].offset),
             )

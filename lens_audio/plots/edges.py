@@ -170,6 +170,7 @@ def _edge(
         y=y[5:20].tolist(),
         mode="markers",
         marker={"size": 10, "color": colour, "opacity": 0},
+        name=f"{graph.senders[i]} → {graph.receivers[j]}: {score:+.3g}",  # in the data as CSV
         hovertemplate=f"{said}<br>score {score:+.3g}<extra></extra>",
         showlegend=False,
         meta=about,

@@ -106,6 +106,12 @@ def test_the_encoders_edges_lead_from_the_frames_to_the_audio():
     assert labels == ("frames", "layer 0", "audio")
 
 
+def test_a_single_edge_from_the_embeddings_to_the_logits_has_no_nodes():
+    figure = edge_graph(graph_of({("embed", "logits", "resid"): -1.0}))
+    assert list(lines(figure)) == ["embed → logits, its residual stream<br>score -1"]
+    assert list(nodes_of(figure).customdata) == []
+
+
 def test_many_heads_of_a_layer_do_not_stand_on_one_another():
     nodes = Nodes(n_layers=1, n_heads=30, kv_heads=30)
     edges = {(f"L0H{head}", "logits", "resid"): -1.0 for head in range(30)}

@@ -1,6 +1,7 @@
 """The page of `lens-audio circuit`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -165,12 +166,8 @@ def _graph(found: FoundCircuit) -> str:
         ],
     }
     first = max(heads, key=lambda head: abs(_direct(found, head, 0)), default=(0, 0))
-    shown = _over_time(found, [first])
-    shown.data[0].colorbar.title.text = "%"  # a single row has no room for more
     n = len(found.graph)
     metric = f"logit({escape(found.answer)}) − logit({escape(found.instead)})"
-    options = "".join(f"<option>{escape(name)}</option>" for name in names)
-    chosen = escape(head_name(*first) if heads else next(iter(names)))
     return section(
         "The circuit",
         note(
@@ -184,16 +181,26 @@ def _graph(found: FoundCircuit) -> str:
         f'<p class="control"><label for="n-edges">Edges</label><input type="range" id="n-edges" '
         f'min="1" max="{n}" value="{n}" autocomplete="off"><output id="n-shown"></output></p>',
         figure_html(figure, "circuit"),
-        f'<div class="panel" id="panel"><p class="control"><label for="node">Node</label>'
-        f'<select id="node" data-first="{chosen}" autocomplete="off">{options}</select>'
+        _panel_html(found, names, first, head_name(*first) if heads else names[0]) if names else "",
+        f'<script type="application/json" id="circuit-facts">{safe_json(json.dumps(data))}</script>',
+        f"<script>{SCRIPT}</script>",
+    )
+
+
+def _panel_html(found: FoundCircuit, names: Sequence[str], first: Head, chosen: str) -> str:
+    """What a node is chosen with, and the figure of attention, which is of one head at first."""
+    shown = _over_time(found, [first])
+    shown.data[0].colorbar.title.text = "%"  # a single row has no room for more
+    options = "".join(f"<option>{escape(name)}</option>" for name in names)
+    return (
+        '<div class="panel"><p class="control"><label for="node">Node</label>'
+        f'<select id="node" data-first="{escape(chosen)}" autocomplete="off">{options}</select>'
         '<span class="note">or click one in the graph</span></p>'
         '<div id="effect"></div><div id="attention">'
         + label("When it listens: attention from the last position, clean recording")
         + '<audio controls preload="auto" id="again"></audio>'
         + figure_html(shown, "heard", over_time=True)
-        + "</div></div>",
-        f'<script type="application/json" id="circuit-facts">{safe_json(json.dumps(data))}</script>',
-        f"<script>{SCRIPT}</script>",
+        + "</div></div>"
     )
 
 

@@ -13,12 +13,15 @@ select { font: inherit; color: var(--ink); background: var(--paper); padding: 3p
 """
 
 # It stands before the script that draws all figures, so it waits until that has run. The panel's
-# player plays the page's first recording, which is the clean one.
+# player plays the page's first recording, which is the clean one. A circuit of nothing but the edge
+# from the embeddings to the logits has no nodes and no panel.
 SCRIPT = """
-document.getElementById("again").src = document.querySelector("audio").src;
+const again = document.getElementById("again");
+if (again) again.src = document.querySelector("audio").src;
 document.addEventListener("DOMContentLoaded", () => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const facts = read("circuit-facts"), whole = read("circuit-data"), heard = read("heard-data");
+  const facts = read("circuit-facts"), whole = read("circuit-data");
+  const heard = again ? read("heard-data") : null;
   const graph = document.getElementById("circuit"), time = document.getElementById("heard");
   const slider = document.getElementById("n-edges"), select = document.getElementById("node");
   const rank = new Map(facts.order.map((edge, place) => [edge.join(), place]));
@@ -66,8 +69,12 @@ document.addEventListener("DOMContentLoaded", () => {
     if (facts.nodes[name]) show(name);
   });
   slider.addEventListener("input", draw);
-  select.addEventListener("change", () => show(select.value));
   slider.value = slider.max;
+  if (!select) {
+    draw();
+    return;
+  }
+  select.addEventListener("change", () => show(select.value));
   show(select.dataset.first);
 });
 """
