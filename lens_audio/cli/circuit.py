@@ -29,7 +29,7 @@ from lens_audio.cli.both_answers import (
     show_answers,
 )
 from lens_audio.cli.checkpoint import CheckpointFiles, load
-from lens_audio.cli.commands.circuit import PAIRS, Circuit
+from lens_audio.cli.commands.circuit import PAIRS, CircuitCommand
 from lens_audio.cli.recording import Excerpt
 from lens_audio.cli.two_recordings import TwoRecordings, load_pair, read_excerpts
 from lens_audio.data import Pair
@@ -62,7 +62,7 @@ class Task:
     scenes: Sequence[ScenePair]
 
     @classmethod
-    def of(cls, checkpoint: CheckpointFiles, request: Circuit) -> "Task":
+    def of(cls, checkpoint: CheckpointFiles, request: CircuitCommand) -> "Task":
         """All that can be refused before the model is loaded.
 
         Raises:
@@ -82,7 +82,7 @@ class Task:
         return cls(asked, excerpts, shown, notes, answer, instead, scenes)
 
 
-def run(request: Circuit) -> None:
+def run(request: CircuitCommand) -> None:
     """Do all of it; nothing is written before everything is done."""
     progress = Console(stderr=True)
     checkpoint = CheckpointFiles.read(request.model, request.device)

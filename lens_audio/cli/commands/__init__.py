@@ -4,7 +4,7 @@ A command is a dataclass here, whose fields are its options, and `run` of the fi
 in the folder above, which is imported when the command runs. An option that is None was not given.
 """
 
-from lens_audio.cli.commands.circuit import Circuit
+from lens_audio.cli.commands.circuit import CircuitCommand
 from lens_audio.cli.commands.eval import Eval
 from lens_audio.cli.commands.heads import Heads
 from lens_audio.cli.commands.listen import Listen
@@ -19,7 +19,7 @@ from lens_audio.cli.options import Command
 COMMANDS: tuple[type[Command], ...] = (
     Listen,
     Patch,
-    Circuit,
+    CircuitCommand,
     Heads,
     Steer,
     ScoreLocalisation,

@@ -16,7 +16,7 @@ OF_RECORDINGS = (
 )  # fmt: skip
 
 
-class Method(StrEnum):
+class ScoredBy(StrEnum):
     """How edges are scored; `analysis.circuits.METHODS`."""
 
     eap = "eap"
@@ -26,16 +26,16 @@ class Method(StrEnum):
 
 
 @dataclass
-class Circuit(AboutTwo):
+class CircuitCommand(AboutTwo):
     """Ask one question about two recordings, and find the edges in the model that tell them apart."""
 
     method: Annotated[
-        Method,
+        ScoredBy,
         typer.Option(
             help="How edges are scored: by gradients (eap), by integrated gradients along the "
             "embeddings or the activations, or each by a run of its own (exact: slow)."
         ),
-    ] = Method.eap
+    ] = ScoredBy.eap
     edges: Annotated[
         int,
         typer.Option(min=1, max=500, help="Edges of the circuit, at most: the page shows these."),
@@ -43,7 +43,7 @@ class Circuit(AboutTwo):
     pairs: Annotated[
         int | None,
         typer.Option(
-            min=3,
+            min=4,
             help="Without CLEAN: pairs of synthetic recordings. Edges are found on the first half "
             f"of them and judged on the others. Default: {PAIRS}.",
         ),
@@ -52,6 +52,11 @@ class Circuit(AboutTwo):
     table: Table = Path("lens-audio-circuit.csv")
     top: Top = 10
     debug: Debug = False
+
+    @classmethod
+    def command_name(cls) -> str:
+        """Not the class's name: `Circuit` is that of a set of heads."""
+        return "circuit"
 
     def __post_init__(self) -> None:
         super().__post_init__()
