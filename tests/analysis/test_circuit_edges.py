@@ -82,7 +82,7 @@ def test_attribution_by_group_of_positions_is_the_derivative_of_exact_patching_t
 
 @pytest.mark.parametrize("method", ["eap", "eap-ig-inputs", "eap-ig-activations"])
 def test_groups_of_positions_add_up_to_the_whole_nodes(method):
-    whole, split = scores(method), scores(method, by_group=True)
+    whole, split = scores(method, steps=1), scores(method, steps=1, by_group=True)
     summed = split.nodes.split(split.by_example).sum(-1)
     torch.testing.assert_close(summed, whole.by_example, atol=1e-12, rtol=1e-9)
 
