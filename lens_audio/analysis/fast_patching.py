@@ -208,15 +208,19 @@ class FastPatcher:
         shape = [1] * n_axes
         shape[0], shape[axis] = masks.shape
         selected = masks.reshape(shape)
-        head_axis = self.site.head_axis
-        if cells[0].head is None or head_axis is None:
+        if cells[0].head is not None:
+            part_axis, parts = self.site.head_axis, [[cell.head] for cell in cells]
+        else:
+            part_axis, parts = self.site.neuron_axis, [cell.neurons for cell in cells]
+        if part_axis is None or parts[0] is None:
             return selected
-        heads = torch.zeros(len(cells), source.shape[head_axis], dtype=torch.bool)
-        heads[torch.arange(len(cells)), [cell.head for cell in cells]] = True
+        chosen = torch.zeros(len(cells), source.shape[part_axis], dtype=torch.bool)
+        for row, part in zip(chosen, parts, strict=True):
+            row[list(part)] = True
         shape = [1] * n_axes
-        shape[0], shape[head_axis] = len(masks), heads.shape[1]
+        shape[0], shape[part_axis] = len(masks), chosen.shape[1]
         rows_a_cell = len(masks) // len(cells)  # examples; in the encoder, clips
-        return selected & heads.repeat_interleave(rows_a_cell, dim=0).reshape(shape)
+        return selected & chosen.repeat_interleave(rows_a_cell, dim=0).reshape(shape)
 
     def _encoder_rows(self, first: int, cells: list[Cell]) -> Float[Tensor, "row pos d_model"]:
         """The decoder's residual streams over the audio of a patched encoder."""

@@ -1,5 +1,6 @@
-"""Hook functions that replace activations: patch, ablate, steer, project_out."""
+"""Hook functions that replace activations: patch, ablate, scale, steer, project_out."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,16 @@ from lens_audio.fingerprint import carrying
 from lens_audio.hooks.positions import along, select_entries, sequence_at
 from lens_audio.hooks.selection import Hook, one_of
 from lens_audio.model.hook_point import only_reads
-from lens_audio.sites import Heads, Layers, Positions, Site, check_positions, heads_by_layer
+from lens_audio.sites import (
+    Heads,
+    Layers,
+    Neurons,
+    Positions,
+    Site,
+    check_neurons,
+    check_positions,
+    heads_by_layer,
+)
 
 Source = Mapping[str, Tensor] | ActivationCache | Tensor
 # (activation, hook) -> values of the same shape; `edit` puts them where the selection says.
@@ -27,6 +37,7 @@ def patch(
     layers: Layers = None,
     heads: Heads = None,
     positions: Positions = None,
+    neurons: Neurons = None,
 ) -> list[Hook]:
     """Replace activations by those of another run (activation patching).
 
@@ -40,10 +51,12 @@ def patch(
         heads: head numbers, or (layer, head) pairs or labels ("L0H2") without layers; all by default.
         positions: integers, a slice or a boolean mask of positions of the prompt, or "last" (its
             last position and every generated token), "audio", "text", "generated", "all".
+        neurons: integers, a slice or a boolean mask over an MLP's width, at "mlp_post", "mlp_pre" or
+            "mlp_pre_linear", the encoder's too; all by default.
 
     Raises:
-        ValueError: when the hook runs, for heads or positions that do not exist, a source of
-            another shape, or a cache without this activation.
+        ValueError: for neurons at a site without; when the hook runs, for heads, neurons or positions
+            that do not exist, a source of another shape, or a cache without this activation.
     """
     where = Site.of(site)
 
@@ -51,7 +64,7 @@ def patch(
         return _in_place(_stored(source, where, hook), activation, where, hook)
 
     carrying(new_values, what="patch", source=source)
-    return edit(where, new_values, one_of(layer, layers), heads, positions)
+    return edit(where, new_values, one_of(layer, layers), heads, positions, neurons)
 
 
 def ablate(
@@ -63,6 +76,7 @@ def ablate(
     layers: Layers = None,
     heads: Heads = None,
     positions: Positions = None,
+    neurons: Neurons = None,
     seed: int = 0,
 ) -> list[Hook]:
     """Remove what activations say: set them to zero, to a mean, or to those of other examples.
@@ -74,7 +88,7 @@ def ablate(
             the same in every layer.
         source: a cache or tensor; its batch need not be this one, and all its positions count, so
             it is best without padding. "resample" needs it.
-        layer, layers, heads, positions: as in `patch`.
+        layer, layers, heads, positions, neurons: as in `patch`.
     """
     where = Site.of(site)
     if how not in ("zero", "mean", "resample"):
@@ -100,7 +114,43 @@ def ablate(
         return _in_place(given[rows.to(given.device)], activation, where, hook)
 
     carrying(new_values, what="ablate", how=how, source=source, seed=seed)
-    return edit(where, new_values, one_of(layer, layers), heads, positions)
+    return edit(where, new_values, one_of(layer, layers), heads, positions, neurons)
+
+
+def scale(
+    site: str,
+    *,
+    factor: float,
+    layer: Layers = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    positions: Positions = None,
+    neurons: Neurons = None,
+) -> list[Hook]:
+    """Multiply activations by `factor`.
+
+    Args:
+        factor: 0 is what `ablate` does with "zero", 1 changes nothing, -1 turns the sign.
+        layer, layers, heads, positions, neurons: as in `patch`.
+
+    Raises:
+        ValueError: for a factor that is infinite or NaN, or attention scores; otherwise as in
+            `patch`.
+    """
+    where = Site.of(site)
+    if not math.isfinite(factor):
+        raise ValueError(f"factor must be a finite number, not {factor}")
+    if where.last_name == "hook_attn_scores":
+        raise ValueError(
+            "attention scores are logarithms, -inf at masked keys, so a multiple of them is no "
+            "multiple of the attention; hooks.scale_attention multiplies that"
+        )
+
+    def new_values(activation: Tensor, hook: Any) -> Tensor:
+        return activation * factor
+
+    carrying(new_values, what="scale", factor=factor)
+    return edit(where, new_values, one_of(layer, layers), heads, positions, neurons)
 
 
 def steer(
@@ -174,24 +224,32 @@ def project_out(
 
 
 def edit(
-    site: Site, new_values: NewValues, layers: Layers, heads: Heads, positions: Positions
+    site: Site,
+    new_values: NewValues,
+    layers: Layers,
+    heads: Heads,
+    positions: Positions,
+    neurons: Neurons = None,
 ) -> list[Hook]:
     """Hooks that replace the selected part of a site by `new_values`, in a copy.
 
     The facts of `new_values` (see `fingerprint.carrying`) become those of the hooks' functions.
     """
-    positions = check_positions(positions, site)
+    positions, neurons = check_positions(positions, site), check_neurons(neurons, site)
     facts = getattr(new_values, "facts", None)
+    # Named where they are chosen, so that facts of before they could be are the same still.
+    of_neurons = {} if neurons is None else {"neurons": neurons}
     pairs: list[Hook] = []
     for some_layers, some_heads in heads_by_layer(layers, heads):
 
         @only_reads
         def function(activation: Tensor, hook: Any, heads: list[int] | None = some_heads) -> Tensor:
-            selected = select_entries(site, activation, hook, heads, positions)
+            selected = select_entries(site, activation, hook, heads, positions, neurons)
             return torch.where(selected, new_values(activation, hook), activation)
 
         if facts is not None:
-            carrying(function, **facts, site=site.template, heads=some_heads, positions=positions)
+            carrying(function, **facts, site=site.template, heads=some_heads, positions=positions,
+                     **of_neurons)  # fmt: skip
         pairs += [(name, function) for name in site.names(some_layers)]
     return pairs
 
