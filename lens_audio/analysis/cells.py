@@ -42,6 +42,11 @@ class Cell:
         return {**told, "head": self.head, **chosen}
 
     @property
+    def part(self) -> tuple[int, ...] | None:
+        """The head, or the neurons; None for all of the activation."""
+        return self.neurons if self.head is None else (self.head,)
+
+    @property
     def first_position(self) -> int:
         """Nothing before it changes."""
         return int(self.positions.any(0).nonzero()[0])

@@ -1,6 +1,6 @@
 """Activations put in at another layer than they were made at, of the same prompt or of another one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -160,6 +160,7 @@ def patchscope(
     place = _position_of(target, placeholder)
     if target_layer is not None:
         (target_layer,) = where.layers(model.cfg, target_layer)
+    insertions: Iterable[Insertion]
     if isinstance(source, Tensor):
         insertions = _of_vectors(model, source, layers, target_layer)
     else:
@@ -268,7 +269,7 @@ def _repeated(prompt: AudioPrompt, n: int) -> AudioPrompt:
     """A batch of one row, as many times."""
     tensors = ("tokens", "attention_mask", "audio_mask", "mel", "mel_lengths")
     given = {name: getattr(prompt, name) for name in tensors}
-    copies = {name: torch.cat([x] * n) for name, x in given.items() if x is not None}
+    copies: dict[str, Any] = {k: torch.cat([x] * n) for k, x in given.items() if x is not None}
     lists = {name: getattr(prompt, name) for name in ("waveforms", "texts")}
     return replace(prompt, **copies, **{name: x and x * n for name, x in lists.items()})
 

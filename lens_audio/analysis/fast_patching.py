@@ -208,11 +208,10 @@ class FastPatcher:
         shape = [1] * n_axes
         shape[0], shape[axis] = masks.shape
         selected = masks.reshape(shape)
-        if cells[0].head is not None:
-            part_axis, parts = self.site.head_axis, [[cell.head] for cell in cells]
-        else:
-            part_axis, parts = self.site.neuron_axis, [cell.neurons for cell in cells]
-        if part_axis is None or parts[0] is None:
+        head_axis, neuron_axis = self.site.head_axis, self.site.neuron_axis
+        part_axis = neuron_axis if head_axis is None else head_axis
+        parts = [cell.part for cell in cells if cell.part is not None]
+        if part_axis is None or not parts:
             return selected
         chosen = torch.zeros(len(cells), source.shape[part_axis], dtype=torch.bool)
         for row, part in zip(chosen, parts, strict=True):

@@ -1,4 +1,4 @@
-"""One grammar of places: which activation (`Site`), in which layers, at which positions, of which heads or neurons.
+"""One grammar of places: which activation (`Site`), which layers, positions, heads and neurons.
 
 Hook functions, sweeps, attribution, paths, circuits and lenses all read what a user writes here.
 """
