@@ -1,17 +1,17 @@
 """Hook functions that replace activations: patch, ablate, scale, steer, project_out."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import ActivationCache
 
 from lens_audio.fingerprint import carrying
-from lens_audio.hooks.positions import along, select_entries, sequence_at
+from lens_audio.hooks.positions import select_entries
 from lens_audio.hooks.selection import Hook, one_of
+from lens_audio.hooks.sources import Source, in_place, mean_of_rows, other_shape, stored
 from lens_audio.model.hook_point import only_reads
 from lens_audio.sites import (
     Heads,
@@ -24,7 +24,6 @@ from lens_audio.sites import (
     heads_by_layer,
 )
 
-Source = Mapping[str, Tensor] | ActivationCache | Tensor
 # (activation, hook) -> values of the same shape; `edit` puts them where the selection says.
 NewValues = Callable[[Tensor, Any], Tensor]
 
@@ -61,7 +60,7 @@ def patch(
     where = Site.of(site)
 
     def new_values(activation: Tensor, hook: Any) -> Tensor:
-        return _in_place(_stored(source, where, hook), activation, where, hook)
+        return in_place(stored(source, where, hook), activation, where, hook)
 
     carrying(new_values, what="patch", source=source)
     return edit(where, new_values, one_of(layer, layers), heads, positions, neurons)
@@ -100,18 +99,18 @@ def ablate(
         if how == "zero":
             return torch.zeros_like(activation)
         if source is None:
-            return _mean_of_rows(activation, where, hook)
-        given = _stored(source, where, hook)
+            return mean_of_rows(activation, where, hook)
+        given = stored(source, where, hook)
         if how == "mean" and not where.is_pattern:
             mean = given.to(activation).mean((0, 1))
             if mean.shape != activation.shape[2:]:
-                raise _other_shape(given, activation, hook)
+                raise other_shape(given, activation, hook)
             return mean.expand_as(activation)
         if how == "mean":
-            return _in_place(given.mean(0, keepdim=True), activation, where, hook)
+            return in_place(given.mean(0, keepdim=True), activation, where, hook)
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randint(len(given), (len(activation),), generator=generator)
-        return _in_place(given[rows.to(given.device)], activation, where, hook)
+        return in_place(given[rows.to(given.device)], activation, where, hook)
 
     carrying(new_values, what="ablate", how=how, source=source, seed=seed)
     return edit(where, new_values, one_of(layer, layers), heads, positions, neurons)
@@ -254,64 +253,6 @@ def edit(
     return pairs
 
 
-def _stored(source: Source, site: Site, hook: Any) -> Tensor:
-    if isinstance(source, Tensor):
-        return source
-    name = site.name_at(hook)
-    if name not in set(source):
-        raise ValueError(f"the source has no {name!r}; include it in names_filter when caching")
-    return source[name]
-
-
-def _in_place(values: Tensor, activation: Tensor, site: Site, hook: Any) -> Tensor:
-    """A source's values at the activation's positions, and the activation where it has none.
-
-    Raises:
-        ValueError: for a source of another shape or length; while generating it may be longer or
-            shorter than what has been generated, but not shorter than the prompt.
-    """
-    if values.ndim == activation.ndim - 1:
-        values = values[None]
-    axis, length = site.position_axis, activation.shape[site.position_axis]
-    sequence, info = sequence_at(hook, length), getattr(hook, "forward_info", None)
-    n_prompt, n_total = sequence.n_prompt, sequence.n_total
-    # Tokens may follow the prompt, in this forward or in later ones.
-    generating = info is not None and (info.n_prompt is not None or n_total > n_prompt)
-    if values.ndim != activation.ndim or len(values) not in (1, len(activation)):
-        raise _other_shape(values, activation, hook)
-    n_given = values.shape[axis]
-    start = n_total - length
-    if n_given == length and (info is None or not info.n_past):
-        # Given as it is: of the last positions alone, where the unembedding sees only those.
-        start = 0
-    elif n_given != n_total and not (generating and n_given >= n_prompt):
-        raise _other_shape(values, activation, hook)
-    n_shared = max(0, min(length, n_given - start))
-    values = values.to(activation).narrow(axis, min(start, n_given), n_shared)
-    if values.shape[1:] == activation.shape[1:]:
-        return values.expand_as(activation)
-    new = activation.clone()
-    part = new.narrow(axis, 0, n_shared)
-    if site.is_pattern and generating:  # keys, like queries, may be more or fewer
-        n_keys = min(part.shape[-1], values.shape[-1])
-        part, values = part[..., :n_keys], values[..., :n_keys]
-    if part.shape[1:] != values.shape[1:]:
-        raise _other_shape(values, activation, hook)
-    part.copy_(values)
-    return new
-
-
-def _mean_of_rows(activation: Tensor, site: Site, hook: Any) -> Tensor:
-    """The mean over the rows at each position, without those that are padding there."""
-    info, axis = getattr(hook, "forward_info", None), site.position_axis
-    real = None if info is None else info.attention_mask
-    if real is None or len(activation) != len(real):
-        return activation.mean(0, keepdim=True).expand_as(activation)
-    real = along(real[:, real.shape[1] - activation.shape[axis] :], axis, activation)
-    total = activation.masked_fill(~real.to(activation.device), 0).sum(0, keepdim=True)
-    return (total / real.sum(0, keepdim=True).clamp(min=1).to(total)).expand_as(activation)
-
-
 def _directions(directions: Tensor) -> Tensor:
     directions = torch.as_tensor(directions)
     if directions.ndim not in (1, 2) or directions.numel() == 0:
@@ -342,11 +283,3 @@ def _per_row(x: Float[Tensor, "*batch width"], activation: Tensor, hook: Any) ->
             "give one for all, or one a row"
         )
     return x.reshape(len(x), *[1] * (activation.ndim - 2), x.shape[-1])
-
-
-def _other_shape(values: Tensor, activation: Tensor, hook: Any) -> ValueError:
-    return ValueError(
-        f"the source has shape {tuple(values.shape)} at {hook.name}, the run "
-        f"{tuple(activation.shape)}; clean and corrupted inputs must have the same length "
-        "(la.data.pair pads or cuts recordings)"
-    )
