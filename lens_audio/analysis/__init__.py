@@ -3,6 +3,7 @@
 from lens_audio.analysis import (
     attribution,
     circuit,
+    circuits,
     corruptions,
     metrics,
     patching,
@@ -40,6 +41,7 @@ __all__ = [
     "choice_log_probs",
     "choice_probs",
     "circuit",
+    "circuits",
     "corruptions",
     "encoder_lens",
     "entropy",

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.config import AudioModelConfig, AudioTiming
+from lens_audio.data.answers import first_tokens
 from lens_audio.data.items import AudioQAItem, Item
+from lens_audio.data.pairs import Pair, pair
 from lens_audio.data.wording import Wording
 from lens_audio.inputs import AudioPrompt, build_prompt, load_audio
 from lens_audio.inputs.audio import is_clip, stored_seconds
@@ -43,6 +48,26 @@ def batches(
             clips = [as_clip(item.audio) for item in batch]
             yield batch, model.prompt([item.question for item in batch], audio=clips)
             bar.update(len(batch))
+
+
+def pair_batches(
+    model: HookedAudioTransformer,
+    pairs: Sequence[tuple[AudioQAItem, AudioQAItem]],
+    batch_size: int = 16,
+) -> Iterator[tuple[Pair, Int[Tensor, " pair"], Int[Tensor, " pair"]]]:
+    """(clean, corrupted) items that ask one question of two recordings, as pairs of prompts, with the
+    first tokens of the clean and of the corrupted answer.
+
+    Raises:
+        ValueError: for a batch size below 1.
+    """
+    sides = [batches(model, side, batch_size, verbose=False) for side in zip(*pairs, strict=True)]
+    for (clean, prompt), (corrupted, other_prompt) in zip(*sides, strict=True):
+        tokens = first_tokens(model, clean)
+        rows = torch.arange(len(clean), device=tokens.device)
+        answers = [[item.answer_index for item in side] for side in (clean, corrupted)]
+        right, wrong = (tokens[rows, indices] for indices in answers)
+        yield pair(prompt, other_prompt), right, wrong
 
 
 def check_batch_size(batch_size: int) -> None:

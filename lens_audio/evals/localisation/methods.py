@@ -5,7 +5,7 @@ differ. The metric of those that patch is logit(clean answer) - logit(corrupted 
 answers' first tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lens_audio.analysis.attention import FLOOR, audio_attention, audio_mass
 from lens_audio.analysis.attribution import attribute
+from lens_audio.analysis.circuits import edges, pairs_of_items
 from lens_audio.analysis.direct_attribution import head_attribution_by_source
 from lens_audio.analysis.listening import measure
 from lens_audio.analysis.metrics import Metric, logit_diff
@@ -22,9 +23,8 @@ from lens_audio.analysis.patching import sweep
 from lens_audio.analysis.path_patching import path_patch
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.data import AudioQAItem, Pair, pair
-from lens_audio.data.answers import first_tokens
-from lens_audio.data.batches import batches
+from lens_audio.data import AudioQAItem, Pair
+from lens_audio.data.batches import batches, pair_batches
 from lens_audio.data.knock_out import right_answers_without
 from lens_audio.sites import every_head
 from lens_audio.stats import pearson
@@ -136,11 +136,35 @@ def direct(model: HookedAudioTransformer, pairs: Pairs, of_text: bool = True) ->
     Without what it reads from text, what it writes from the audio alone: `direct_attribution`.
     """
     found = []
-    for both, right, wrong in _batches(model, pairs):
+    for both, right, wrong in pair_batches(model, pairs, BATCH_SIZE):
         toward = model.tokens_to_residual_directions(torch.stack([right, wrong]))
         parts = head_attribution_by_source(model, both.clean, toward[0] - toward[1])
         found.append((parts["audio"] + parts["text"] if of_text else parts["audio"]).cpu())
     return torch.cat(found)
+
+
+def edges_of_audio(model: HookedAudioTransformer, pairs: Pairs, method: str) -> OnPairs:
+    """The sizes of the edges from the embeddings into a head's keys and into its values, added up:
+    `analysis.circuits.edges`.
+
+    Only the sound differs in a pair, so these are edges from the audio. Heads that share keys and
+    values have one score.
+    """
+    cfg = model.cfg
+    readers = [f"L{layer}KV{head}" for layer, head in every_head(cfg.n_layers, cfg.kv_heads)]
+    graph = edges(
+        model, pairs_of_items(model, pairs, BATCH_SIZE), method=method, steps=STEPS,
+        senders="embed", receivers=readers, by_example=True,
+    )  # fmt: skip
+    assert graph.by_example is not None
+    by_pair = graph.by_example[:, 0, graph.kept[0]]
+    by_pair = by_pair.unflatten(1, (cfg.n_layers, 2, cfg.kv_heads))  # of a layer k, then v
+
+    def on_pairs(some: Int[Tensor, " some"]) -> Float[Tensor, "layer head"]:
+        sizes = by_pair[some].mean(0).abs().sum(1)
+        return sizes.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=1)
+
+    return on_pairs
 
 
 def _run_a_head(n_heads: int) -> int:
@@ -179,6 +203,14 @@ METHODS: dict[str, Method] = {
     "direct attribution of audio": Method(
         partial(direct, of_text=False), lambda n_heads: 1, absolute=True
     ),
+    "edges from audio (EAP)": Method(partial(edges_of_audio, method="eap"), lambda n_heads: 4),
+    "edges from audio (EAP-IG)": Method(
+        partial(edges_of_audio, method="eap-ig-inputs"), lambda n_heads: 2 + 3 * STEPS
+    ),
+    # Into the keys, and into the values, of each head.
+    "edges from audio (exact)": Method(
+        partial(edges_of_audio, method="exact"), lambda n_heads: 2 * n_heads + 2
+    ),
 }
 
 
@@ -203,25 +235,12 @@ def _by_head(model: HookedAudioTransformer, scores: Float[Tensor, "cell pair"]) 
     return scores.T.unflatten(1, (model.cfg.n_layers, model.cfg.n_heads))
 
 
-def _batches(
-    model: HookedAudioTransformer, pairs: Pairs
-) -> Iterator[tuple[Pair, Int[Tensor, " pair"], Int[Tensor, " pair"]]]:
-    """Some pairs at a time as prompts, with the first tokens of the clean and the corrupted answer."""
-    sides = [batches(model, side, BATCH_SIZE, verbose=False) for side in zip(*pairs, strict=True)]
-    for (clean, prompt), (corrupted, other_prompt) in zip(*sides, strict=True):
-        tokens = first_tokens(model, clean)
-        rows = torch.arange(len(clean), device=tokens.device)
-        answers = [[item.answer_index for item in side] for side in (clean, corrupted)]
-        right, wrong = (tokens[rows, indices] for indices in answers)
-        yield pair(prompt, other_prompt), right, wrong
-
-
 def _effects(
     model: HookedAudioTransformer, pairs: Pairs, patched: Callable[..., PatchingResult]
 ) -> ByPair:
     """By how much a patch of each head moves the metric of each pair, summed over positions."""
     found = []
-    for both, right, wrong in _batches(model, pairs):
+    for both, right, wrong in pair_batches(model, pairs, BATCH_SIZE):
         result = patched(model, both, metric=logit_diff(right, wrong))
         effects = result.values[0] - result.base[0]
         found.append(effects.sum(1) if "position" in result.axes else effects)

@@ -1,0 +1,146 @@
+"""The scores of all edges of a model, over data sets of pairs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_audio import fingerprint
+from lens_audio.analysis.circuits.eap import eap, eap_ig_activations, eap_ig_inputs
+from lens_audio.analysis.circuits.encoder import EncoderRuns
+from lens_audio.analysis.circuits.exact import exact
+from lens_audio.analysis.circuits.graph import Graph
+from lens_audio.analysis.circuits.nodes import Nodes
+from lens_audio.analysis.circuits.pairs import MetricFunction, Pairs, with_metrics
+from lens_audio.analysis.circuits.runs import GROUPS, PairRuns, plain
+from lens_audio.analysis.metrics import metric_name
+from lens_audio.audio_model import HookedAudioTransformer
+
+METHODS = ("eap", "eap-ig-inputs", "eap-ig-activations", "exact")
+
+
+def edges(
+    model: HookedAudioTransformer,
+    pairs: Pairs,
+    metric: MetricFunction | None = None,
+    method: str = "eap",
+    steps: int = 5,
+    *,
+    senders: Iterable[str] | None = None,
+    receivers: Iterable[str] | None = None,
+    by_group: bool = False,
+    part: str = "decoder",
+    by_example: bool = False,
+    batch_tokens: int | None = None,
+) -> Graph:
+    """By how much the metric changes when an edge of the clean run is corrupted, for every edge.
+
+    An edge leads from what one node writes to one input of a later one. It is corrupted when that
+    input alone gets what the sender wrote in the corrupted run. `Graph` and `Nodes` say what the
+    nodes are; the bias of the attention's output belongs to none.
+
+    - "eap": to first order, (what it writes corrupted - clean) · gradient at the input, summed over
+      all real positions. Two forwards and a backward for all edges of a pair.
+    - "eap-ig-inputs": with the gradient averaged over `steps` points between the clean and the
+      corrupted embeddings that enter block 0, sound included. As steps grow, the edges out of
+      `embed` add up to the whole difference of the metric. `steps` forwards and backwards more.
+    - "eap-ig-activations": averaged between the sender's own activations, of which a layer's heads
+      move together; the rest of the clean run follows. `steps` for each layer's heads and MLP.
+    - "exact": a run for every edge, from its receiver's layer on, many in a batch.
+
+    Padding counts for nothing, and rows of a batch may be of unequal length, padded on the left.
+    Nothing is left on the model, its weights get no gradients.
+
+    Args:
+        pairs: a pair (`lens_audio.data.pair`) of prompts or of batches of them, (clean, corrupted),
+            or any number of pairs one after another, each of them or none (pair, metric). Only one
+            is held at a time. Of a "group" pair a sender writes what it wrote at the same group.
+        metric: a function of logits, one number a row, as in `patching.sweep`; differentiable but
+            for "exact".
+        steps: of integrated gradients.
+        senders, receivers: nodes, such as ["embed", "L0H1"] and ["L1KV0", "logits"], whose edges alone
+            are kept, and run by "exact".
+        by_group: split every node by groups of positions, "audio", "text" and "last" (the last
+            position): the edges of `L0H1 @audio` are those at audio positions.
+        part: "encoder" for the edges inside the audio encoder, a graph of its own, in which the rows
+            have one spectrogram each.
+        by_example: keep the scores of every example, too.
+        batch_tokens: of "exact": positions computed at once, at most.
+
+    Raises:
+        ValueError: for another method, no steps, a node that does not exist, prompts whose
+            positions do not correspond, a NaN metric, one without a gradient, no pairs, hooks on the
+            model, or inference mode.
+    """
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
+    if steps < 1:
+        raise ValueError(f"steps={steps}; integrated gradients need at least 1")
+    if method != "exact" and torch.is_inference_mode_enabled():
+        raise ValueError(f"{method!r} needs gradients; leave torch.inference_mode()")
+    nodes = replace(Nodes.of(model.cfg, part), groups=GROUPS if by_group else ())
+    if by_group and part == "encoder":
+        raise ValueError("frames of the encoder are in no groups; by_group is of the decoder")
+    made = PairRuns if part == "decoder" else EncoderRuns
+    wanted = nodes.is_edge & _among(nodes.senders, senders, "sender")[:, None]
+    wanted &= _among([receiver.node for receiver in nodes.receivers], receivers, "receiver")
+    total = torch.zeros(wanted.shape, dtype=torch.float64)
+    kept: list[Tensor] = []
+    names: list[str] = []
+    prints: list[Any] = []
+    n_examples = 0
+    for pair, own in with_metrics(pairs, metric):
+        with plain(model):
+            runs = made.of(model, pair, own, nodes)
+            found = _scored(runs, method, steps, nodes.split(wanted), batch_tokens).cpu()
+        found = nodes.joined(found).masked_fill(~wanted, 0.0)
+        total += found.double().sum(0)
+        n_examples += len(found)
+        kept += [found] if by_example else []
+        names += [] if metric_name(own) in names else [metric_name(own)]
+        prints.append([fingerprint.of_prompt(prompt) for prompt in (pair.clean, pair.corrupted)])
+    about = {
+        "model": model.cfg.model_name,
+        "method": method,
+        **({"steps": steps} if "ig" in method else {}),
+        "metric": ", ".join(names),
+        "n_examples": n_examples,
+        "pairs": fingerprint.of_request(prints),
+        "versions": fingerprint.versions(),
+    }
+    mean = (total / n_examples).to(found.dtype)
+    return Graph(nodes, mean, wanted, about, torch.cat(kept) if by_example else None)
+
+
+def _among(names: Sequence[str], chosen: Iterable[str] | None, what: str) -> Bool[Tensor, " node"]:
+    """Which nodes are chosen: all for None."""
+    if chosen is None:
+        return torch.ones(len(names), dtype=torch.bool)
+    chosen = {chosen} if isinstance(chosen, str) else set(chosen)
+    unknown = sorted(chosen - set(names))
+    if unknown or not chosen:
+        raise ValueError(f"no {what} {unknown or ''}; there are {', '.join(dict.fromkeys(names))}")
+    return torch.tensor([name in chosen for name in names])
+
+
+def _scored(
+    runs: PairRuns,
+    method: str,
+    steps: int,
+    wanted: Bool[Tensor, "sender receiver group"],
+    batch_tokens: int | None,
+) -> Float[Tensor, "example sender receiver group"]:
+    """The scores of a batch of pairs; of senders that are not wanted, whatever is at hand."""
+    if method == "exact":
+        return exact(runs, wanted, batch_tokens)
+    senders = wanted.any(-1).any(1)
+    stages = [
+        s for s in range(runs.nodes.last_stage) if bool(senders[runs.nodes.senders_of(s)].any())
+    ]
+    if method == "eap":
+        return eap(runs, stages)
+    integrated = eap_ig_inputs if method == "eap-ig-inputs" else eap_ig_activations
+    return integrated(runs, stages, steps)
