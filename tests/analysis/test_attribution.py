@@ -206,15 +206,15 @@ def test_effects_of_neurons_are_the_derivative_of_exact_patches(site):
     errors = []
     for eps in (0.1, 0.01):
         runs = MODEL, CLEAN, nearby(eps)
-        truth = sweep(*runs, site, METRIC, neurons=[0, -1], verbose=False)
-        found = attribute(*runs, METRIC, sites=site, neurons=[0, -1])[site]
+        truth = sweep(*runs, site, METRIC, neurons=[-1], verbose=False)
+        found = attribute(*runs, METRIC, sites=site, neurons=[-1])[site]
         assert found.axes == truth.axes
         errors.append(relative_error(found, truth))
     assert errors[1] < 0.03
     assert errors[1] < errors[0]
 
 
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", [1, 2])
 def test_effects_of_neurons_add_up_to_those_of_their_groups_and_positions(steps):
     def effects(**neurons):
         found = attribute(MODEL, CLEAN, CORRUPTED, METRIC, sites="mlp_post", steps=steps, **neurons)

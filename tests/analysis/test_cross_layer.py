@@ -30,8 +30,9 @@ def put_in(prompt, name, positions, values):
         return MODEL.run_with_hooks(prompt, fwd_hooks=[(name, function)])
 
 
-@pytest.mark.parametrize("site", ["resid_post", "resid_pre", "mlp_out"])
-@pytest.mark.parametrize("positions", ["last", [3, -2]])
+@pytest.mark.parametrize(
+    ("site", "positions"), [("resid_post", "last"), ("resid_pre", [3, -2]), ("mlp_out", [-1])]
+)
 def test_cells_are_the_activation_of_one_layer_at_another(site, positions):
     found = back_patch(MODEL, BATCH, LOGIT_DIFF, site=site, positions=positions, verbose=False)
     assert list(found.axes) == ["metric", "source layer", "target layer", "example"]
@@ -102,10 +103,10 @@ def test_back_patching_refuses(changes, message):
 @pytest.mark.parametrize("target_layer", [None, 0])
 def test_a_patchscope_reads_the_next_token_of_the_patched_target(target_layer):
     found = patchscope(
-        MODEL, PROMPT, TARGET, 4, positions="audio", layers=[0, 2], target_layer=target_layer,
-        read="next", k=SIZES.d_vocab, batch_size=3,
+        MODEL, PROMPT, TARGET, 4, positions=PROMPT.audio_positions(0)[:3], layers=[0, 2],
+        target_layer=target_layer, read="next", k=SIZES.d_vocab, batch_size=2,
     )  # fmt: skip
-    places = PROMPT.audio_positions(0).tolist()
+    places = PROMPT.audio_positions(0)[:3].tolist()
     assert len(found) == 2 * len(places) * SIZES.d_vocab
     for (layer, place), rows in found.groupby(["source layer", "position"]):
         at = layer if target_layer is None else target_layer

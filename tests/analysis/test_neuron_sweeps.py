@@ -24,19 +24,19 @@ def swept(site="mlp_post", neurons="each", **options):
     return sweep(MODEL, CLEAN, CORRUPTED, site, LOGIT_DIFF, neurons=neurons, **options)
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(
     site=st.sampled_from(NEURON_SITES),
     positions=st.sampled_from(["all", {"some": [7, 8], "other": slice(9, 12)}]),
     neurons=st.one_of(
-        st.lists(st.integers(-30, 30), min_size=1, max_size=3),
+        st.lists(st.integers(-30, 30), min_size=1, max_size=2),
         st.just({"low": slice(0, 20), "two": [3, -1]}),
     ),
     direction=st.sampled_from(["denoise", "noise"]),
     batch_tokens=st.sampled_from([1, 60, None]),
 )
 def test_engines_agree(site, positions, neurons, direction, batch_tokens):
-    options = {"positions": positions, "direction": direction, "layers": [0, -1]}
+    options = {"positions": positions, "direction": direction, "layers": [-1]}
     fast = swept(site, neurons, batch_tokens=batch_tokens, **options)
     naive = swept(site, neurons, engine="naive", **options)
     assert fast.axes == naive.axes
@@ -62,17 +62,18 @@ def test_one_block_of_all_neurons_is_the_site():
 
 
 def test_each_neuron_has_a_row_in_the_table_and_a_column_in_the_figure():
-    result = swept()
-    assert repr(result).startswith("PatchingResult(mlp_post: 2 layers x 44 neurons, 2 examples")
-    assert list(result.to_dataframe()["neuron"].unique()) == list(range(44))
-    assert result.plot().data[0].z.shape == (2, 44)
+    result = swept(neurons=range(3))
+    assert repr(result).startswith("PatchingResult(mlp_post: 2 layers x 3 neurons, 2 examples")
+    assert list(result.to_dataframe()["neuron"].unique()) == [0, 1, 2]
+    assert result.plot().data[0].z.shape == (2, 3)
 
 
 def test_numbers_make_cells_in_the_order_given():
-    result = swept(neurons=[5, -1, 2])
+    result, everyone = swept(neurons=[5, -1, 2], layers=[0]), swept(layers=[0])
     assert result.axes["neuron"] == ["5", "43", "2"]
-    everyone = swept().values[:, :, [5, 43, 2]]
-    torch.testing.assert_close(result.values, everyone, atol=1e-5, rtol=0)
+    assert everyone.axes["neuron"] == [str(neuron) for neuron in range(44)]
+    expected = everyone.values[:, :, [5, 43, 2]]
+    torch.testing.assert_close(result.values, expected, atol=1e-5, rtol=0)
 
 
 def test_blocks_cover_all_neurons_once():

@@ -103,7 +103,7 @@ def test_scale_multiplies_heads():
     assert torch.equal(run(hooks.scale("z", heads=[(1, 2)], factor=-1.0)), by_hand("z", change))
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(
     site=st.sampled_from((*EVERY, "z", "resid_pre", "mlp_out", "pattern", "audio_encoder.z")),
     layer=st.sampled_from([None, 0, -1]),
@@ -118,7 +118,7 @@ def test_laws_of_scale(site, layer, neurons):
     assert torch.equal(run(hooks.scale(site, layer=layer, factor=1.0, **chosen)), run(looking))
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(site=st.sampled_from(EVERY), layer=st.sampled_from([None, 0, -1]), data=st.data())
 def test_patches_of_parts_make_the_patch_of_all(site, layer, data):
     def patch(neurons=None):
