@@ -20,11 +20,13 @@ from lens_audio.analysis.attention import (
     top_heads,
 )
 from lens_audio.analysis.circuit import Circuit, CircuitTest
+from lens_audio.analysis.cross_layer import back_patch, patchscope
 from lens_audio.analysis.direct_attribution import head_attribution_by_source, mlp_attribution
 from lens_audio.analysis.listening import find_specialists, listening_score
 from lens_audio.analysis.listening_over_answer import ListeningOverAnswer, listening_over_answer
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
 from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.vocabulary import nearest_tokens
 from lens_audio.data.answers import choice_log_probs, choice_probs, next_token_probs
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "attribution",
     "audio_attention",
     "audio_mass",
+    "back_patch",
     "choice_log_probs",
     "choice_probs",
     "circuit",
@@ -50,8 +53,10 @@ __all__ = [
     "logit_lens",
     "metrics",
     "mlp_attribution",
+    "nearest_tokens",
     "next_token_probs",
     "patching",
+    "patchscope",
     "path_patching",
     "peak_time",
     "perturbation",

@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from lens_audio.analysis.alignment import BaseAndSource, not_given, summed
+from lens_audio.analysis.cells import SweptNeurons, neuron_axis_name, swept_neurons
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
@@ -42,11 +43,12 @@ def attribute(
     metric: Callable[[Tensor], Any] | None = None,
     *,
     sites: str | Iterable[str] = DEFAULT_SITES,
+    neurons: SweptNeurons = None,
     direction: str = "denoise",
     steps: int = 1,
     path: str = "activations",
 ) -> dict[str, PatchingResult]:
-    """Estimate what patching every layer, position and head would do to the metric.
+    """Estimate what patching every layer, position and head (or neuron) would do to the metric.
 
     With `steps` > 1 the gradient is averaged along a straight line from base to source, at the
     middles of `steps` equal parts (EAP-IG takes their ends), for nodes where EAP-IG scores edges:
@@ -70,6 +72,8 @@ def attribute(
         sites: of a block ("resid_mid", "z", "k", "mlp_post", "pattern", …), the same with
             "audio_encoder." in front (positions are then encoder frames), "audio_embed", "embed",
             "audio_encoder.embed", or hook names in a block.
+        neurons: of "mlp_post", "mlp_pre" or "mlp_pre_linear", as in `patching.sweep`; None for the
+            effect of all of a position's neurons together. The effect of several is their sum.
         direction: "denoise" patches clean activations into the corrupted run, "noise" the reverse.
         steps: 1 for the gradient at the base run.
         path: where integrated gradients integrate, "activations" or "inputs".
@@ -77,16 +81,18 @@ def attribute(
     Returns:
         For each site a result as of `patching.sweep`, whose values are the estimated metric of the
         patched run (its base value and the effect), with axes metric, layer, position (a pattern's:
-        query; of a "group" pair group), head where there are heads, example.
+        query; of a "group" pair group), head where there are heads or neuron where they were asked
+        for, example.
 
     Raises:
         ValueError: for prompts whose positions do not correspond, an unknown site, direction or
-            path, no steps, a NaN metric, one without a gradient, hooks on the model, or inference
-            mode.
+            path, no steps, neurons at a site without, a NaN metric, one without a gradient, hooks on
+            the model, or inference mode.
     """
     names = [sites] if isinstance(sites, str) else list(sites)
     asked = [_site(name) for name in names]
     wanted = {site: _hook_names(model, site) for site in asked}
+    parts = {site: swept_neurons(site, neurons, model.cfg) for site in asked}
     if metric is None:
         raise not_given(metric=metric)
     runs = _runs(model, clean, corrupted, direction, asked)
@@ -119,7 +125,11 @@ def attribute(
                 way = _between(model, base, [name], {name: ends[name]}, steps, n_last)
                 gradients |= _mean_gradients(way, [name], applied)
     with torch.no_grad():
-        effects = {name: ((far[name] - near[name]) * gradients[name]).sum(-1) for name in points}
+        effects = {
+            point: _summed_over((far[point] - near[point]) * gradients[point], parts[site])
+            for site, found in wanted.items()
+            for point in found.values()
+        }
     method = "attribution patching"
     if steps > 1:
         method = f"integrated gradients over {path}, {steps} steps"
@@ -128,6 +138,7 @@ def attribute(
         name: _result(
             site,
             {layer: effects[point] for layer, point in wanted[site].items()},
+            parts[site],
             runs,
             {"metric": [metric_name(metric)]},
             (base_values, source_values),
@@ -214,15 +225,30 @@ def _mean_gradients(
     return {name: total / n_runs for name, total in zip(names, gradients, strict=True)}
 
 
+def _summed_over(
+    effects: Float[Tensor, "*axes width"], neurons: Mapping[str, list[int]] | None
+) -> Float[Tensor, "*axes"] | Float[Tensor, "*axes group"]:
+    """The sum over an activation's last axis, or over each group of neurons."""
+    if neurons is None:
+        return effects.sum(-1)
+    members = [(group, one) for group, some in enumerate(neurons.values()) for one in some]
+    into, of = torch.tensor(members, device=effects.device).T
+    totals = effects.new_zeros(*effects.shape[:-1], len(neurons))
+    return totals.index_add_(-1, into, effects[..., of])
+
+
 def _result(
     site: Site,
     effects: Mapping[int, Tensor],
+    neurons: Mapping[str, list[int]] | None,
     runs: BaseAndSource,
     axes: dict[str, list[str]],
     values: tuple[Tensor, Tensor],
     about: dict[str, Any],
 ) -> PatchingResult:
-    """Effects of the layers, [batch, pos] or with heads, as layer, position or group, head, example."""
+    """Effects of the layers, [batch, pos] or with heads or neurons, as layer, position or group,
+    head or neuron, example.
+    """
     where, audio_only = site.in_block(), site.name == "audio_embed"
     stacked = torch.stack(list(effects.values())).float().cpu()  # [layer, batch, pos (, head)]
     if where.is_pattern:  # [layer, batch, head, query]
@@ -242,7 +268,9 @@ def _result(
     elif where.in_encoder:
         labels = prompt.frame_labels()
     axes = {**axes, "layer": [str(layer) for layer in effects], axis: labels}
-    if stacked.ndim == 4:
+    if neurons is not None:
+        axes[neuron_axis_name(neurons)] = list(neurons)
+    elif stacked.ndim == 4:
         axes["head"] = [str(head) for head in range(stacked.shape[3])]
     axes["example"] = [str(row) for row in range(stacked.shape[1])]
     base, source = values

@@ -208,15 +208,18 @@ class FastPatcher:
         shape = [1] * n_axes
         shape[0], shape[axis] = masks.shape
         selected = masks.reshape(shape)
-        head_axis = self.site.head_axis
-        if cells[0].head is None or head_axis is None:
+        head_axis, neuron_axis = self.site.head_axis, self.site.neuron_axis
+        part_axis = neuron_axis if head_axis is None else head_axis
+        parts = [cell.part for cell in cells if cell.part is not None]
+        if part_axis is None or not parts:
             return selected
-        heads = torch.zeros(len(cells), source.shape[head_axis], dtype=torch.bool)
-        heads[torch.arange(len(cells)), [cell.head for cell in cells]] = True
+        chosen = torch.zeros(len(cells), source.shape[part_axis], dtype=torch.bool)
+        for row, part in zip(chosen, parts, strict=True):
+            row[list(part)] = True
         shape = [1] * n_axes
-        shape[0], shape[head_axis] = len(masks), heads.shape[1]
+        shape[0], shape[part_axis] = len(masks), chosen.shape[1]
         rows_a_cell = len(masks) // len(cells)  # examples; in the encoder, clips
-        return selected & heads.repeat_interleave(rows_a_cell, dim=0).reshape(shape)
+        return selected & chosen.repeat_interleave(rows_a_cell, dim=0).reshape(shape)
 
     def _encoder_rows(self, first: int, cells: list[Cell]) -> Float[Tensor, "row pos d_model"]:
         """The decoder's residual streams over the audio of a patched encoder."""

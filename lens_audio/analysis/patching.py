@@ -18,7 +18,14 @@ from torch import Tensor
 
 from lens_audio import fingerprint, hooks
 from lens_audio.analysis.alignment import Alignment, BaseAndSource, not_given
-from lens_audio.analysis.cells import Cell, make_grid, swept_heads
+from lens_audio.analysis.cells import (
+    Cell,
+    SweptNeurons,
+    make_grid,
+    neuron_blocks,
+    swept_heads,
+    swept_neurons,
+)
 from lens_audio.analysis.fast_patching import Done, FastPatcher
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
 from lens_audio.analysis.positions import (
@@ -41,6 +48,7 @@ Metrics = MetricFunction | Mapping[str, MetricFunction]
 
 __all__ = [
     "PatchingResult",
+    "neuron_blocks",
     "positions_by",
     "sweep",
     "sweep_steps",
@@ -60,6 +68,7 @@ def sweep(
     positions: SweptPositions = None,
     layers: Layers = None,
     heads: str | Heads = None,
+    neurons: SweptNeurons = None,
     direction: str = "denoise",
     engine: str = "fast",
     batch_tokens: int | None = None,
@@ -86,6 +95,8 @@ def sweep(
             "all") is patched whole in every cell.
         layers: all by default; negative ones count from the last.
         heads: "each" or some, each its own cell; None patches all heads together.
+        neurons: of "mlp_post", "mlp_pre" or "mlp_pre_linear": "each" or some, each its own cell, or a
+            dictionary, each of whose selections is one (`neuron_blocks`); None patches all together.
         direction: "denoise" patches clean activations into the corrupted run, "noise" the reverse.
         engine: "fast" or "naive".
         batch_tokens: positions computed at once, at most; by default as many as the prompts have,
@@ -104,7 +115,8 @@ def sweep(
     """
     steps = sweep_steps(
         model, clean, corrupted, site, metric, positions=positions, layers=layers, heads=heads,
-        direction=direction, engine=engine, batch_tokens=batch_tokens, resume_from=resume_from,
+        neurons=neurons, direction=direction, engine=engine,
+        batch_tokens=batch_tokens, resume_from=resume_from,
     )  # fmt: skip
     n_done, n_cells, result = next(steps)
     bar = ProgressBar(total=n_cells, initial=n_done, desc="patching", unit="cell", disable=not verbose,
@@ -129,6 +141,7 @@ def sweep_steps(
     positions: SweptPositions = None,
     layers: Layers = None,
     heads: str | Heads = None,
+    neurons: SweptNeurons = None,
     direction: str = "denoise",
     engine: str = "fast",
     batch_tokens: int | None = None,
@@ -154,8 +167,9 @@ def sweep_steps(
     runs.check_site(asked)
     base, source, align = runs.base, runs.source, runs.alignment(where.in_encoder)
     chosen = asked.layers(model.cfg, layers), swept_heads(asked, heads, model.cfg)
+    some_neurons = swept_neurons(asked, neurons, model.cfg)
     masks, axis = sweep_masks(asked, positions, base, align)
-    grid = make_grid(masks, axis, *chosen)
+    grid = make_grid(masks, axis, *chosen, some_neurons)
     metrics = dict(metric) if isinstance(metric, Mapping) else {metric_name(metric): metric}
     if not metrics:
         raise ValueError("no metric was given")
@@ -243,8 +257,9 @@ class NaivePatcher:
         for cell in cells:
             name = self.site.in_layer(cell.layer)
             patch = hooks.patch(
-                name, source=self.source_cache, heads=cell.head, positions=cell.positions
-            )
+                name, source=self.source_cache, heads=cell.head, positions=cell.positions,
+                neurons=cell.neurons,
+            )  # fmt: skip
             yield (
                 cell,
                 self.model.run_with_hooks(self.base, fwd_hooks=patch, logits_to_keep=self.n_last),

@@ -21,8 +21,8 @@ from lens_audio.stats import N_RESAMPLES, mean_intervals
 class PatchingResult:
     """What each patch does to each metric, for each example.
 
-    `values` has the axes "metric", then those swept ("layer", "position" or "group", "head"), then
-    "example"; `axes` names them in order with the labels of their entries.
+    `values` has the axes "metric", then those swept ("layer", "position" or "group", "head" or "neuron"),
+    then "example"; `axes` names them in order with the labels of their entries.
     """
 
     values: Float[Tensor, "..."]
@@ -90,7 +90,7 @@ class PatchingResult:
         base, source = self.base.reshape(shape), self.source.reshape(shape)
         gap = torch.where(source == base, torch.nan, source - base)
         table["recovery"] = ((self.values - base) / gap).flatten().numpy()
-        for name in ("layer", "head"):
+        for name in ("layer", "source layer", "target layer", "head", "neuron"):
             if name in table:
                 table[name] = table[name].astype(int)
         return table

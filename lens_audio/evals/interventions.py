@@ -38,9 +38,9 @@ from lens_audio.testbed.scenes import SceneKind
 
 MAX_COST = 0.02  # of accuracy in any condition, on the calibration items
 ABOVE_CHANCE = 0.1  # a kind of question that is answered less well is left out
-ALPHAS = (0.25, 0.5, 1.0, 2.0, 4.0)
-FACTORS = (1.5, 2.0, 4.0, 8.0)
-COEFFICIENTS = (0.25, 0.5, 1.0, 2.0, 4.0)
+ALPHAS = (0.5, 1.0, 2.0, 4.0)
+FACTORS = (2.0, 4.0, 8.0)
+COEFFICIENTS = (1.0, 2.0, 4.0)
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)  # at which adaptive steering is compared with constant
 CONFLICT = "conflict"
 NOTHING = 0.0  # the strength of no intervention
@@ -238,8 +238,10 @@ def interventions_of(
             name, BETAS, partial(at_equal_strength, found.steering, found.activations, adaptive)
         )
 
-    def contrast(name: str, **against: Any) -> Callable[[Calibration], Intervention]:
-        return lambda found: Intervention(name, ALPHAS, lambda alpha: contrastive(alpha, **against))
+    def contrast(name: str, sign: int = 1, **against: Any) -> Callable[[Calibration], Intervention]:
+        return lambda found: Intervention(
+            name, ALPHAS, lambda strength: contrastive(sign * strength, **against)
+        )
 
     return {
         "steered": silence("audio-silence steering", "constant"),
@@ -249,7 +251,8 @@ def interventions_of(
         "vector": vector,
         "silence": contrast("contrastive, silence", against="silence"),
         "noise": contrast("contrastive, noise", against="noise", seed=seed),
-        "caption": contrast("contrastive, no caption", against="without_text", caption=CAPTION),
+        # Towards the prompt without its caption, and beyond.
+        "caption": contrast("without its caption", -1, against="without_text", caption=CAPTION),
         "heads": partial(_scaled_heads, model),
         "audio": lambda found: Intervention("attention to audio", FACTORS, partial(_scaled, None)),
     }

@@ -13,7 +13,7 @@ They work on any model with these hook names, a TransformerBridge included: pass
 
 from lens_audio.hooks.attention import knock_out_attention, scale_attention
 from lens_audio.hooks.capture import capture
-from lens_audio.hooks.edits import ablate, patch, project_out, steer
+from lens_audio.hooks.edits import ablate, patch, project_out, scale, steer
 from lens_audio.hooks.selection import SITES, Hook, hook_names, on
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "on",
     "patch",
     "project_out",
+    "scale",
     "scale_attention",
     "steer",
 ]

@@ -1,20 +1,29 @@
-"""Hook functions that replace activations: patch, ablate, steer, project_out."""
+"""Hook functions that replace activations: patch, ablate, scale, steer, project_out."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens import ActivationCache
 
 from lens_audio.fingerprint import carrying
-from lens_audio.hooks.positions import along, select_entries, sequence_at
+from lens_audio.hooks.positions import select_entries
 from lens_audio.hooks.selection import Hook, one_of
+from lens_audio.hooks.sources import Source, in_place, mean_of_rows, other_shape, stored
 from lens_audio.model.hook_point import only_reads
-from lens_audio.sites import Heads, Layers, Positions, Site, check_positions, heads_by_layer
+from lens_audio.sites import (
+    Heads,
+    Layers,
+    Neurons,
+    Positions,
+    Site,
+    check_neurons,
+    check_positions,
+    heads_by_layer,
+)
 
-Source = Mapping[str, Tensor] | ActivationCache | Tensor
 # (activation, hook) -> values of the same shape; `edit` puts them where the selection says.
 NewValues = Callable[[Tensor, Any], Tensor]
 
@@ -27,6 +36,7 @@ def patch(
     layers: Layers = None,
     heads: Heads = None,
     positions: Positions = None,
+    neurons: Neurons = None,
 ) -> list[Hook]:
     """Replace activations by those of another run (activation patching).
 
@@ -40,18 +50,20 @@ def patch(
         heads: head numbers, or (layer, head) pairs or labels ("L0H2") without layers; all by default.
         positions: integers, a slice or a boolean mask of positions of the prompt, or "last" (its
             last position and every generated token), "audio", "text", "generated", "all".
+        neurons: integers, a slice or a boolean mask over an MLP's width, at "mlp_post", "mlp_pre" or
+            "mlp_pre_linear", the encoder's too; all by default.
 
     Raises:
-        ValueError: when the hook runs, for heads or positions that do not exist, a source of
-            another shape, or a cache without this activation.
+        ValueError: for neurons at a site without; when the hook runs, for heads, neurons or positions
+            that do not exist, a source of another shape, or a cache without this activation.
     """
     where = Site.of(site)
 
     def new_values(activation: Tensor, hook: Any) -> Tensor:
-        return _in_place(_stored(source, where, hook), activation, where, hook)
+        return in_place(stored(source, where, hook), activation, where, hook)
 
     carrying(new_values, what="patch", source=source)
-    return edit(where, new_values, one_of(layer, layers), heads, positions)
+    return edit(where, new_values, one_of(layer, layers), heads, positions, neurons)
 
 
 def ablate(
@@ -63,6 +75,7 @@ def ablate(
     layers: Layers = None,
     heads: Heads = None,
     positions: Positions = None,
+    neurons: Neurons = None,
     seed: int = 0,
 ) -> list[Hook]:
     """Remove what activations say: set them to zero, to a mean, or to those of other examples.
@@ -74,7 +87,7 @@ def ablate(
             the same in every layer.
         source: a cache or tensor; its batch need not be this one, and all its positions count, so
             it is best without padding. "resample" needs it.
-        layer, layers, heads, positions: as in `patch`.
+        layer, layers, heads, positions, neurons: as in `patch`.
     """
     where = Site.of(site)
     if how not in ("zero", "mean", "resample"):
@@ -86,21 +99,57 @@ def ablate(
         if how == "zero":
             return torch.zeros_like(activation)
         if source is None:
-            return _mean_of_rows(activation, where, hook)
-        given = _stored(source, where, hook)
+            return mean_of_rows(activation, where, hook)
+        given = stored(source, where, hook)
         if how == "mean" and not where.is_pattern:
             mean = given.to(activation).mean((0, 1))
             if mean.shape != activation.shape[2:]:
-                raise _other_shape(given, activation, hook)
+                raise other_shape(given, activation, hook)
             return mean.expand_as(activation)
         if how == "mean":
-            return _in_place(given.mean(0, keepdim=True), activation, where, hook)
+            return in_place(given.mean(0, keepdim=True), activation, where, hook)
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randint(len(given), (len(activation),), generator=generator)
-        return _in_place(given[rows.to(given.device)], activation, where, hook)
+        return in_place(given[rows.to(given.device)], activation, where, hook)
 
     carrying(new_values, what="ablate", how=how, source=source, seed=seed)
-    return edit(where, new_values, one_of(layer, layers), heads, positions)
+    return edit(where, new_values, one_of(layer, layers), heads, positions, neurons)
+
+
+def scale(
+    site: str,
+    *,
+    factor: float,
+    layer: Layers = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    positions: Positions = None,
+    neurons: Neurons = None,
+) -> list[Hook]:
+    """Multiply activations by `factor`.
+
+    Args:
+        factor: 0 is what `ablate` does with "zero", 1 changes nothing, -1 turns the sign.
+        layer, layers, heads, positions, neurons: as in `patch`.
+
+    Raises:
+        ValueError: for a factor that is infinite or NaN, or attention scores; otherwise as in
+            `patch`.
+    """
+    where = Site.of(site)
+    if not math.isfinite(factor):
+        raise ValueError(f"factor must be a finite number, not {factor}")
+    if where.last_name == "hook_attn_scores":
+        raise ValueError(
+            "attention scores are logarithms, -inf at masked keys, so a multiple of them is no "
+            "multiple of the attention; hooks.scale_attention multiplies that"
+        )
+
+    def new_values(activation: Tensor, hook: Any) -> Tensor:
+        return activation * factor
+
+    carrying(new_values, what="scale", factor=factor)
+    return edit(where, new_values, one_of(layer, layers), heads, positions, neurons)
 
 
 def steer(
@@ -174,84 +223,34 @@ def project_out(
 
 
 def edit(
-    site: Site, new_values: NewValues, layers: Layers, heads: Heads, positions: Positions
+    site: Site,
+    new_values: NewValues,
+    layers: Layers,
+    heads: Heads,
+    positions: Positions,
+    neurons: Neurons = None,
 ) -> list[Hook]:
     """Hooks that replace the selected part of a site by `new_values`, in a copy.
 
     The facts of `new_values` (see `fingerprint.carrying`) become those of the hooks' functions.
     """
-    positions = check_positions(positions, site)
+    positions, neurons = check_positions(positions, site), check_neurons(neurons, site)
     facts = getattr(new_values, "facts", None)
+    # Named where they are chosen, so that facts of before they could be are the same still.
+    of_neurons = {} if neurons is None else {"neurons": neurons}
     pairs: list[Hook] = []
     for some_layers, some_heads in heads_by_layer(layers, heads):
 
         @only_reads
         def function(activation: Tensor, hook: Any, heads: list[int] | None = some_heads) -> Tensor:
-            selected = select_entries(site, activation, hook, heads, positions)
+            selected = select_entries(site, activation, hook, heads, positions, neurons)
             return torch.where(selected, new_values(activation, hook), activation)
 
         if facts is not None:
-            carrying(function, **facts, site=site.template, heads=some_heads, positions=positions)
+            carrying(function, **facts, site=site.template, heads=some_heads, positions=positions,
+                     **of_neurons)  # fmt: skip
         pairs += [(name, function) for name in site.names(some_layers)]
     return pairs
-
-
-def _stored(source: Source, site: Site, hook: Any) -> Tensor:
-    if isinstance(source, Tensor):
-        return source
-    name = site.name_at(hook)
-    if name not in set(source):
-        raise ValueError(f"the source has no {name!r}; include it in names_filter when caching")
-    return source[name]
-
-
-def _in_place(values: Tensor, activation: Tensor, site: Site, hook: Any) -> Tensor:
-    """A source's values at the activation's positions, and the activation where it has none.
-
-    Raises:
-        ValueError: for a source of another shape or length; while generating it may be longer or
-            shorter than what has been generated, but not shorter than the prompt.
-    """
-    if values.ndim == activation.ndim - 1:
-        values = values[None]
-    axis, length = site.position_axis, activation.shape[site.position_axis]
-    sequence, info = sequence_at(hook, length), getattr(hook, "forward_info", None)
-    n_prompt, n_total = sequence.n_prompt, sequence.n_total
-    # Tokens may follow the prompt, in this forward or in later ones.
-    generating = info is not None and (info.n_prompt is not None or n_total > n_prompt)
-    if values.ndim != activation.ndim or len(values) not in (1, len(activation)):
-        raise _other_shape(values, activation, hook)
-    n_given = values.shape[axis]
-    start = n_total - length
-    if n_given == length and (info is None or not info.n_past):
-        # Given as it is: of the last positions alone, where the unembedding sees only those.
-        start = 0
-    elif n_given != n_total and not (generating and n_given >= n_prompt):
-        raise _other_shape(values, activation, hook)
-    n_shared = max(0, min(length, n_given - start))
-    values = values.to(activation).narrow(axis, min(start, n_given), n_shared)
-    if values.shape[1:] == activation.shape[1:]:
-        return values.expand_as(activation)
-    new = activation.clone()
-    part = new.narrow(axis, 0, n_shared)
-    if site.is_pattern and generating:  # keys, like queries, may be more or fewer
-        n_keys = min(part.shape[-1], values.shape[-1])
-        part, values = part[..., :n_keys], values[..., :n_keys]
-    if part.shape[1:] != values.shape[1:]:
-        raise _other_shape(values, activation, hook)
-    part.copy_(values)
-    return new
-
-
-def _mean_of_rows(activation: Tensor, site: Site, hook: Any) -> Tensor:
-    """The mean over the rows at each position, without those that are padding there."""
-    info, axis = getattr(hook, "forward_info", None), site.position_axis
-    real = None if info is None else info.attention_mask
-    if real is None or len(activation) != len(real):
-        return activation.mean(0, keepdim=True).expand_as(activation)
-    real = along(real[:, real.shape[1] - activation.shape[axis] :], axis, activation)
-    total = activation.masked_fill(~real.to(activation.device), 0).sum(0, keepdim=True)
-    return (total / real.sum(0, keepdim=True).clamp(min=1).to(total)).expand_as(activation)
 
 
 def _directions(directions: Tensor) -> Tensor:
@@ -284,11 +283,3 @@ def _per_row(x: Float[Tensor, "*batch width"], activation: Tensor, hook: Any) ->
             "give one for all, or one a row"
         )
     return x.reshape(len(x), *[1] * (activation.ndim - 2), x.shape[-1])
-
-
-def _other_shape(values: Tensor, activation: Tensor, hook: Any) -> ValueError:
-    return ValueError(
-        f"the source has shape {tuple(values.shape)} at {hook.name}, the run "
-        f"{tuple(activation.shape)}; clean and corrupted inputs must have the same length "
-        "(la.data.pair pads or cuts recordings)"
-    )

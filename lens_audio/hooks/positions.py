@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from lens_audio.sites import Positions, Site, TokenSequence, counted, select
+from lens_audio.sites import Positions, Site, TokenSequence, counted, neuron_mask, select
 
 __all__ = ["Positions", "along", "select_entries", "select_positions", "sequence_at"]
 
@@ -42,15 +42,20 @@ def select_entries(
     hook: Any,
     heads: list[int] | None,
     positions: Positions,
+    neurons: slice | Tensor | None = None,
 ) -> Bool[Tensor, "..."]:
     """The selection, broadcastable to the activation; in patterns the positions are the queries'.
 
     Raises:
-        ValueError: for heads at a site without heads, or heads or rows that do not exist.
+        ValueError: for heads at a site without heads, or heads, neurons or rows that do not exist.
     """
     axis = site.position_axis
     selected = select_positions(positions, activation.shape[axis], hook, activation.device)
     selected = along(selected, axis, activation)
+    if neurons is not None and site.neuron_axis is not None:
+        among = neuron_mask(neurons, activation.shape[site.neuron_axis], hook.name)
+        among = among[None].to(activation.device)
+        selected = selected & along(among, site.neuron_axis, activation)
     if heads is None:
         return selected
     if site.head_axis is None:

@@ -19,6 +19,7 @@ MOMENT = re.compile(r"(\d+(?:\.\d+)?) s")  # "0.52 s"
 MOST_LETTERS = 72  # of the groups that are named above a figure
 MOST_COLUMNS = 24  # with more, values are not written into the cells
 UNDEFINED = "#9a9a9a"
+PARTS = ("head", "neuron", "neuron group")  # of an activation
 SLIDER_HEIGHT = 110  # pixels
 
 
@@ -193,7 +194,7 @@ class _Sweep:
         """Layer, position and head of a cell, those that do not vary included."""
         parts = {axis.name: axis.where(i) for axis, i in places}
         parts |= {axis.name: axis.where(0) for axis in self.fixed}
-        order = ("sender", "layer", "position", "group", "head")
+        order = ("sender", "source layer", "target layer", "layer", "position", "group", *PARTS)
         return ", ".join(parts[name] for name in order if name in parts)
 
 
@@ -209,7 +210,7 @@ def _map(sweep: _Sweep, limit: float) -> go.Figure:
     """Two axes; positions run along x."""
     y, x = sweep.axes
     shown, numbers = sweep.shown, sweep.numbers
-    if x.name == "head" and y.name != "layer":
+    if x.name in PARTS and y.name in ("position", "group"):
         y, x, shown, numbers = x, y, shown.T, numbers.swapaxes(0, 1)
     figure = go.Figure(_cells(sweep, limit, y, x, shown, numbers, []))
     return _arranged(figure, sweep, y, x)

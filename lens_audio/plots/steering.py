@@ -85,7 +85,7 @@ def _line(rows: pd.DataFrame, x: str, sign: str, number: int, in_legend: bool) -
         for low, high, what in zip(rows["low"], rows["high"], over, strict=True)
     ]
     return line_with_interval(
-        *(rows[column].tolist() for column in (x, "accuracy", "low", "high")),
+        *(pd.to_numeric(rows[c], errors="coerce").tolist() for c in (x, "accuracy", "low", "high")),
         name=method,
         number=number,
         in_legend=in_legend,

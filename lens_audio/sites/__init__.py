@@ -1,4 +1,4 @@
-"""One grammar of places: which activation (`Site`), in which layers, at which positions, of which heads.
+"""One grammar of places: which activation (`Site`), which layers, positions, heads and neurons.
 
 Hook functions, sweeps, attribution, paths, circuits and lenses all read what a user writes here.
 """
@@ -15,6 +15,7 @@ from lens_audio.sites.heads import (
     head_pairs,
     heads_by_layer,
 )
+from lens_audio.sites.neurons import Neurons, check_neurons, neuron_mask, no_neurons
 from lens_audio.sites.positions import (
     GROUPS,
     Positions,
@@ -28,6 +29,7 @@ from lens_audio.sites.positions import (
     select,
 )
 from lens_audio.sites.site import (
+    NEURON_SITES,
     PATTERN_SITES,
     ROOT_SITES,
     SITES,
@@ -41,6 +43,7 @@ from lens_audio.sites.site import (
 
 __all__ = [
     "GROUPS",
+    "NEURON_SITES",
     "PATTERN_SITES",
     "ROOT_SITES",
     "SITES",
@@ -48,10 +51,12 @@ __all__ = [
     "Heads",
     "HookName",
     "Layers",
+    "Neurons",
     "Positions",
     "Site",
     "TokenSequence",
     "as_integers",
+    "check_neurons",
     "check_pairs",
     "check_positions",
     "check_prompt_positions",
@@ -64,6 +69,8 @@ __all__ = [
     "is_by_clip",
     "is_one_position",
     "last_positions",
+    "neuron_mask",
+    "no_neurons",
     "nothing_selected",
     "position_indices",
     "row_indices",

@@ -41,6 +41,7 @@ ROOT_SITES = {
 KEY_SITES = ("hook_k", "hook_v", "hook_rot_k", "hook_k_input", "hook_v_input")
 QUERY_SITES = ("hook_q", "hook_rot_q", "hook_z", "hook_result", "hook_q_input", "hook_attn_in")
 PATTERN_SITES = ("hook_attn_scores", "hook_pattern")
+NEURON_SITES = ("mlp_pre", "mlp_pre_linear", "mlp_post")
 BLOCK = re.compile(r"blocks\.(\{\}|-?\d+)\.")
 
 # Where the first block reads what these hold: `hook_audio_embed` at the audio positions.
@@ -133,6 +134,17 @@ class Site:
         if self.is_pattern:
             return 1
         return 2 if self.last_name in (*QUERY_SITES, *KEY_SITES) else None
+
+    @property
+    def neuron_axis(self) -> int | None:
+        """Which dimension neurons are; None where there are none."""
+        return 2 if self.short in NEURON_SITES else None
+
+    def n_neurons(self, cfg: Any) -> int | None:
+        """Of a model with this config; None where there are no neurons."""
+        if self.neuron_axis is None:
+            return None
+        return (cfg.audio if self.in_encoder else cfg).d_mlp
 
     def n_heads(self, cfg: Any) -> int | None:
         """Of a model with this config; None where there are no heads."""

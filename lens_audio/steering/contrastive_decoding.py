@@ -126,7 +126,10 @@ def contrastive(
         logits(x) <- (1 + alpha) · logits(x) - alpha · logits(other)
 
     Args:
-        alpha: how much of the other prompt's logits is taken away; 0 changes nothing.
+        alpha: how much of the other prompt's logits is taken away; 0 changes nothing. Against a prompt
+            or without a caption it may be below 0, which leads towards the other prompt: against
+            "without_text", an alpha above 0 strengthens the caption, -1 gives the answer without it,
+            and below -1 the answer is led away from what the caption says.
         against: the other prompt. "silence", digital silence as long as each clip (Audio-Aware
             Decoding, arXiv 2506.07233); "noise", white noise of each clip's root mean square;
             "without_text", the same audio without the caption (arXiv 2606.05161); or a prompt with

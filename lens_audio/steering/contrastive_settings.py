@@ -25,8 +25,12 @@ class ContrastiveSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise ValueError(f"alpha must be a finite number of at least 0, not {self.alpha}")
+        by_audio = self.against in ("silence", "noise")
+        if not math.isfinite(self.alpha) or (by_audio and self.alpha < 0):
+            raise ValueError(
+                f"alpha must be a finite number of at least 0, not {self.alpha}; below 0, which leads "
+                "towards the other prompt, only against a prompt or without_text"
+            )
         if not 0 <= self.plausibility <= 1:
             raise ValueError(f"plausibility is a share from 0 to 1, not {self.plausibility}")
         if not isinstance(self.against, AudioPrompt) and self.against not in AGAINST:

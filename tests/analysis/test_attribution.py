@@ -198,3 +198,37 @@ def test_refuses_inference_mode_and_hooks():
         pytest.raises(ValueError, match="hooks are set"),
     ):
         attribute(MODEL, CLEAN, CORRUPTED, METRIC)
+
+
+@pytest.mark.parametrize("site", ["mlp_post", "audio_encoder.mlp_post"])
+def test_effects_of_neurons_are_the_derivative_of_exact_patches(site):
+    """Exact effects over the size of the difference between the prompts tend to the gradient's."""
+    errors = []
+    for eps in (0.1, 0.01):
+        runs = MODEL, CLEAN, nearby(eps)
+        truth = sweep(*runs, site, METRIC, neurons=[-1], verbose=False)
+        found = attribute(*runs, METRIC, sites=site, neurons=[-1])[site]
+        assert found.axes == truth.axes
+        errors.append(relative_error(found, truth))
+    assert errors[1] < 0.03
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_effects_of_neurons_add_up_to_those_of_their_groups_and_positions(steps):
+    def effects(**neurons):
+        found = attribute(MODEL, CLEAN, CORRUPTED, METRIC, sites="mlp_post", steps=steps, **neurons)
+        values = found["mlp_post"].values
+        return values - found["mlp_post"].base.reshape(1, *[1] * (values.ndim - 2), -1)
+
+    each = effects(neurons="each")
+    assert each.shape[3] == SIZES.d_mlp
+    torch.testing.assert_close(each.sum(3), effects(), atol=1e-5, rtol=1e-4)
+    two = effects(neurons={"some": slice(0, 9), "two": [9, 3]})
+    expected = torch.stack([each[:, :, :, :9].sum(3), each[:, :, :, [9, 3]].sum(3)], dim=3)
+    torch.testing.assert_close(two, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_neurons_are_refused_with_a_site_that_has_none():
+    with pytest.raises(ValueError, match="'z' has no neurons"):
+        attribute(MODEL, CLEAN, CORRUPTED, METRIC, sites=["mlp_post", "z"], neurons="each")

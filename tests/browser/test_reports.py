@@ -19,7 +19,30 @@ COMMANDS = {
     "heads": ["-n", "20"],
     "mmau": ["--dataset", "testbed", "-n", "16", "--draws", "1"],
     "steer": ["--n-calibration", "40", "--n-test", "24", "--draws", "2"],
+    "eval": [
+        "scenes",
+        "-n",
+        "4",
+        "--model",
+        "planted",
+        "--answer-by",
+        "log-probability",
+        "--run",
+        "aad=contrastive",
+        "--run",
+        "deaf=knock-out",
+    ],
+    "score-localisation": [
+        "--checkpoint",
+        "planted",
+        "-n",
+        "8",
+        "--methods",
+        "mean mass,knock-out",
+    ],
 }
+TO_FOLDERS = ("mmau", "eval")  # the others write a page, and those below a table
+WITH_TABLES = ("patch", "circuit", "heads", "steer", "score-localisation")
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +52,10 @@ def reports(tmp_path_factory):
 
     def report(command):
         if command not in made:
-            out = folder / command if command == "mmau" else folder / f"{command}.html"
-            made[command] = out / "report.html" if command == "mmau" else out
+            out = folder / command if command in TO_FOLDERS else folder / f"{command}.html"
+            made[command] = out / "report.html" if command in TO_FOLDERS else out
             options = [*COMMANDS[command], "--out", str(out)]
-            if command in ("patch", "circuit", "heads", "steer"):
+            if command in WITH_TABLES:
                 options += ["--table", str(folder / f"{command}.json")]
             result = CliRunner().invoke(app, [command, *options])
             assert result.exit_code == 0, result.output

@@ -54,6 +54,16 @@ def test_methods_no_better_than_chance_are_named_with_their_interval():
     ]
 
 
+def test_a_fooled_method_does_not_find_the_readers_however_high_its_auroc():
+    found = table(
+        ("planted", "knock-out", 1.0, 0.97, 1.0),
+        ("planted", "mean mass", 0.93, 0.91, 0.95, {"decoys": 1.0, "precision": 0.0}),
+    )
+    first, fooled = findings(found)
+    assert first.startswith("The readers are found on every data set by knock-out, with")
+    assert "fooled by decoys, among the first 4 heads: mean mass" in fooled
+
+
 def test_a_method_with_more_decoys_than_readers_in_front_is_fooled():
     found = table(
         ("planted", "mean mass", 0.8, 0.7, 0.9, {"decoys": 0.75, "precision": 0.25}),

@@ -68,6 +68,9 @@ def interventions(prompt):
         "knock out": hooks.knock_out_attention(keys=audio),
         "knock out a head": hooks.knock_out_attention(keys=audio, queries=[-1], heads=[(1, 0)]),
         "scale": hooks.scale_attention(keys=audio, factor=3.0, heads=[2], layers=[0]),
+        "scale a head": hooks.scale("z", factor=-2.0, heads=[(0, 1)], positions=audio),
+        "scale neurons": hooks.scale("mlp_post", factor=3.0, neurons=slice(0, 20), layer=-1),
+        "zero neurons": hooks.ablate("mlp_pre", neurons=[0, 5, -1], positions=audio),
     }
 
 

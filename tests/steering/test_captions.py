@@ -55,3 +55,15 @@ def test_a_slot_needs_words_around_it(caption):
 def test_a_caption_that_occurs_twice_is_refused():
     with pytest.raises(ValueError, match=r"occurs .* times in row 0"):
         without_caption(PROMPT, re.compile("i"))
+
+
+def test_alpha_of_minus_one_is_the_prompt_without_its_caption():
+    with contrastive(-1.0, "without_text", caption=CAPTION).attach(MODEL):
+        led = MODEL(PROMPT, logits_to_keep=1)[:, -1]
+    bare = MODEL(without_caption(PROMPT, CAPTION), logits_to_keep=1)[:, -1]
+    torch.testing.assert_close(led, bare, atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_is_led_towards_silence():
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        contrastive(-1.0)

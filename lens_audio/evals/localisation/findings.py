@@ -26,8 +26,9 @@ def findings(table: pd.DataFrame) -> list[str]:
 
 
 def _everywhere(table: pd.DataFrame) -> str:
-    least = table.groupby("method", sort=False)["least"].min()
-    found = list(least.index[least >= FINDS])
+    finds = (table["least"] >= FINDS) & ~_is_fooled(table)
+    everywhere = finds.groupby(table["method"], sort=False).all()
+    found = list(everywhere.index[everywhere])
     which = f"with an AUROC whose interval begins at {FINDS:g} or above"
     if not found:
         return f"No method finds the readers on every data set, {which}."
@@ -48,7 +49,7 @@ def _at_chance(rows: pd.DataFrame, where: str) -> Iterable[str]:
 
 
 def _decoyed(rows: pd.DataFrame, where: str) -> Iterable[str]:
-    fooled = rows[rows["decoys"] > rows["precision"]]
+    fooled = rows[_is_fooled(rows)]
     if len(fooled):
         named = [
             f"{row['method']} ({row['decoys']:.0%} decoys, {row['precision']:.0%} readers)"
@@ -56,6 +57,11 @@ def _decoyed(rows: pd.DataFrame, where: str) -> Iterable[str]:
         ]
         k = rows["k"].iloc[0]
         yield f"{where} fooled by decoys, among the first {k} heads: {_listed(named)}."
+
+
+def _is_fooled(rows: pd.DataFrame) -> pd.Series:
+    """Whether more decoys than readers are among the first heads."""
+    return rows["decoys"] > rows["precision"]
 
 
 def _floor(rows: pd.DataFrame, where: str) -> Iterable[str]:
