@@ -9,7 +9,7 @@ from lens_audio.analysis.circuits import Graph
 from lens_audio.analysis.circuits.effects import Effects
 from lens_audio.plots.faithfulness import faithfulness_over_size
 from lens_audio.plots.pages.answers import TwoAnswers, answers_section
-from lens_audio.plots.pages.circuit_graph import ShownGraph, graph_section
+from lens_audio.plots.pages.circuit_graph import ShownGraph, graph_section, said_pairs
 from lens_audio.plots.report import (
     code,
     columns,
@@ -58,7 +58,6 @@ class FoundCircuit(TwoAnswers):
         metric = f"logit({self.answer}) − logit({self.instead})"
         return ShownGraph(
             graph=self.graph,
-            said_found=self.said_found,
             metric=metric,
             effects=self.effects,
             logits=metric,
@@ -106,11 +105,7 @@ class FoundCircuit(TwoAnswers):
     @property
     def said_found(self) -> str:
         """How the edges were found."""
-        method, on = self.graph.about["method"], _pairs(self.n_found_on)
-        return (
-            f"{len(self.graph)} of {self.n_all:,} edges, scored by {method} on {on} and taken "
-            "greedily from the logits downward."
-        )
+        return self.shown.said_found
 
     @property
     def said_judged(self) -> str:
@@ -120,11 +115,8 @@ class FoundCircuit(TwoAnswers):
                 "Found and judged on the same pair, so this flatters the circuit, and there is no "
                 "interval: try it on pairs that it was not found on."
             )
-        return f"Judged on {_pairs(self.n_judged_on)} that it was not found on; 95 % intervals over pairs."
-
-
-def _pairs(n: int) -> str:
-    return f"{n} pair of recordings" if n == 1 else f"{n} pairs of recordings"
+        on = said_pairs(self.n_judged_on)
+        return f"Judged on {on} that it was not found on; 95 % intervals over pairs."
 
 
 def circuit_page(found: FoundCircuit) -> str:

@@ -23,7 +23,6 @@ class ShownGraph:
     """Edges to be looked at, and what is told of their nodes."""
 
     graph: Graph  # keeps the edges that are shown
-    said_found: str  # how they were found, in a sentence
     metric: str  # that the scores are of
     effects: Effects
     logits: str  # that the effects are on
@@ -32,6 +31,15 @@ class ShownGraph:
     span: tuple[float, float] | None = None  # seconds that are marked
     faithfulness: Sequence[tuple[int, str]] = ()  # of so many edges, in ascending order
     chosen: str | None = None  # the node that is shown first; by default the strongest head
+
+    @property
+    def said_found(self) -> str:
+        """How the edges were found."""
+        about, n_all = self.graph.about, int(self.graph.nodes.is_edge.sum())
+        return (
+            f"{len(self.graph)} of {n_all:,} edges, scored by {about['method']} on "
+            f"{said_pairs(about['n_examples'])} and taken greedily from the logits downward."
+        )
 
     @cached_property
     def order(self) -> list[tuple[int, int]]:
@@ -89,6 +97,11 @@ def graph_section(shown: ShownGraph, title: str) -> str:
     )
 
 
+def said_pairs(n: int) -> str:
+    """A number of pairs in words."""
+    return f"{n} pair of recordings" if n == 1 else f"{n} pairs of recordings"
+
+
 def node_lines(effects: Effects, logits: str, name: str) -> list[str]:
     """What a node writes straight into the logits, in sentences of plain text.
 
@@ -109,7 +122,8 @@ def node_lines(effects: Effects, logits: str, name: str) -> list[str]:
     audio, text = (float(part[0][head]) for part in (effects.from_audio, effects.from_text))
     return [
         _said(logits, _direct(effects, head, 0), _direct(effects, head, 1)),
-        f"In the clean run {audio:+.2f} of it from what the head read of the audio, {text:+.2f} from text.",
+        f"In the clean run {_signed(audio)} of it from what the head read of the audio, "
+        f"{_signed(text)} from text.",
         f"Audio mass from the last position: {float(effects.attention[head].sum()):.1%}.",
     ]
 
@@ -124,9 +138,13 @@ def _direct(effects: Effects, head: Head, run: int) -> float:
 
 def _said(logits: str, clean: float, corrupted: float) -> str:
     return (
-        f"Direct effect on {logits}: {clean:+.2f} in the clean run, {corrupted:+.2f} in the "
+        f"Direct effect on {logits}: {_signed(clean)} in the clean run, {_signed(corrupted)} in the "
         "corrupted run."
     )
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # no -0.00
 
 
 def _panel_html(shown: ShownGraph) -> str:
