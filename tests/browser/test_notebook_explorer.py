@@ -180,6 +180,7 @@ def test_edges_are_found_clicked_saved_and_opened_again(jupyter, page, tmp_path,
     assert holds(page, f"{PLOTS}.length === 5 && {graph}.data && {edges_drawn(graph)} === 20")
     wide = f"{graph}.parentElement.clientWidth"
     assert holds(page, f"Math.abs({graph}._fullLayout.width - {wide}) < 1", seconds=30)
+    assert page.evaluate(f"{graph}._context.toImageButtonOptions.format") == "svg"
     nodes = f"{graph}.data.find((t) => t.mode === 'markers+text')"
     assert page.evaluate(f"{graph}.querySelectorAll('.textpoint').length") == page.evaluate(
         f"{nodes}.customdata.length"
