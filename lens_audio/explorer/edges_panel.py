@@ -5,8 +5,6 @@ from math import isfinite
 from typing import Any
 
 import ipywidgets as widgets
-from jaxtyping import Float
-from torch import Tensor
 
 from lens_audio.analysis.circuits import Graph
 from lens_audio.explorer.circuit_panel import MetricChoice
@@ -95,6 +93,7 @@ class EdgesPanel(widgets.VBox):
     def show(self, edges: EdgesState) -> None:
         """Choose this, and draw what was found."""
         self.work.halt()
+        self.n_edges.max = MOST_EDGES
         self.method.value, self.n_edges.value = edges.method, edges.n_edges
         if edges.found is not None:
             self._show(edges.found)
@@ -128,7 +127,7 @@ class EdgesPanel(widgets.VBox):
 
     def _stopped(self) -> None:
         done = self.work.progress
-        self.status.say(f"Stopped after {done.value} of {done.max} runs: no edges are found.")
+        self.status.say(f"Stopped after {done.value} of {done.max} runs.")
 
     def _show(self, found: FoundEdges) -> None:
         self.session.direct_effects(found.metric)  # an error leaves what was shown before
@@ -169,9 +168,8 @@ class EdgesPanel(widgets.VBox):
         lines = [f"<b>{self.node}</b>", *map(escape, node_lines(effects, logits, self.node))]
         self.told.value = f"<div {DENSE}>{'<br>'.join(lines)}</div>"
         if kind_of(self.node) == "head":
-            attention: Float[Tensor, " audio_token"] = effects.attention[head_of(self.node)]
             title = "clean run: attention on the audio, token by token"
-            self.told.value += strip(attention, title, BLUE)
+            self.told.value += strip(effects.attention[head_of(self.node)], title, BLUE)
 
     def _clicked(self, trace: Any, points: Any, state: Any) -> None:
         if not points.point_inds:
