@@ -58,6 +58,24 @@ class KeyValueCacheEntry:
         self.length = total
         return self._keys[:, :total], self._values[:, :total]
 
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of all positions.
+
+        Raises:
+            ValueError: where none has been read.
+        """
+        if self.past_keys is None or self.past_values is None:
+            raise ValueError("no position has been read into this cache")
+        return self.past_keys, self.past_values
+
+    def part(self, rows: slice, start: int) -> "KeyValueCacheEntry":
+        """Of some rows, from a position on; in the memory of this one, its room included."""
+        part = KeyValueCacheEntry()
+        if self._keys is not None and self._values is not None:
+            part.length = self.length - start
+            part._keys, part._values = self._keys[rows, start:], self._values[rows, start:]
+        return part
+
     def cut(self, length: int) -> None:
         """Forget all but the first positions."""
         if self._keys is None or self._values is None:
@@ -140,6 +158,11 @@ class KeyValueCache:
         if not self.frozen:
             self.by_position[name] = full
         return full
+
+    def take_rows(self, whole: "KeyValueCache", rows: slice) -> None:
+        """Share the memory of these rows of a cache that ends with the same positions."""
+        start = whole.length - self.length
+        self.entries = [entry.part(rows, start) for entry in whole.entries]
 
     def replace_by(self, other: "KeyValueCache") -> None:
         """Hold what another cache holds."""

@@ -192,15 +192,17 @@ class Continuations(KeyValueCache):
             entry.cut(length - self.n_prefix)
 
 
-def joined(parts: Sequence[Continuations], order: Int[Tensor, " row"]) -> KeyValueCache:
-    """One cache of the rows of all, in this order, padded on the left."""
+def joined(
+    parts: Sequence[KeyValueCache], order: Int[Tensor, " row"] | slice = slice(None)
+) -> KeyValueCache:
+    """One cache of the rows of all, in this order, padded on the left; the parts stay as they are."""
     length = max(part.length for part in parts)
     whole = KeyValueCache(len(parts[0].entries))
     for name in parts[0].by_position:
         whole.append(name, _padded([part.by_position[name] for part in parts], length)[order])
     for layer, entry in enumerate(whole.entries):
         tensors = [part[layer].whole() for part in parts]
-        rows = order.to(tensors[0][0].device)
+        rows = order if isinstance(order, slice) else order.to(tensors[0][0].device)
         keys, values = (_padded(each, length)[rows] for each in zip(*tensors, strict=True))
         entry.append(keys, values)
     return whole
@@ -211,5 +213,8 @@ def _padded(tensors: Sequence[Tensor], length: int) -> Tensor:
     padded = []
     for tensor in tensors:
         n_rows, n_pos, *rest = tensor.shape
-        padded.append(torch.cat([tensor.new_zeros(n_rows, length - n_pos, *rest), tensor], dim=1))
+        if n_pos < length:
+            zeros = tensor.new_zeros(n_rows, length - n_pos, *rest)
+            tensor = torch.cat([zeros, tensor], dim=1)
+        padded.append(tensor)
     return torch.cat(padded)
