@@ -9,11 +9,11 @@ from lens_audio.cli.checks import numbers, shown_name
 from lens_audio.cli.commands.mmau import Mmau
 from lens_audio.data.wording import wording
 from lens_audio.evals.benchmarks.testbed import SyntheticQA
-from lens_audio.evals.items import AudioQADataset
+from lens_audio.evals.items import AudioQADataset, refuse_missing
 from lens_audio.evals.processes import Processes
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.report import Results
-from lens_audio.evals.run import evaluate, refuse_missing, split
+from lens_audio.evals.run import evaluate, split
 from lens_audio.evals.runner import Spent
 from lens_audio.evals.scores import ALL
 from lens_audio.plots.theme import points, share
