@@ -52,8 +52,7 @@ def run(request: Eval) -> None:
         batch_size=request.batch_size,
         max_seconds=request.max_seconds,
     )
-    processes = Processes(request.device)
-    try:
+    with Processes(request.device) as processes:
         model = load_spread(request.model, processes.device, request.device_map)
         runs = {option.name: made(option, model) for option in request.runs}
         results, _ = evaluate(
@@ -66,9 +65,6 @@ def run(request: Eval) -> None:
             console = Console(highlight=False)
             show(results, console)
             console.print(f"Page: {escape(str(page))}", soft_wrap=True)
-        processes.gather(None)  # the others stay until everything is written
-    finally:
-        processes.end()
 
 
 def synthesised(request: Eval) -> AudioQADataset:
