@@ -71,8 +71,8 @@ def circuit_metric(
         ValueError: for another `rest`, a graph of another model's nodes, a single row to resample
             from, or what `edges` refuses.
     """
-    ((found, whole, none),) = _results(model, pairs, [graph], metric, rest, seed)
-    return CircuitResult(found, whole, none)
+    (found,) = circuit_metrics(model, pairs, [graph], metric, rest, seed=seed)
+    return found
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -125,8 +125,8 @@ def faithfulness_curve(
         raise ValueError(f"shares must be two or more, ascending, from 0 to 1; not {shares}")
     sizes = [round(share * len(graph)) for share in shares]
     circuits = [getattr(graph, choose)(size) for size in sizes]
-    results = _results(model, pairs, circuits, metric, rest, seed)
-    metrics = torch.stack([found for found, _, _ in results]).double().numpy()
+    results = circuit_metrics(model, pairs, circuits, metric, rest, seed=seed)
+    metrics = torch.stack([found.metric for found in results]).double().numpy()
     _, whole, none = (part.double().numpy() for part in results[0])
     n = len(whole)
     if n < 2:
@@ -160,18 +160,17 @@ def _area(curves: Float[np.ndarray, "draw size"], shares: Sequence[float | int])
     return Interval(float(value), float(low), float(high))
 
 
-ByExample = Float[Tensor, " example"]
-
-
-def _results(
+@torch.no_grad()
+def circuit_metrics(
     model: HookedAudioTransformer,
     pairs: Pairs,
     graphs: Sequence[Graph],
-    metric: MetricFunction | None,
-    rest: str,
-    seed: int,
-) -> list[tuple[ByExample, ByExample, ByExample]]:
-    """Of each circuit its metric, the model's, and that of no edge at all."""
+    metric: MetricFunction | None = None,
+    rest: str = "corrupted",
+    *,
+    seed: int = 0,
+) -> list[CircuitResult]:
+    """`circuit_metric` of several circuits of the same nodes: the model is run once for all of them."""
     if rest not in RESTS:
         raise ValueError(f"rest must be one of {', '.join(RESTS)}, not {rest!r}")
     if rest == "mean":
@@ -195,7 +194,7 @@ def _results(
             none, *ran = (applied(_run(runs, others, nodes.split(some))) for some in kept)
             found.append([applied(logits), none, *ran])
     whole, none, *circuits = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
-    return [(one, whole, none) for one in circuits]
+    return [CircuitResult(one, whole, none) for one in circuits]
 
 
 def _others(

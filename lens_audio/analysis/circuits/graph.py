@@ -150,9 +150,8 @@ class Graph:
         tensors = {"scores": self.scores.contiguous(), "kept": self.kept.contiguous()}
         if self.by_example is not None:
             tensors["by_example"] = self.by_example.contiguous()
-        return files.write_bytes(
-            path, serialize(tensors, {"kind": KIND, "facts": json.dumps(facts)})
-        )
+        metadata = {"kind": KIND, "facts": json.dumps(facts)}
+        return files.write_bytes(path, files.in_order(serialize(tensors, metadata)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Graph":
