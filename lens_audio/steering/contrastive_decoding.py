@@ -84,8 +84,8 @@ class ContrastiveDecoding(ContrastiveSettings):
         Changed are those of each row's last real position and of what follows it over the same
         key-value cache. The other side is run by the model as it is without any hooks; it is a
         constant to gradients. What follows the prompt is read in one batch of both sides where no
-        other hook is set and no gradient wanted. Bare tokens are text, so unchanged, unless inside `listening_to`;
-        against silence and noise so are prompts without audio, to the bit.
+        other hook is set and no gradient wanted. Bare tokens are text, so unchanged, unless inside
+        `listening_to`; against silence and noise so are prompts without audio, to the bit.
 
         Raises:
             ValueError: if one is attached already; while attached, for a residual stream as input
