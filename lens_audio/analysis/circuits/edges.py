@@ -13,7 +13,7 @@ from lens_audio.analysis.circuits.eap import eap, eap_ig_activations, eap_ig_inp
 from lens_audio.analysis.circuits.encoder import EncoderRuns
 from lens_audio.analysis.circuits.exact import exact
 from lens_audio.analysis.circuits.graph import Graph
-from lens_audio.analysis.circuits.nodes import Nodes
+from lens_audio.analysis.circuits.nodes import Nodes, among
 from lens_audio.analysis.circuits.pairs import MetricFunction, Pairs, with_metrics
 from lens_audio.analysis.circuits.runs import GROUPS, PairRuns, plain
 from lens_audio.analysis.metrics import metric_name
@@ -119,11 +119,12 @@ def _among(names: Sequence[str], chosen: Iterable[str] | None, what: str) -> Boo
     """Which nodes are chosen: all for None."""
     if chosen is None:
         return torch.ones(len(names), dtype=torch.bool)
-    chosen = {chosen} if isinstance(chosen, str) else set(chosen)
-    unknown = sorted(chosen - set(names))
-    if unknown or not chosen:
-        raise ValueError(f"no {what} {unknown or ''}; there are {', '.join(dict.fromkeys(names))}")
-    return torch.tensor([name in chosen for name in names])
+    found = torch.ones(len(names), dtype=torch.bool)
+    if chosen is not None:
+        found = among(names, chosen, what)
+    if not bool(found.any()):
+        raise ValueError(f"no {what} was named; there are {', '.join(dict.fromkeys(names))}")
+    return found
 
 
 def _scored(

@@ -11,7 +11,7 @@ Interpretability Benchmark", arXiv 2504.13151 (CPR and CMD).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_audio.analysis.circuit import CircuitResult
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import LETTERS, Nodes
 from lens_audio.analysis.circuits.pairs import (
@@ -37,6 +36,24 @@ from lens_audio.stats import BOUNDS, N_RESAMPLES, Interval
 
 RESTS = ("corrupted", "mean", "zero", "resampled")
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the edges, as in MIB
+
+
+class CircuitResult(NamedTuple):
+    """The metric of a run in which only some heads, nodes or edges were clean."""
+
+    metric: Float[Tensor, " example"]
+    whole: Float[Tensor, " example"]  # the model itself
+    none: Float[Tensor, " example"]  # nothing clean
+
+    def __repr__(self) -> str:
+        mean, n = float(self.metric.mean()), len(self.metric)
+        return f"CircuitResult(metric {mean:.4g}, faithfulness {self.faithfulness:.3f}, n {n})"
+
+    @property
+    def faithfulness(self) -> float:
+        """(m - m(∅)) / (m(M) - m(∅)), of means over the examples; NaN where that is 0 / 0."""
+        gap = float(self.whole.mean() - self.none.mean())
+        return float(self.metric.mean() - self.none.mean()) / gap if gap else float("nan")
 
 
 @torch.no_grad()
