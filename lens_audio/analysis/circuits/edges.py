@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_audio import fingerprint
 from lens_audio.analysis.circuits.eap import eap, eap_ig_activations, eap_ig_inputs
-from lens_audio.analysis.circuits.encoder import EncoderRuns
+from lens_audio.analysis.circuits.encoder import RUNS
 from lens_audio.analysis.circuits.exact import exact
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import Nodes, among
@@ -82,9 +82,6 @@ def edges(
     if method != "exact" and torch.is_inference_mode_enabled():
         raise ValueError(f"{method!r} needs gradients; leave torch.inference_mode()")
     nodes = replace(Nodes.of(model.cfg, part), groups=GROUPS if by_group else ())
-    if by_group and part == "encoder":
-        raise ValueError("frames of the encoder are in no groups; by_group is of the decoder")
-    made = PairRuns if part == "decoder" else EncoderRuns
     wanted = nodes.is_edge & _among(nodes.senders, senders, "sender")[:, None]
     wanted &= _among([receiver.node for receiver in nodes.receivers], receivers, "receiver")
     total = torch.zeros(wanted.shape, dtype=torch.float64)
@@ -94,7 +91,7 @@ def edges(
     n_examples = 0
     for pair, own in with_metrics(pairs, metric):
         with plain(model):
-            runs = made.of(model, pair, own, nodes)
+            runs = RUNS[part].of(model, pair, own, nodes)
             found = _scored(runs, method, steps, nodes.split(wanted), batch_tokens).cpu()
         found = nodes.joined(found).masked_fill(~wanted, 0.0)
         total += found.double().sum(0)
