@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lens_audio import fingerprint
 from lens_audio.analysis.circuits.eap import eap, eap_ig_activations, eap_ig_inputs
-from lens_audio.analysis.circuits.encoder import EncoderRuns
+from lens_audio.analysis.circuits.encoder import RUNS
 from lens_audio.analysis.circuits.exact import exact
 from lens_audio.analysis.circuits.graph import Graph
-from lens_audio.analysis.circuits.nodes import Nodes
+from lens_audio.analysis.circuits.nodes import Nodes, among
 from lens_audio.analysis.circuits.pairs import MetricFunction, Pairs, with_metrics
 from lens_audio.analysis.circuits.runs import GROUPS, PairRuns, plain
 from lens_audio.analysis.metrics import metric_name
@@ -82,9 +82,6 @@ def edges(
     if method != "exact" and torch.is_inference_mode_enabled():
         raise ValueError(f"{method!r} needs gradients; leave torch.inference_mode()")
     nodes = replace(Nodes.of(model.cfg, part), groups=GROUPS if by_group else ())
-    if by_group and part == "encoder":
-        raise ValueError("frames of the encoder are in no groups; by_group is of the decoder")
-    made = PairRuns if part == "decoder" else EncoderRuns
     wanted = nodes.is_edge & _among(nodes.senders, senders, "sender")[:, None]
     wanted &= _among([receiver.node for receiver in nodes.receivers], receivers, "receiver")
     total = torch.zeros(wanted.shape, dtype=torch.float64)
@@ -94,7 +91,7 @@ def edges(
     n_examples = 0
     for pair, own in with_metrics(pairs, metric):
         with plain(model):
-            runs = made.of(model, pair, own, nodes)
+            runs = RUNS[part].of(model, pair, own, nodes)
             found = _scored(runs, method, steps, nodes.split(wanted), batch_tokens).cpu()
         found = nodes.joined(found).masked_fill(~wanted, 0.0)
         total += found.double().sum(0)
@@ -119,11 +116,12 @@ def _among(names: Sequence[str], chosen: Iterable[str] | None, what: str) -> Boo
     """Which nodes are chosen: all for None."""
     if chosen is None:
         return torch.ones(len(names), dtype=torch.bool)
-    chosen = {chosen} if isinstance(chosen, str) else set(chosen)
-    unknown = sorted(chosen - set(names))
-    if unknown or not chosen:
-        raise ValueError(f"no {what} {unknown or ''}; there are {', '.join(dict.fromkeys(names))}")
-    return torch.tensor([name in chosen for name in names])
+    found = torch.ones(len(names), dtype=torch.bool)
+    if chosen is not None:
+        found = among(names, chosen, what)
+    if not bool(found.any()):
+        raise ValueError(f"no {what} was named; there are {', '.join(dict.fromkeys(names))}")
+    return found
 
 
 def _scored(
