@@ -1,5 +1,6 @@
 """Files of results: checked before the work, written whole or not at all, and by one run at a time."""
 
+import json
 import os
 import tempfile
 import threading
@@ -92,6 +93,14 @@ def write_bytes(path: AnyPath, content: bytes) -> Path:
 def write_text(path: AnyPath, content: str) -> Path:
     """`write_bytes` of UTF-8; a lone surrogate, which has none, becomes "?"."""
     return write_bytes(path, content.encode("utf-8", errors="replace"))
+
+
+def in_order(file: bytes) -> bytes:
+    """A safetensors file with its header's keys in order: safetensors shuffles the metadata's."""
+    start = 8 + int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + file[start:]
 
 
 def sync(path: Path) -> None:

@@ -1,10 +1,13 @@
-"""Circuits: does a small set of heads do what the model does?
+"""Circuits: does a small set of heads, of nodes or of edges do what the model does?
 
 Heads left out of a circuit are given the z they have in the corrupted run, at every position
 (resample ablation); MLPs are recomputed. With the metric m of the whole model M, of the circuit C
 and of no head at all, ∅:
 
     faithfulness(C) = (m(C) - m(∅)) / (m(M) - m(∅))
+
+Nodes and edges are those of `analysis.circuits`, and ∅ is then the corrupted run: there the embeddings
+and MLPs are nodes, too.
 
 1: the circuit does what the model does; 0: no more than no head at all (Wang et al., "Interpretability
 in the Wild", arXiv 2211.00593; Hanna, Pezzelle, Belinkov, "Have Faith in Faithfulness", arXiv
@@ -13,7 +16,7 @@ in the Wild", arXiv 2211.00593; Hanna, Pezzelle, Belinkov, "Have Faith in Faithf
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +28,9 @@ from torch import Tensor
 
 from lens_audio import files, hooks
 from lens_audio.analysis.alignment import BaseAndSource, as_pair, not_given
+from lens_audio.analysis.circuits.faithfulness import CircuitResult, circuit_metric
+from lens_audio.analysis.circuits.graph import Graph
+from lens_audio.analysis.circuits.nodes import Nodes
 from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
 from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed
@@ -101,24 +107,6 @@ class Circuit:
             raise ValueError(f"this is no circuit: {error!r}; Circuit.to_json writes one") from None
 
 
-class CircuitResult(NamedTuple):
-    """The metric of a run in which only some heads were clean."""
-
-    metric: Float[Tensor, " example"]
-    whole: Float[Tensor, " example"]  # every head clean
-    none: Float[Tensor, " example"]  # every head corrupted
-
-    def __repr__(self) -> str:
-        mean, n = float(self.metric.mean()), len(self.metric)
-        return f"CircuitResult(metric {mean:.4g}, faithfulness {self.faithfulness:.3f}, n {n})"
-
-    @property
-    def faithfulness(self) -> float:
-        """(m - m(∅)) / (m(M) - m(∅)), of means over the examples; NaN where that is 0 / 0."""
-        gap = float(self.whole.mean() - self.none.mean())
-        return float(self.metric.mean() - self.none.mean()) / gap if gap else float("nan")
-
-
 Outcome = CircuitResult  # until the next release
 
 
@@ -159,7 +147,7 @@ class CircuitTest:
             raise not_given(metric=metric)
         runs = BaseAndSource.of(model, clean, corrupted, direction="noise")
         clean, corrupted = runs.base, runs.source
-        self.model = model
+        self.model, self.pair, self.logits_metric = model, runs.pair, metric
         self.n_examples = len(clean)
         self.shape = (model.cfg.n_layers, model.cfg.n_heads)
         self.attention_mask = clean.attention_mask.to(model.device)
@@ -178,13 +166,42 @@ class CircuitTest:
         every = torch.ones(1, *self.shape, dtype=torch.bool)
         self.whole, self.none = self._metrics(torch.cat([every, ~every]))
 
-    def only(self, circuit: Circuit | Iterable[Any]) -> CircuitResult:
-        """The circuit alone: every other head is corrupted."""
-        return self._result(self._kept(circuit))
+    def only(
+        self,
+        circuit: Circuit | Graph | Iterable[Any] | None = None,
+        *,
+        nodes: Iterable[str] | None = None,
+        edges: Iterable[Sequence[str]] | None = None,
+    ) -> CircuitResult:
+        """The circuit alone: every other head, node or edge is corrupted.
 
-    def without(self, circuit: Circuit | Iterable[Any]) -> CircuitResult:
-        """Everything but the circuit, whose heads are corrupted."""
-        return self._result(~self._kept(circuit))
+        Args:
+            circuit: heads, beside which the embeddings and MLPs are left to run; or a `circuits.Graph`,
+                of which the edges that it keeps count.
+            nodes: senders of `circuits.Nodes`, such as ["embed", "L0H2", "MLP1"], in the place of a
+                circuit. Every other node, the embeddings too, writes what it did in the corrupted run.
+            edges: (sender, receiver, input), such as ("embed", "L1KV0", "k"), or (sender, receiver)
+                into an MLP or the logits. Over every other edge passes what did in the corrupted run.
+
+        Raises:
+            ValueError: for a head, node or edge that does not exist, or unless one of the three is
+                given.
+        """
+        chosen = self._chosen(circuit, nodes, edges)
+        return self._run(chosen) if isinstance(chosen, Graph) else self._result(self._kept(chosen))
+
+    def without(
+        self,
+        circuit: Circuit | Graph | Iterable[Any] | None = None,
+        *,
+        nodes: Iterable[str] | None = None,
+        edges: Iterable[Sequence[str]] | None = None,
+    ) -> CircuitResult:
+        """Everything but the circuit, whose heads, nodes or edges are corrupted; as `only` has them."""
+        chosen = self._chosen(circuit, nodes, edges)
+        if isinstance(chosen, Graph):
+            return self._run(chosen.with_kept(chosen.nodes.is_edge & ~chosen.kept))
+        return self._result(~self._kept(chosen))
 
     def corrupting(self, circuit: Circuit | Iterable[Any], *, keep: bool) -> list[hooks.Hook]:
         """Hooks that corrupt every other head (`keep`), or the circuit's own, for any run of the
@@ -246,6 +263,26 @@ class CircuitTest:
             steps.append((layer, head, int(kept.sum()), float(faithfulness[best])))
         columns = ["layer", "head", "size", "faithfulness"]
         return Pruned(Circuit.of(kept.nonzero().tolist()), pd.DataFrame(steps, columns=columns))
+
+    def _chosen(
+        self,
+        circuit: Any,
+        nodes: Iterable[str] | None,
+        edges: Iterable[Sequence[str]] | None,
+    ) -> Circuit | Graph:
+        """Heads, or the edges of a graph."""
+        if sum(given is not None for given in (circuit, nodes, edges)) != 1:
+            raise ValueError(
+                "give a circuit (heads, or a Graph), or nodes=, or edges=: one of them"
+            )
+        if nodes is None and edges is None:
+            return circuit if isinstance(circuit, Graph) else Circuit.of(circuit)
+        every = Nodes.of(self.model.cfg)
+        kept = every.matrix_of(edges or ()) if nodes is None else every.leaving(nodes)
+        return Graph(every, torch.zeros(kept.shape), kept)
+
+    def _run(self, graph: Graph) -> CircuitResult:
+        return circuit_metric(self.model, self.pair, graph, self.logits_metric)
 
     def _kept(self, circuit: Circuit | Iterable[Any]) -> Bool[Tensor, "layer head"]:
         kept = torch.zeros(self.shape, dtype=torch.bool)

@@ -255,12 +255,13 @@ def _of_prompt(
 
     with collecting(model, names.values(), take) as kept:
         model(prompt, stop_at_layer=max(chosen) + 1)
+    words = None if prompt.tokenizer is None else prompt.str_tokens(0)
     times = dict(zip(prompt.audio_positions(0).tolist(), prompt.audio_times(0), strict=True))
     for layer, name in names.items():
         for place, vector in zip(places.tolist(), kept[name], strict=True):
             facts: dict[str, Any] = {"source layer": layer, "position": place}
-            if prompt.tokenizer is not None:
-                facts["source token"] = prompt.str_tokens(0)[place]
+            if words is not None:
+                facts["source token"] = words[place]
             facts["seconds"] = float(times[place][0]) if place in times else float("nan")
             yield facts, vector, layer if target_layer is None else target_layer
 

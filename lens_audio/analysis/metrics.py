@@ -114,11 +114,8 @@ def answer_log_prob(prompt: AudioPrompt, answer: str | Sequence[str | Sequence[i
         raise ValueError(f"{len(given)} answers for {len(prompt)} prompts; give one a row")
     rows = tuple(_end_of(prompt, row, one) for row, one in enumerate(given))
     n = max(map(len, rows))
-    ids = torch.zeros(len(rows), n, dtype=torch.long)
-    is_answer = torch.zeros(len(rows), n, dtype=torch.bool)
-    for row, tokens in enumerate(rows):
-        ids[row, n - len(tokens) :] = torch.tensor(tokens)
-        is_answer[row, n - len(tokens) :] = True
+    ids = torch.tensor([(0,) * (n - len(tokens)) + tokens for tokens in rows])
+    is_answer = torch.tensor([[i >= n - len(tokens) for i in range(n)] for tokens in rows])
 
     def function(logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
         if len(logits) != len(ids):

@@ -106,7 +106,7 @@ class PatchingResult:
         tensors = {"values": self.values, "base": self.base, "source": self.source}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         metadata = {"axes": json.dumps(self.axes), "about": json.dumps(self.about)}
-        files.write_bytes(path, serialize(tensors, metadata))
+        files.write_bytes(path, files.in_order(serialize(tensors, metadata)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "PatchingResult":

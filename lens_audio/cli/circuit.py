@@ -13,6 +13,7 @@ from rich.table import Table
 from lens_audio import HookedAudioTransformer, testbed
 from lens_audio.analysis import circuits
 from lens_audio.analysis.circuits.effects import effects_of
+from lens_audio.analysis.circuits.faithfulness import circuit_metrics
 from lens_audio.analysis.circuits.pairs import PairWithMetric
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.cli.both_answers import (
@@ -139,12 +140,12 @@ def faithfulness(
         shares = [size / n for size in sizes]
         curve = circuits.faithfulness_curve(model, pairs, graph, shares=shares, choose="greedy")
         return curve.table.drop(columns="share")
-    rows = []
-    for size in sizes:
-        circuit = graph.greedy(size)
-        value = circuits.circuit_metric(model, pairs, circuit).faithfulness
-        rows.append((len(circuit), value, float("nan"), float("nan")))
-    return pd.DataFrame(rows, columns=["n_edges", "faithfulness", "low", "high"])
+    several = [graph.greedy(size) for size in sizes]
+    found = [one.faithfulness for one in circuit_metrics(model, pairs, several)]
+    n_edges = [len(circuit) for circuit in several]
+    return pd.DataFrame(
+        {"n_edges": n_edges, "faithfulness": found, "low": float("nan"), "high": float("nan")}
+    )
 
 
 def table_text(found: FoundCircuit, suffix: str) -> str:

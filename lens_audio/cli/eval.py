@@ -18,11 +18,11 @@ from lens_audio.data.wording import wording
 from lens_audio.evals.asking import Asking
 from lens_audio.evals.benchmarks.scenes import SceneQA
 from lens_audio.evals.benchmarks.testbed import SyntheticQA
-from lens_audio.evals.items import AudioQADataset
+from lens_audio.evals.items import AudioQADataset, refuse_missing
 from lens_audio.evals.metrics import ACCURACY
 from lens_audio.evals.processes import Processes
 from lens_audio.evals.report import Results
-from lens_audio.evals.run import evaluate, refuse_missing
+from lens_audio.evals.run import evaluate
 from lens_audio.evals.runs import Run, over_noise, silenced
 from lens_audio.plots.pages.runs import metric_cells
 from lens_audio.plots.theme import points
@@ -52,8 +52,7 @@ def run(request: Eval) -> None:
         batch_size=request.batch_size,
         max_seconds=request.max_seconds,
     )
-    processes = Processes(request.device)
-    try:
+    with Processes(request.device) as processes:
         model = load_spread(request.model, processes.device, request.device_map)
         runs = {option.name: made(option, model) for option in request.runs}
         results, _ = evaluate(
@@ -66,9 +65,6 @@ def run(request: Eval) -> None:
             console = Console(highlight=False)
             show(results, console)
             console.print(f"Page: {escape(str(page))}", soft_wrap=True)
-        processes.gather(None)  # the others stay until everything is written
-    finally:
-        processes.end()
 
 
 def synthesised(request: Eval) -> AudioQADataset:

@@ -9,11 +9,11 @@ from lens_audio.cli.checks import numbers, shown_name
 from lens_audio.cli.commands.mmau import Mmau
 from lens_audio.data.wording import wording
 from lens_audio.evals.benchmarks.testbed import SyntheticQA
-from lens_audio.evals.items import AudioQADataset
+from lens_audio.evals.items import AudioQADataset, refuse_missing
 from lens_audio.evals.processes import Processes
 from lens_audio.evals.protocol import Settings
 from lens_audio.evals.report import Results
-from lens_audio.evals.run import evaluate, refuse_missing, split
+from lens_audio.evals.run import evaluate, split
 from lens_audio.evals.runner import Spent
 from lens_audio.evals.scores import ALL
 from lens_audio.plots.theme import points, share
@@ -35,8 +35,7 @@ def run(request: Mmau) -> None:
     items = request.selected(dataset)
     refuse_missing(items)
     split(dataset, items, settings, steering)
-    processes = Processes(request.device)
-    try:
+    with Processes(request.device) as processes:
         model = load_spread(request.model, processes.device, request.device_map)
         results, spent = evaluate(
             model, dataset, request.out, settings, items=items, steering=steering,
@@ -47,9 +46,6 @@ def run(request: Mmau) -> None:
             page = results.write(request.out, command, shown_name(request.model))
             show(results, spent, console)
             console.print(f"Page: {escape(str(page))}", soft_wrap=True)
-        processes.gather(None)  # the others stay until everything is written
-    finally:
-        processes.end()
 
 
 def settings_of(request: Mmau, dataset: AudioQADataset | type[SyntheticQA]) -> Settings:

@@ -1,7 +1,7 @@
 """`lens-audio patch`: ask about two recordings, and patch activations between them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -112,7 +112,7 @@ def sweep_by(
     )
     found = Sweep(kind, site, where, result, None, request.top)
     if kind == "position" and not Site.of(site).in_encoder:
-        return replace(found, labels=[_label(pair.clean, int(p)) for p in found.positions])
+        return replace(found, labels=_labels(pair.clean, map(int, found.positions)))
     return found
 
 
@@ -124,11 +124,13 @@ def logit_differences(swept: Sweep) -> list[float]:
     return values
 
 
-def _label(prompt: AudioPrompt, position: int) -> str:
-    """A token's text, or of an audio token its time."""
-    if bool(prompt.audio_mask[0, position]):
-        return f"{prompt.time_of(0, position)[0]:.2f} s"
-    return repr(prompt.str_tokens(0)[position])[1:-1]
+def _labels(prompt: AudioPrompt, positions: Iterable[int]) -> list[str]:
+    """Of each position its token's text, or of an audio token its time."""
+    words, is_audio = prompt.str_tokens(0), prompt.audio_mask[0].tolist()
+    return [
+        f"{prompt.time_of(0, p)[0]:.2f} s" if is_audio[p] else repr(words[p])[1:-1]
+        for p in positions
+    ]
 
 
 def table_text(found: Patched, suffix: str) -> str:

@@ -8,9 +8,8 @@ from rich.table import Table
 from lens_audio.cli.checkpoint import load
 from lens_audio.cli.commands.which_intervention import WhichIntervention
 from lens_audio.evals.interventions import InterventionComparison, compare_interventions
-from lens_audio.plots.pages.which_intervention import which_intervention_page
+from lens_audio.plots.pages.which_intervention import effect_cells, which_intervention_page
 from lens_audio.plots.report import write_page
-from lens_audio.plots.theme import number, points
 from lens_audio.tables import write_table
 
 
@@ -42,10 +41,6 @@ def show(one: InterventionComparison, console: Console) -> None:
     table = Table(
         "run", "strength", *one.conditions, "time", title=f"{one.checkpoint}: points gained"
     )
-    for row in one.table.to_dict("records"):
-        changes = [
-            points(*(row[f"{c}{end}"] for end in ("", "_low", "_high"))) for c in one.conditions
-        ]
-        spent = number(row["time"], row["time_low"], row["time_high"])
-        table.add_row(*map(escape, (row["run"], f"{row['strength']:g}", *changes, spent)))
+    for cells in effect_cells(one):
+        table.add_row(*map(escape, cells))
     console.print(table)

@@ -9,6 +9,7 @@ controls. What it gains is accuracy in conflict; what it costs, accuracy elsewhe
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,9 @@ from lens_audio.evals.asking import Asking
 from lens_audio.evals.benchmarks.scenes import CAPTION, TRAINED, SceneQA
 from lens_audio.evals.report import Results
 from lens_audio.evals.run import evaluate
-from lens_audio.evals.runs import BASE, Controlled, Run, under
-from lens_audio.hooks import Hook
+from lens_audio.evals.runs import BASE, Run, under, with_controls
 from lens_audio.inputs import AudioPrompt
+from lens_audio.plots.theme import points
 from lens_audio.sites import Head
 from lens_audio.stats import Interval, median_ratio, paired_difference, said_over, wilson
 from lens_audio.steering import contrastive, mean_difference
@@ -48,25 +49,34 @@ NOTHING = 0.0  # the strength of no intervention
 
 @dataclass(frozen=True)
 class Intervention:
-    """An intervention at any strength above 0, and its random control."""
+    """An intervention at any strength above 0; a run that is `Controlled` has random controls."""
 
     name: str
     strengths: tuple[float, ...]
     run: Callable[[float], Run]
-    control: Callable[[float, int], Run] | None = None  # of a strength and a seed
 
-    def controls(
-        self, strength: float, model: HookedAudioTransformer, draws: int, seed: int
-    ) -> dict[str, Run]:
-        """So many random controls at this strength, by name; none where there are none."""
-        run, found = self.run(strength), {}
-        for draw in range(draws):
-            name = f"{self.name} random {draw + 1}"
-            if self.control is not None:
-                found[name] = self.control(strength, seed + draw)
-            elif isinstance(run, Controlled):
-                found[name] = run.random_control(model, seed + draw)
-        return {name: control for name, control in found.items() if control is not None}
+
+@dataclass(frozen=True)
+class ScaledAttention:
+    """More of the last position's attention to the audio, in some heads or in all (None)."""
+
+    heads: Sequence[Head] | None
+    factor: float
+
+    def attach(self, model: HookedAudioTransformer) -> AbstractContextManager[Any]:
+        """Inside, every run of the model is changed."""
+        scaled = hooks.scale_attention(
+            keys="audio", queries="last", factor=self.factor, heads=self.heads
+        )
+        return model.hooks(fwd_hooks=scaled)
+
+    def random_control(self, model: HookedAudioTransformer, seed: int) -> "ScaledAttention | None":
+        """The same in as many random heads, none of its own; None where it is of all heads."""
+        if self.heads is None:
+            return None
+        cfg, k = model.cfg, len(self.heads)
+        (drawn,) = random_heads(cfg.n_layers, cfg.n_heads, k, 1, seed, self.heads)
+        return replace(self, heads=drawn)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +126,7 @@ class InterventionComparison:
             if lead.low <= 0:
                 said.append(
                     f"{self.checkpoint}: {run} does not lead its random controls in conflict: "
-                    f"{_points(lead)} points{said_over(lead.over)}."
+                    f"{points(*lead[:3])} points{said_over(lead.over)}."
                 )
         return said
 
@@ -126,12 +136,12 @@ class InterventionComparison:
             return [f"{self.checkpoint}: no intervention helped within its cost."]
         best, *others = ours["run"]
         row = ours.iloc[0]
-        gain = _points(Interval(row[CONFLICT], row[f"{CONFLICT}_low"], row[f"{CONFLICT}_high"]))
+        gain = points(*(row[f"{CONFLICT}{end}"] for end in ("", "_low", "_high")))
         said = f"{self.checkpoint}: {best} gains most in conflict, {gain} points"
         if others:
             lead = self.lead(best, others[:1])
             beats = "leads" if lead.low > 0 else "does not lead"
-            said += f", and {beats} the next, {others[0]}: {_points(lead)} points"
+            said += f", and {beats} the next, {others[0]}: {points(*lead[:3])} points"
         return [f"{said}."]
 
 
@@ -173,19 +183,25 @@ def compare_interventions(
     )
     made = [make(calibration) for make in (interventions or interventions_of(model, seed)).values()]
     asking = Asking(wording=wording(tune_on.prompt), answer_by="log-probability", seed=seed)
-    common: dict[str, Any] = {"workers": 0, "verbose": verbose, "controls": 0}
+    common: dict[str, Any] = {"workers": 0, "verbose": verbose}
     tried = {
         name_of(intervention, strength): intervention.run(strength)
         for intervention in made
         for strength in intervention.strengths
     }
-    tuned, _ = evaluate(model, tune_on, folder / "calibration", asking, runs=tried, **common)
+    tuned, _ = evaluate(
+        model, tune_on, folder / "calibration", asking, runs=tried, controls=0, **common
+    )
     strengths = {intervention.name: chosen_strength(intervention, tuned) for intervention in made}
-    runs, controls = _with_controls(made, strengths, model, draws, seed)
-    results, _ = evaluate(model, judge_on, folder / "test", asking, runs=runs, **common)
-    results = replace(results, controls=controls)
+    chosen = {
+        one.name: one.run(strengths[one.name]) for one in made if strengths[one.name] != NOTHING
+    }
+    results, _ = evaluate(
+        model, judge_on, folder / "test", asking, runs=chosen, controls=draws, **common
+    )
     prompt = model.prompt(judge_on.items[0].question, audio=judge_on.items[0].audio)
-    times = time_per_token(model, {BASE: None, **runs}, prompt)
+    runs, _ = with_controls({BASE: None, **chosen}, model, draws, seed)
+    times = time_per_token(model, runs, prompt)
     table = _table(results, strengths, times)
     tuning = pd.DataFrame(_tuning(made, tuned, strengths))
     read = item_activations(model, judge_on.items, verbose=verbose, what="adaptive strength")
@@ -193,25 +209,6 @@ def compare_interventions(
         model, calibration.steering, calibration.activations, read, STRENGTHS, seed
     )
     return InterventionComparison(checkpoint, table, tuning, kinds, adaptive, results, calibration)
-
-
-def _with_controls(
-    made: Sequence[Intervention],
-    strengths: Mapping[str, float],
-    model: HookedAudioTransformer,
-    draws: int,
-    seed: int,
-) -> tuple[dict[str, Run], dict[str, list[str]]]:
-    """Those that do anything, each followed by its controls; and the controls' names."""
-    runs: dict[str, Run] = {}
-    controls: dict[str, list[str]] = {}
-    for intervention in made:
-        strength = strengths[intervention.name]
-        if strength != NOTHING:
-            drawn = intervention.controls(strength, model, draws, seed)
-            runs |= {intervention.name: intervention.run(strength), **drawn}
-            controls |= {intervention.name: list(drawn)} if drawn else {}
-    return runs, controls
 
 
 def interventions_of(
@@ -253,24 +250,13 @@ def interventions_of(
         "noise": contrast("contrastive, noise", against="noise", seed=seed),
         # Towards the prompt without its caption, and beyond.
         "caption": contrast("without its caption", -1, against="without_text", caption=CAPTION),
-        "heads": partial(_scaled_heads, model),
-        "audio": lambda found: Intervention("attention to audio", FACTORS, partial(_scaled, None)),
+        "heads": lambda found: Intervention(
+            "attention of specialists", FACTORS, partial(ScaledAttention, found.steering.heads)
+        ),
+        "audio": lambda found: Intervention(
+            "attention to audio", FACTORS, partial(ScaledAttention, None)
+        ),
     }
-
-
-def _scaled(heads: Sequence[Head] | None, factor: float) -> list[Hook]:
-    return hooks.scale_attention(keys="audio", queries="last", factor=factor, heads=heads)
-
-
-def _scaled_heads(model: HookedAudioTransformer, found: Calibration) -> Intervention:
-    """More attention to the audio from the specialists; its control is as many random heads."""
-    heads, cfg = list(found.steering.heads), model.cfg
-
-    def control(factor: float, seed: int) -> Run:
-        (drawn,) = random_heads(cfg.n_layers, cfg.n_heads, len(heads), 1, seed, heads)
-        return _scaled(drawn, factor)
-
-    return Intervention("attention of specialists", FACTORS, partial(_scaled, heads), control)
 
 
 def kinds_above_chance(
@@ -390,8 +376,3 @@ def _tuning(
 
 def _named(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def _points(change: Interval) -> str:
-    value, low, high = (round(100 * x, 1) + 0.0 for x in change[:3])
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"

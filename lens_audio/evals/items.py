@@ -81,3 +81,27 @@ def is_calibration(item_id: str, share: float, seed: int) -> bool:
 def missing_audio(items: Sequence[AudioQAItem]) -> list[AudioQAItem]:
     """Items whose recording is a path with no file."""
     return [item for item in items if isinstance(item.audio, Path) and not item.audio.is_file()]
+
+
+def with_recordings(items: Sequence[AudioQAItem]) -> list[AudioQAItem]:
+    """The other items, in order.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    missing = {item.id for item in missing_audio(items)}
+    found = [item for item in items if item.id not in missing]
+    if not found:
+        raise ValueError("none of the recordings was found")
+    return found
+
+
+def refuse_missing(items: Sequence[AudioQAItem], shown: int = 20) -> None:
+    """Raise a FileNotFoundError that lists items without a recording, if there are any."""
+    missing = missing_audio(items)
+    if missing:
+        names = ", ".join(item.audio.name for item in missing[:shown])
+        more = f" and {len(missing) - shown} more" if len(missing) > shown else ""
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(items)} recordings are missing: {names}{more}"
+        )

@@ -10,7 +10,7 @@ PATIENCE = timedelta(minutes=30)  # for a process that answers no more
 
 
 class Processes:
-    """This process among those of the run.
+    """This process among those of the run; inside `with`, none ends before all are done.
 
     Args:
         device: what the user asked for; None is the GPU of this process if there is one.
@@ -58,7 +58,14 @@ class Processes:
                 raise RuntimeError(f"process {rank} ended with {problem}")
         return [value for value, _ in gathered]
 
-    def end(self) -> None:
-        """Leave the others in order."""
-        if self.count > 1:
-            torch.distributed.destroy_process_group()
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        """Wait until all are done, unless this one failed, and leave the others in order."""
+        try:
+            if error is None:
+                self.gather(None)
+        finally:
+            if self.count > 1:
+                torch.distributed.destroy_process_group()

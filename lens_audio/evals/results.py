@@ -56,6 +56,11 @@ class Answers:
         """Why items could not be asked, by id."""
         return {r["id"]: r["failed"] for r in self.records if "failed" in r}
 
+    @property
+    def rule(self) -> str:
+        """Whose scoring rule the benchmark follows; "" where it does not say."""
+        return rule_of(self.dataset)
+
     @cached_property
     def runs(self) -> list[str]:
         """The runs, the base first."""
@@ -174,9 +179,8 @@ class Answers:
         """What evaluations of runs have and the paper's protocol has not."""
         if "runs" not in self.manifest:
             return {}
-        rule = rule_of(self.dataset)
         return {
-            "rule": rule,
+            "rule": self.rule,
             "controls": _rows(self.against_controls),
             "metrics": _rows(self.metrics),
         }

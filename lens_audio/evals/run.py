@@ -12,7 +12,7 @@ from lens_audio.data.batches import BatchDataset
 from lens_audio.data.items import AudioQAItem, check_items
 from lens_audio.data.wording import wording
 from lens_audio.evals.asking import Asker, Asking
-from lens_audio.evals.items import AudioQADataset, is_calibration, missing_audio
+from lens_audio.evals.items import AudioQADataset, is_calibration, refuse_missing
 from lens_audio.evals.journal import Journal
 from lens_audio.evals.metrics import unit_of
 from lens_audio.evals.processes import Processes
@@ -153,7 +153,6 @@ def refuse_unknown(journal: Journal, names: Sequence[str]) -> None:
         ValueError: naming one.
     """
     if journal.done and names:
-        journal.close()
         raise ValueError(
             f"cannot continue: the run {names[0]!r} is a function, which cannot be told from another. "
             f"Give facts={{{names[0]!r}: {{...}}}}, with a name for what it does and every value that its "
@@ -165,17 +164,6 @@ def _longest(model: HookedAudioTransformer, asking: Asking) -> float:
     """The most seconds of a recording that are asked about."""
     longest = longest_clip(model.processor, model.cfg.audio.timing)
     return min(asking.max_seconds or longest, longest)
-
-
-def refuse_missing(items: Sequence[AudioQAItem], shown: int = 20) -> None:
-    """Raise a FileNotFoundError that lists items without a recording, if there are any."""
-    missing = missing_audio(items)
-    if missing:
-        names = ", ".join(item.audio.name for item in missing[:shown])
-        more = f" and {len(missing) - shown} more" if len(missing) > shown else ""
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(items)} recordings are missing: {names}{more}"
-        )
 
 
 def split(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lens_audio import files
 from lens_audio.analysis.circuit import Circuit, Head
-from lens_audio.analysis.circuits import METHODS, Graph, Nodes, Receiver
+from lens_audio.analysis.circuits import METHODS, Graph, Nodes
 from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.explorer.session import METRICS, ROLES, Session, Span
@@ -259,9 +259,9 @@ def _found_edges(given: Any, session: Session) -> FoundEdges:
     scores = torch.zeros(nodes.is_edge.shape, dtype=torch.float64)
     kept = torch.zeros_like(nodes.is_edge)
     for sender, receiver, input, score in given["edges"]:
-        at = nodes.senders.index(sender), nodes.receivers.index(Receiver(receiver, input))
+        at = nodes.place(sender, receiver, input)
         scores[at], kept[at] = float(score), True
-    graph = Graph(nodes, scores, torch.zeros_like(kept), about).with_kept(kept)
+    graph = Graph(nodes, scores, kept, about)
     if not 1 <= len(graph) <= MOST_EDGES:
         raise ValueError(f"{len(graph)} edges; possible: 1 to {MOST_EDGES}")
     _one_of(about["method"], METHODS), _one_of(about["n_examples"], (1,))

@@ -273,13 +273,16 @@ class Decoder(HookedModule):
         info.n_past, info.n_total, info.attention_mask = n_past, n_past + resid.shape[1], mask
         info.n_first, info.audio_mask = first.n_positions, first.audio_mask
         info.prompt = first.prompt if info.generated_from is None else info.generated_from
-        info.start_at_layer, info.clips_by_row = start_at_layer, start.clips_by_row
-        info.sequence = first
+        info.start_at_layer, info.stop_at_layer = start_at_layer, stop_at_layer
+        info.clips_by_row, info.sequence = start.clips_by_row, first
+        info.past_kv_cache, info.final = past, None
         if past is not None:
             rotary.keep(past, resid)
         context = AttentionContext.of(self.cfg, resid, mask, n_past)
         if start_at_layer is None:
             resid = self.hook_embed(resid)
+            if info.final is not None:
+                return info.final
         for layer in range(n_layers)[start_at_layer:stop_at_layer]:
             entry = past[layer] if past is not None else None
             resid = self.blocks[layer](resid, context, entry)

@@ -32,7 +32,7 @@ class Unembed(ShowsWeights):
 
     def forward(
         self, residual: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos d_vocab"]:
+    ) -> Float[Tensor, "rows pos d_vocab"]:  # as many as before, unless a hook takes some off
         return self.hook_out(self.lm_head(self.hook_in(residual)))
 
     @property

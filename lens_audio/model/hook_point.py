@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import transformer_lens.hook_points
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.hook_points import LensHandle
 
@@ -26,12 +26,17 @@ class ForwardInfo:
     n_prompt: int | None = None  # positions before the generated ones, while generating
     generated_from: Any = None  # the AudioPrompt, while generating; it may be read again, longer
     start_at_layer: int | None = None  # given: the input was a residual stream
+    stop_at_layer: int | None = None  # given: there will be no logits
     attention_mask: Bool[Tensor, "batch total"] | None = None
     audio_mask: Bool[Tensor, "batch prompt"] | None = None
     clips_by_row: list[range] | None = None  # of the prompt that this forward read
     prompt: Any = None  # the AudioPrompt that began the sequence, if one did
     sequence: Any = None  # the same object in all forwards over one key-value cache
+    past_kv_cache: Any = None  # that cache, if there is one, told of the new positions
     in_progress: bool = False
+    # What leaves the last block, from a hook of `hook_embed` that has run the blocks itself. It may
+    # add rows; a hook of `unembed.hook_out` then takes them off.
+    final: Float[Tensor, "rows new d_model"] | None = None
 
     @property
     def begins(self) -> bool:

@@ -1,6 +1,6 @@
 """Keys and values of the positions already read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,12 +51,35 @@ class KeyValueCacheEntry:
                 self._keys, self._values, self.length = all_keys, all_values, total
             return all_keys, all_values
         if total > self._keys.shape[1]:
-            self._keys = _with_room(self._keys, self.length, 2 * total)
-            self._values = _with_room(self._values, self.length, 2 * total)
+            self._keys = _with_room([self._keys[:, : self.length]], self.length, 2 * total)
+            self._values = _with_room([self._values[:, : self.length]], self.length, 2 * total)
         self._keys[:, self.length : total] = keys
         self._values[:, self.length : total] = values
         self.length = total
         return self._keys[:, :total], self._values[:, :total]
+
+    def begin(self, keys: Sequence[Tensor], values: Sequence[Tensor], length: int) -> None:
+        """Copy keys and values of several batches, one below the other; shorter ones end alike."""
+        self._keys, self._values = (_with_room(x, length, 2 * length) for x in (keys, values))
+        self.length = length
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of all positions.
+
+        Raises:
+            ValueError: where none has been read.
+        """
+        if self.past_keys is None or self.past_values is None:
+            raise ValueError("no position has been read into this cache")
+        return self.past_keys, self.past_values
+
+    def part(self, rows: slice, start: int) -> "KeyValueCacheEntry":
+        """Of some rows, from a position on; in the memory of this one, its room included."""
+        part = KeyValueCacheEntry()
+        if self._keys is not None and self._values is not None:
+            part.length = self.length - start
+            part._keys, part._values = self._keys[rows, start:], self._values[rows, start:]
+        return part
 
     def cut(self, length: int) -> None:
         """Forget all but the first positions."""
@@ -141,6 +164,11 @@ class KeyValueCache:
             self.by_position[name] = full
         return full
 
+    def take_rows(self, whole: "KeyValueCache", rows: slice) -> None:
+        """Share the memory of these rows of a cache that ends with the same positions."""
+        start = whole.length - self.length
+        self.entries = [entry.part(rows, start) for entry in whole.entries]
+
     def replace_by(self, other: "KeyValueCache") -> None:
         """Hold what another cache holds."""
         self.__dict__.update(other.__dict__)
@@ -172,10 +200,16 @@ class KeyValueCache:
 
 
 def _with_room(
-    tensor: Float[Tensor, "batch past head d_head"], length: int, capacity: int
-) -> Float[Tensor, "batch capacity head d_head"]:
-    """A copy with room, laid out head by head in memory: attention reads it twice as fast."""
-    batch, _, n_heads, d_head = tensor.shape
-    roomy = tensor.new_empty(batch, n_heads, capacity, d_head).transpose(1, 2)
-    roomy[:, :length] = tensor[:, :length]
+    batches: Sequence[Float[Tensor, "_batch _past head d_head"]], length: int, capacity: int
+) -> Float[Tensor, "rows capacity head d_head"]:
+    """A copy with room, laid out head by head in memory: attention reads it twice as fast.
+
+    Before what is shorter than `length` stand zeros.
+    """
+    _, _, n_heads, d_head = batches[0].shape
+    n_rows = [len(batch) for batch in batches]
+    roomy = batches[0].new_empty(sum(n_rows), n_heads, capacity, d_head).transpose(1, 2)
+    for rows, batch in zip(roomy.split(n_rows), batches, strict=True):
+        start = length - batch.shape[1]
+        rows[:, :start], rows[:, start:length] = 0, batch
     return roomy

@@ -1,10 +1,10 @@
 """One prefix, many continuations: attention over keys that are stored once for all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lens_audio.model.kv_cache import KeyValueCache
@@ -192,24 +192,28 @@ class Continuations(KeyValueCache):
             entry.cut(length - self.n_prefix)
 
 
-def joined(parts: Sequence[Continuations], order: Int[Tensor, " row"]) -> KeyValueCache:
-    """One cache of the rows of all, in this order, padded on the left."""
+def joined(parts: Sequence[KeyValueCache], order: Sequence[int] | None = None) -> KeyValueCache:
+    """One cache of the rows of all, in this order, padded on the left; the parts stay as they are."""
+
+    def rows(tensors: Iterable[Tensor]) -> list[Tensor]:
+        """One by one, in order; whole batches where they stay in theirs."""
+        if order is None:
+            return list(tensors)
+        single = [row for tensor in tensors for row in tensor.split(1)]
+        return [single[row] for row in order]
+
     length = max(part.length for part in parts)
     whole = KeyValueCache(len(parts[0].entries))
     for name in parts[0].by_position:
-        whole.append(name, _padded([part.by_position[name] for part in parts], length)[order])
+        padded = [_padded(x, length) for x in rows(part.by_position[name] for part in parts)]
+        whole.append(name, torch.cat(padded))
     for layer, entry in enumerate(whole.entries):
-        tensors = [part[layer].whole() for part in parts]
-        rows = order.to(tensors[0][0].device)
-        keys, values = (_padded(each, length)[rows] for each in zip(*tensors, strict=True))
-        entry.append(keys, values)
+        keys, values = zip(*(part[layer].whole() for part in parts), strict=True)
+        entry.begin(rows(keys), rows(values), length)
     return whole
 
 
-def _padded(tensors: Sequence[Tensor], length: int) -> Tensor:
-    """[row, pos, …] of different lengths in one, zeros before those that are shorter."""
-    padded = []
-    for tensor in tensors:
-        n_rows, n_pos, *rest = tensor.shape
-        padded.append(torch.cat([tensor.new_zeros(n_rows, length - n_pos, *rest), tensor], dim=1))
-    return torch.cat(padded)
+def _padded(x: Shaped[Tensor, "row pos ..."], length: int) -> Shaped[Tensor, "row length ..."]:
+    """Zeros before what is shorter."""
+    n_rows, n_pos, *rest = x.shape
+    return torch.cat([x.new_zeros(n_rows, length - n_pos, *rest), x], dim=1)

@@ -9,6 +9,8 @@ from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.theme import BLUE, GRID, INK, clipped, styled, text, ticks
 
 MOST_LABELS = 40
+LABEL_LETTERS = 14
+TITLE_LETTERS = 18  # in a line: as high as what long labels leave of the figure
 
 
 def listening_over_tokens(
@@ -29,7 +31,8 @@ def listening_over_tokens(
         raise ValueError(
             f"a mass of shape {shares.shape} for {len(tokens)} tokens and {len(heads)} heads"
         )
-    places, names = list(range(len(tokens))), [text(repr(token)[1:-1]) for token in tokens]
+    places, words = list(range(len(tokens))), [repr(token)[1:-1] for token in tokens]
+    names = [text(word) for word in words]
     figure = go.Figure()
     for number, head in enumerate(heads):
         figure.add_scatter(
@@ -58,12 +61,11 @@ def listening_over_tokens(
     figure.update_xaxes(
         title_text="token of the answer",
         tickvals=shown,
-        ticktext=[clipped(names[place], 14) for place in shown],
+        ticktext=[text(clipped(words[place], LABEL_LETTERS)) for place in shown],
         tickangle=90 if len(tokens) > 8 else 0,
         showgrid=False,
         automargin=True,
     )
-    figure.update_yaxes(
-        title_text="listening score; thin: each head’s audio mass", range=[0, 1], gridcolor=GRID
-    )
-    return styled(figure, 380, margin={"l": 70, "r": 20, "t": 20, "b": 60})
+    title = text("listening score; thin: each head’s audio mass", TITLE_LETTERS)
+    figure.update_yaxes(title_text=title, range=[0, 1], gridcolor=GRID)
+    return styled(figure, 380, margin={"l": 104, "r": 20, "t": 20, "b": 60})

@@ -11,6 +11,7 @@ al., "Contrastive Decoding: Open-ended Text Generation as Optimization", arXiv 2
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +27,7 @@ from lens_audio.fingerprint import of_prompt
 from lens_audio.inputs import AudioPrompt
 from lens_audio.model.hook_point import ForwardInfo
 from lens_audio.model.kv_cache import First, KeyValueCache
+from lens_audio.model.shared_prefix import joined
 from lens_audio.sites import last_positions
 from lens_audio.steering import contrastive_on_transformers
 from lens_audio.steering.audio_silence.direction import over_silence
@@ -81,8 +83,9 @@ class ContrastiveDecoding(ContrastiveSettings):
 
         Changed are those of each row's last real position and of what follows it over the same
         key-value cache. The other side is run by the model as it is without any hooks; it is a
-        constant to gradients. Bare tokens are text, so unchanged, unless inside `listening_to`;
-        against silence and noise so are prompts without audio, to the bit.
+        constant to gradients. What follows the prompt is read in one batch of both sides where no
+        other hook is set and no gradient wanted. Bare tokens are text, so unchanged, unless inside
+        `listening_to`; against silence and noise so are prompts without audio, to the bit.
 
         Raises:
             ValueError: if one is attached already; while attached, for a residual stream as input
@@ -155,8 +158,11 @@ class _AttachedContrast:
         self.prefixes = SilentPrefixes()
         # Of each cache that somebody still holds, the other side's, with its prompt's positions.
         self.caches: MutableMapping[First, tuple[KeyValueCache, int]] = WeakKeyDictionary()
+        # While both sides are read in one batch, the cache of both; theirs are parts of it.
+        self.of_both: MutableMapping[First, KeyValueCache] = WeakKeyDictionary()
         self.changed: Bool[Tensor, "batch pos"] | None = None  # in the forward in progress
-        self.final: Float[Tensor, "batch pos d_model"]  # the other side's, at these positions
+        # The other side's at these positions; None where it stands below this side's rows.
+        self.final: Float[Tensor, "batch pos d_model"] | None = None
 
     @torch.compiler.disable
     def read(self, entered: Float[Tensor, "batch pos d_model"], hook: Any) -> None:
@@ -175,6 +181,12 @@ class _AttachedContrast:
         new_mask = (
             None if info.attention_mask is None else info.attention_mask[:, n_past + n_read :]
         )
+        changed = changed & self._rows(prompt).to(changed.device)[:, None]
+        if n_past >= n_prompt and self._is_alone(info):
+            info.final = self._read_both(entered, info, self._past(sequence, n_past - n_prompt))
+            self.changed, self.final = changed, None
+            return
+        self.of_both.pop(sequence, None)
         final = torch.zeros_like(entered)
         with torch.no_grad(), self.model.without_hooks():
             if n_past == 0:
@@ -184,7 +196,7 @@ class _AttachedContrast:
                 final[:, n_read:] = self._final(
                     new, start_at_layer=0, attention_mask=new_mask, past_kv_cache=past
                 )
-        self.changed, self.final = changed & self._rows(prompt).to(changed.device)[:, None], final
+        self.changed, self.final = changed, final
 
     @torch.compiler.disable
     def contrast(self, logits: Float[Tensor, "batch pos d_vocab"], hook: Any) -> Tensor | None:
@@ -201,11 +213,53 @@ class _AttachedContrast:
             return None
         kept = slice(-logits.shape[1], None)  # those of `logits_to_keep`
         changed = self.changed[:, kept]
-        with torch.no_grad(), self.model.without_hooks():
-            other = self.model.logits_of(self.final[:, kept][changed][None])[0]
+        if self.final is None:
+            logits, below = logits.chunk(2)
+            other = below[changed]
+        else:
+            with torch.no_grad(), self.model.without_hooks():
+                other = self.model.logits_of(self.final[:, kept][changed][None])[0]
         # A copy, as hooks are given.
         logits[changed] = self.settings.led_away(logits[changed], other).to(logits)
         return logits
+
+    def _is_alone(self, info: ForwardInfo) -> bool:
+        """Whether nobody else sees or changes this forward, so that one batch may read both sides."""
+        past, points = info.past_kv_cache, self.model.hook_dict
+        hooked = [point for point in points.values() if not point.is_bare]
+        return (
+            type(past) is KeyValueCache
+            and not past.frozen
+            and past.by_position.keys() == {"attention_mask"}
+            and info.stop_at_layer is None
+            and not torch.is_grad_enabled()
+            and hooked == [points[EMBEDDED], points[LOGITS]]
+            and all(len(point.fwd_hooks) == 1 and not point.bwd_hooks for point in hooked)
+        )
+
+    def _read_both(
+        self, entered: Float[Tensor, "batch new d_model"], info: ForwardInfo, other: KeyValueCache
+    ) -> Float[Tensor, "both new d_model"]:
+        """The final residual streams of both sides over tokens after their prompts, in one batch.
+
+        Each weight is then read once for both, which is most of what a token costs.
+        """
+        past, sequence, n_rows = info.past_kv_cache, info.sequence, len(entered)
+        assert info.attention_mask is not None  # as over any cache
+        both = self.of_both.get(sequence)
+        if both is None or both.length != max(info.n_past, other.length):
+            plain = copy(past)  # its mask has the new positions already
+            plain.by_position = {"attention_mask": info.attention_mask[:, : info.n_past]}
+            both = self.of_both[sequence] = joined([plain, other])
+        mask = info.attention_mask[:, info.n_past :]
+        final = self._final(  # none of the blocks has a hook
+            torch.cat([entered, entered]), start_at_layer=0,
+            attention_mask=torch.cat([mask, mask]), past_kv_cache=both,
+        )  # fmt: skip
+        other.append_attention_mask(mask)
+        past.take_rows(both, slice(None, n_rows))
+        other.take_rows(both, slice(n_rows, None))
+        return final
 
     def _rows(self, prompt: AudioPrompt) -> Bool[Tensor, " batch"]:
         """Which rows have another side at all."""

@@ -24,16 +24,8 @@ def save(
     # safetensors writes no file without a tensor.
     tensors = tensors or {"none": torch.zeros(0)}
     held = serialize({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
-    files.write_bytes(path, _in_order(held))
+    files.write_bytes(path, files.in_order(held))
     return path
-
-
-def _in_order(file: bytes) -> bytes:
-    """A safetensors file with its header's keys in order: safetensors shuffles the metadata's."""
-    start = 8 + int.from_bytes(file[:8], "little")
-    header = json.dumps(json.loads(file[8:start]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of 8
-    return len(header).to_bytes(8, "little") + header + file[start:]
 
 
 def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -8,8 +8,10 @@ from models import Layout, Sizes, hooked_model, make_prompt
 
 from lens_audio import hooks
 from lens_audio.analysis.circuit import Circuit, CircuitTest, circuit_edges
+from lens_audio.analysis.circuits import circuit_metric, edges
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.analysis.path_patching import path_patch
+from lens_audio.sites import head_name
 
 SIZES = Sizes(n_layers=3)
 MODEL = hooked_model(SIZES)
@@ -41,6 +43,95 @@ def test_only_the_circuit_is_clean(circuit):
 def test_without_the_circuit_the_others_are_clean(circuit):
     expected = by_hooks(list(circuit.heads))
     torch.testing.assert_close(TEST.without(circuit).metric, expected, atol=1e-5, rtol=0)
+
+
+MLPS = [f"MLP{layer}" for layer in range(SIZES.n_layers)]
+NODES = ["embed", *(head_name(*head) for head in EVERY), *MLPS]
+CACHE = MODEL.run_with_cache(CORRUPTED)[1]
+
+
+def with_corrupted(nodes):
+    """The metric when these nodes write as in the corrupted run, by plain hooks."""
+    hooks_of = {"embed": ("hook_embed", slice(None))}
+    hooks_of |= {f"MLP{layer}": (f"blocks.{layer}.hook_mlp_out", slice(None)) for layer in range(3)}
+    hooks_of |= {
+        head_name(l, h): (f"blocks.{l}.attn.hook_z", (..., h, slice(None))) for l, h in EVERY
+    }
+
+    def patch(name, part):
+        def put_in(written, hook):
+            written[part] = CACHE[name][part]
+
+        return name, put_in
+
+    with torch.no_grad():
+        fwd_hooks = [patch(*hooks_of[node]) for node in sorted(nodes)]
+        return METRIC(MODEL.run_with_hooks(CLEAN, fwd_hooks=fwd_hooks)[:, -1])
+
+
+@settings(max_examples=8, deadline=None)
+@given(kept=st.sets(st.sampled_from(NODES)))
+def test_only_some_nodes_are_clean(kept):
+    expected = with_corrupted({*NODES} - kept)
+    torch.testing.assert_close(TEST.only(nodes=kept).metric, expected, atol=1e-5, rtol=0)
+
+
+def test_without_some_nodes_the_others_are_clean():
+    some = {"MLP0", "L1H2", "L2H0"}
+    found = TEST.without(nodes=some).metric
+    torch.testing.assert_close(found, with_corrupted(some), atol=1e-5, rtol=0)
+
+
+def test_heads_beside_the_embeddings_and_mlps_are_a_circuit_of_heads():
+    circuit = Circuit.of([(0, 1), (1, 3), (2, 0)])
+    found = TEST.only(nodes=["embed", *MLPS, *map(head_name, *zip(*circuit.heads, strict=True))])
+    torch.testing.assert_close(found.metric, TEST.only(circuit).metric, atol=1e-5, rtol=0)
+
+
+def test_without_edges_into_the_logits_these_alone_bring_what_was_corrupted():
+    heads = [(0, 2), (2, 1)]
+    with torch.no_grad():
+        caches = [MODEL.run_with_cache(prompt)[1] for prompt in (CLEAN, CORRUPTED)]
+        moved = sum(
+            (corrupted - clean)[:, :, head] @ MODEL.blocks[layer].attn.W_O[head]
+            for layer, head in heads
+            for clean, corrupted in [[c[f"blocks.{layer}.attn.hook_z"] for c in caches]]
+        )
+        add = [("blocks.2.hook_resid_post", lambda resid, hook: resid + moved)]
+        expected = METRIC(MODEL.run_with_hooks(CLEAN, fwd_hooks=add)[:, -1])
+    edges = [(head_name(*head), "logits") for head in heads]
+    torch.testing.assert_close(TEST.without(edges=edges).metric, expected, atol=1e-5, rtol=0)
+
+
+def test_a_graph_is_run_by_the_edges_that_it_keeps():
+    graph = edges(MODEL, (CLEAN, CORRUPTED), METRIC).top(150)
+    names = graph.to_dataframe()[["sender", "receiver", "input"]].to_numpy().tolist()
+    found = TEST.only(graph)
+    assert torch.equal(found.metric, circuit_metric(MODEL, TEST.pair, graph, METRIC).metric)
+    assert torch.equal(found.metric, TEST.only(edges=names).metric)
+
+
+def test_no_edge_is_the_corrupted_run_and_all_are_the_model():
+    none, whole = TEST.only(edges=[]), TEST.without(edges=[])
+    assert (none.faithfulness, whole.faithfulness) == pytest.approx((0, 1), abs=1e-5)
+    with torch.no_grad():
+        expected = METRIC(MODEL(CORRUPTED)[:, -1])
+    torch.testing.assert_close(none.metric, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "one of them"),
+        ({"circuit": [(0, 1)], "nodes": ["embed"]}, "one of them"),
+        ({"nodes": ["L0H9"]}, r"no sender \['L0H9'\]; there are embed, L0H0"),
+        ({"edges": [("L1H0", "L0H0", "q")]}, "L1H0 is not earlier than L0H0 q"),
+        ({"edges": ["embed"]}, r"an edge is \(sender, receiver, input\), not 'embed'"),
+    ],
+)
+def test_nodes_and_edges_that_are_none_are_refused(asked, said):
+    with pytest.raises(ValueError, match=said):
+        TEST.only(**asked)
 
 
 def test_many_circuits_in_small_batches_are_the_same():

@@ -8,6 +8,7 @@ from models import Layout, Sizes, hf_model, make_prompt
 
 from lens_audio import HookedAudioTransformer
 from lens_audio.analysis import circuits
+from lens_audio.analysis.circuits import Graph, Nodes
 from lens_audio.analysis.circuits.encoder import EncoderRuns
 from lens_audio.analysis.circuits.exact import exact
 from lens_audio.analysis.circuits.runs import plain
@@ -111,6 +112,45 @@ def test_rows_without_one_clip_each_are_refused(clips):
         circuits.edges(MODEL, both, METRIC, part="encoder")
 
 
-def test_a_circuit_of_the_encoder_is_not_run():
-    with pytest.raises(ValueError, match="circuits are run of"):
-        circuits.circuit_metric(MODEL, PAIR, scores(), METRIC)
+NODES = Nodes.of(MODEL.cfg, "encoder")
+
+
+def run(kept, rest="corrupted", nodes=NODES):
+    graph = Graph(nodes, torch.zeros(kept.shape), kept)
+    return circuits.circuit_metric(MODEL, PAIR, graph, METRIC, rest)
+
+
+@torch.no_grad()
+def heard(sound):
+    """The metric of the clean words over a sound, padded where the clean one is."""
+    return METRIC(MODEL(replace(PAIR.clean, mel=sound.mel))[:, -1])
+
+
+@pytest.mark.parametrize("rest", ["corrupted", "mean", "zero"])
+def test_all_edges_of_the_encoder_are_the_model(rest):
+    found = run(NODES.is_edge, rest)
+    torch.testing.assert_close(found.metric, heard(PAIR.clean), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(found.whole, found.metric, atol=1e-9, rtol=1e-9)
+
+
+def test_no_edge_of_the_encoder_is_the_corrupted_sound():
+    found = run(torch.zeros_like(NODES.is_edge))
+    torch.testing.assert_close(found.metric, heard(PAIR.corrupted), atol=1e-9, rtol=1e-9)
+    assert found.faithfulness == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [("frames", "L0KV1", "v"), ("L0H2", "L1H1", "q"), ("MLP0", "L1KV0", "k"), ("L1H0", "audio")],
+)
+def test_all_edges_of_the_encoder_but_one_are_exact_patching_of_that_one(edge):
+    exactly = scores("exact", senders=edge[0], receivers=edge[1]).by_example
+    found = run(NODES.is_edge & ~NODES.matrix_of([edge]))
+    expected = exactly[:, *NODES.place(*edge)]
+    torch.testing.assert_close(found.metric - found.whole, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_frames_in_groups_are_refused():
+    nodes = replace(NODES, groups=("audio", "text"))
+    with pytest.raises(ValueError, match="in no groups"):
+        run(nodes.is_edge, nodes=nodes)

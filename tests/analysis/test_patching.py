@@ -238,6 +238,17 @@ def test_a_saved_result_comes_back(tmp_path):
     assert torch.equal(loaded.values, result.values)
 
 
+def test_the_same_result_gives_the_same_file(tmp_path):
+    """safetensors writes its metadata in an order that changes from file to file."""
+    axes = {"metric": ["m"], "layer": ["0", "1"], "example": ["0"]}
+    result = PatchingResult(
+        torch.ones(1, 2, 1), axes, torch.zeros(1, 1), torch.ones(1, 1), {"a": 1}
+    )
+    for number in range(8):
+        result.save(tmp_path / str(number))
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_the_table_has_a_row_for_every_cell_and_example():
     result = sweep(hooked_model(), *pair(LEFT_PADDED), "z", LOGIT_DIFF, heads="each", verbose=False)
     table = result.to_dataframe()

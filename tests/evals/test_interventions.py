@@ -9,6 +9,7 @@ import lens_audio as la
 from lens_audio import hooks
 from lens_audio.evals.interventions import (
     Intervention,
+    ScaledAttention,
     compare_interventions,
     time_per_token,
 )
@@ -108,6 +109,24 @@ def test_adaptive_strength_is_compared_with_constant_strength(found):
     constant = found.adaptive[found.adaptive["adaptive"] == "constant"]
     assert (constant["change"] == 0).all()
     assert set(found.adaptive["adaptive"]) == {"constant", "listening", "confidence"}
+
+
+def test_attention_is_scaled_as_by_its_hooks(planted, found):
+    item = found.results.items[0]
+    prompt, heads = planted.prompt(item.question, audio=item.audio), [(2, 1), (5, 0)]
+    with ScaledAttention(heads, 4.0).attach(planted) as attached:
+        logits = attached(prompt)
+    scaled = hooks.scale_attention(keys="audio", queries="last", factor=4.0, heads=heads)
+    assert torch.equal(logits, planted.run_with_hooks(prompt, fwd_hooks=scaled))
+
+
+def test_the_control_of_scaled_attention_is_in_as_many_other_heads(planted):
+    heads = [(2, 1), (5, 0)]
+    control = ScaledAttention(heads, 4.0).random_control(planted, 3)
+    assert control.factor == 4.0
+    assert len(set(control.heads) - set(heads)) == len(heads)
+    assert control == ScaledAttention(heads, 4.0).random_control(planted, 3)
+    assert ScaledAttention(None, 4.0).random_control(planted, 3) is None
 
 
 def test_times_are_over_those_of_the_first_run(planted, found):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lens_audio.data.batches import as_clip, seconds
 from lens_audio.data.items import AudioQAItem, check_items
-from lens_audio.evals.items import is_calibration, missing_audio, select
+from lens_audio.evals.items import is_calibration, missing_audio, select, with_recordings
 from lens_audio.fingerprint import of_items
 from lens_audio.inputs import load_audio
 
@@ -117,3 +117,6 @@ def test_missing_recordings_are_found(tmp_path):
     (tmp_path / "here.wav").write_bytes(b"")
     items = [item("a", audio=tmp_path / "here.wav"), item("b", audio=tmp_path / "gone.wav")]
     assert [i.id for i in missing_audio(items)] == ["b"]
+    assert [i.id for i in with_recordings(items)] == ["a"]
+    with pytest.raises(ValueError, match="none of the recordings was found"):
+        with_recordings(items[1:])

@@ -12,6 +12,7 @@ import torch
 
 import lens_audio as la
 from lens_audio.analysis import audio_attention
+from lens_audio.analysis.circuits import edges, pairs_of_items
 from lens_audio.data.answers import chosen_answers, first_tokens
 from lens_audio.data.batches import batches
 from lens_audio.data.knock_out import choice_probs_without
@@ -132,6 +133,35 @@ def test_a_method_costs_as_many_forwards_as_it_says(card_and_rows, name):
     assert rows[name] == row_of(card, name)["forwards"] * N_PAIRS
 
 
+OF_EDGES = [name for name, method in METHODS.items() if method.of_edges]
+
+
+@pytest.mark.parametrize("method", OF_EDGES)
+def test_a_method_of_edges_finds_those_from_the_audio_into_the_only_head_that_writes(card, method):
+    row = row_of(card, method)
+    assert (row["edge_auroc"], row["edge_auroc_low"], row["edge_auroc_high"]) == (1, 1, 1)
+
+
+def test_a_method_that_scores_no_edges_has_no_auroc_of_them(card):
+    rows = card.table.set_index("method")
+    assert set(rows.index[rows["edge_auroc"].isna()]) == {*METHODS} - {*OF_EDGES}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    zip(OF_EDGES, ["eap", "eap-ig-inputs", "eap-ig-activations", "exact"], strict=True),
+)
+def test_edges_from_the_audio_are_those_from_the_embeddings(one_reader, pairs, name, method):
+    some, reader = pairs[:2], "L{}KV{}".format(*READER)
+    graph = edges(
+        one_reader, pairs_of_items(one_reader, some), method=method,
+        senders="embed", receivers=reader,
+    )  # fmt: skip
+    expected = [graph.score("embed", reader, letter) for letter in "kv"]
+    found = METHODS[name].function(one_reader, some)(torch.arange(2))
+    assert found[READER].tolist() == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def measured(one_reader, pairs):
     """Mass and correctness of every item [pair, side], each asked alone."""
@@ -205,6 +235,30 @@ def test_absolute_scores_rank_by_size_after_the_mean_over_pairs(one_reader, pair
     assert scored(one_reader, pairs, Method(given(by_pair), absolute=True))["precision"] == 1
 
 
+def of_edges(**sizes):
+    """Scores of the edges into keys and values: of the reader, the decoy, and another head."""
+    scores = torch.zeros(N_LAYERS, N_HEADS, 2)
+    for name, head in {"reader": READER, "decoy": DECOY, "other": (0, 0)}.items():
+        scores[head] = torch.tensor(sizes.get(name, (0.0, 0.0)))
+    return scores
+
+
+def test_edges_are_ranked_by_size_and_heads_by_the_sum_of_both(one_reader, pairs):
+    scores = of_edges(reader=(-3.0, 1.0), decoy=(9.0, 9.0), other=(0.0, -2.0))
+    row = scored(one_reader, pairs, Method(given(scores), of_edges=True))
+    # Of 28 edges into other heads, the decoy's left out, one is larger than that into the values.
+    assert row["edge_auroc"] == pytest.approx((28 + 27) / (2 * 28))
+    assert row["heads"] == "L0H5"
+
+
+def test_the_interval_of_edges_is_a_bootstrap_over_pairs(one_reader, pairs):
+    by_pair = [of_edges(reader=(1.0, 1.0))] * 5 + [of_edges(other=(9.0, 9.0))]
+    row = scored(one_reader, pairs, Method(given(torch.stack(by_pair)), of_edges=True))
+    # Without the last pair the reader's lead, with it another head's: 2 of 28 are larger.
+    found = [row[f"edge_auroc{end}"] for end in ("", "_low", "_high")]
+    assert found == pytest.approx([26 / 28, 26 / 28, 1])
+
+
 def test_heads_without_a_score_come_last_and_none_at_all_is_undefined(one_reader, pairs):
     nan = torch.full((N_LAYERS, N_HEADS), torch.nan)
     assert np.isnan(scored(one_reader, pairs, given(nan))["auroc"])
@@ -234,6 +288,10 @@ def test_the_share_in_the_first_is_the_mean_over_all_orders_of_ties(k):
         ({"truth": replace(TRUTH, n_layers=8)}, "the truth is of 8 layers x 8 heads, this model"),
         ({"truth": replace(TRUTH, readers=())}, "no readers are known of hand-made"),
         ({"methods": {"own": lambda *_: lambda some: some}}, r"gave scores of shape \(6,\)"),
+        (
+            {"methods": {"own": Method(given(torch.zeros(2, 8)), of_edges=True)}},
+            r"one for each edge, \(2, 8, 2\)",
+        ),
         ({"methods": {}}, "0 methods and 1 conditions; give at least one of each"),
         ({"pairs": {"conflict": []}}, "0 pairs of conflict are too few; give at least 2"),
     ],

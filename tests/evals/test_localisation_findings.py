@@ -7,7 +7,11 @@ import pytest
 
 from lens_audio.evals.localisation.findings import findings
 from lens_audio.plots.localisation import localisation_scores
-from lens_audio.plots.pages.score_localisation import score_localisation_page
+from lens_audio.plots.pages.score_localisation import (
+    SCORE_HEADER,
+    score_cells,
+    score_localisation_page,
+)
 from lens_audio.testbed import Truth
 
 NAN = float("nan")
@@ -18,7 +22,8 @@ EMERGENT = Truth("emergent", 4, 4, ((1, 1),), ((2, 0),), (), (), "by knock-out o
 def table(*rows):
     """Rows of (checkpoint, method, auroc, auroc_low, auroc_high), and what else is given."""
     usual = {"condition": "conflict", "precision": 0.5, "precision_low": 0.25, "decoys": 0.0,
-             "precision_high": 0.75, "k": 4, "n_pairs": 50, "forwards": 2, "heads": "L1H0"}  # fmt: skip
+             "precision_high": 0.75, "k": 4, "n_pairs": 50, "forwards": 2, "heads": "L1H0",
+             "edge_auroc": NAN, "edge_auroc_low": NAN, "edge_auroc_high": NAN}  # fmt: skip
     names = ("checkpoint", "method", "auroc", "auroc_low", "auroc_high")
     return pd.DataFrame(
         [usual | dict(zip(names, row[:5], strict=True)) | dict(*row[5:]) for row in rows]
@@ -76,6 +81,25 @@ def test_a_method_with_more_decoys_than_readers_in_front_is_fooled():
 
 
 @pytest.mark.parametrize(
+    ("low", "said"),
+    [
+        (
+            0.92,
+            "the readers' keys and values are found on every data set by EAP, by the same measure",
+        ),
+        (
+            0.88,
+            "Edge by edge, no method finds those from the audio into the readers' keys and values",
+        ),
+    ],
+)
+def test_methods_that_score_edges_are_judged_edge_by_edge_too(low, said):
+    edges = {"edge_auroc": 0.97, "edge_auroc_low": low, "edge_auroc_high": 1.0}
+    found = table(("planted", "EAP", 0.6, 0.55, 0.7, edges), ("planted", "mass", 1.0, 0.95, 1.0))
+    assert said in findings(found)[1]
+
+
+@pytest.mark.parametrize(
     ("plain", "floored", "alone", "works"),
     [(0.55, 0.95, 0.94, True), (0.55, 0.95, 0.6, False), (0.95, 0.94, 0.96, False)],
 )
@@ -99,6 +123,14 @@ def test_the_page_says_what_was_planted_and_what_emerged_and_how_either_is_known
     assert "is evidence about small models only" in said
     assert said.count("are no independent check") == 1  # of the one known by knock-out
     assert "lens-audio &lt;x&gt;" in page
+
+
+def test_the_page_has_the_edges_of_methods_that_score_them_and_no_others():
+    edges = {"edge_auroc": 0.97, "edge_auroc_low": 0.9, "edge_auroc_high": 1.0}
+    found = table(("planted", "EAP", 0.6, 0.5, 0.7, edges), ("planted", "mass", 0.6, 0.5, 0.7))
+    with_edges, without = (score_cells(row) for row in found.to_dict("records"))
+    place = SCORE_HEADER.index("AUROC of edges [95 %]")
+    assert (with_edges[place], without[place]) == ("0.97 [0.90, 1.00]", "")
 
 
 def test_a_figure_has_a_panel_a_checkpoint_and_no_interval_that_is_not_known():

@@ -113,6 +113,17 @@ def test_an_error_of_one_process_is_an_error_of_all(monkeypatch):
         Processes().together(2, KeyError("own"))
 
 
+def test_a_process_waits_for_the_others_unless_it_fails(monkeypatch):
+    waited = []
+    monkeypatch.setattr(processes_module.Processes, "gather", lambda self, value: waited.append(1))
+    with Processes():
+        assert not waited
+    assert waited == [1]
+    with pytest.raises(KeyError), Processes():
+        raise KeyError("own")
+    assert waited == [1]
+
+
 def test_one_process_gathers_from_itself():
     alone = Processes("cpu")
     assert (alone.rank, alone.count, alone.is_main) == (0, 1, True)

@@ -1,6 +1,7 @@
 """Figures: what is drawn, on which axes, with which units and hover texts."""
 
 from dataclasses import replace
+from html import escape
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,12 @@ import torch
 from models import Layout, Sizes, make_prompt
 
 from lens_audio import AudioPrompt
-from lens_audio.plots import attention_over_time, choice_probabilities, head_map
+from lens_audio.plots import (
+    attention_over_time,
+    choice_probabilities,
+    head_map,
+    listening_over_tokens,
+)
 from lens_audio.plots.report import figure_html
 
 RATE = 16000
@@ -55,6 +61,23 @@ def test_a_head_without_a_number_leaves_the_scale_centred() -> None:
 def test_quotes_are_shown_as_they_are() -> None:
     figure = choice_probabilities(['say "hi"', "<b>"], [0.5, 0.5], [0.5, 0.5])
     assert list(figure.layout.yaxis.ticktext) == ['say "hi"', "&lt;b&gt;"]
+
+
+@pytest.mark.parametrize("n", range(8, 14))
+def test_tokens_are_cut_before_they_are_escaped(n: int) -> None:
+    token = "a" * n + "<&><&><&>"
+    (shown,) = listening_over_tokens(np.ones((1, 1)), [token], ["L0H0"]).layout.xaxis.ticktext
+    assert shown == escape(token[:13] + "…")
+
+
+def test_the_title_of_the_listening_score_has_room_beside_the_longest_tokens() -> None:
+    figure = listening_over_tokens(np.ones((9, 1)), ["m" * 20] * 9, ["L0H0"])
+    layout, letter = figure.layout, 0.64 * figure.layout.font.size
+    labels = letter * max(map(len, layout.xaxis.ticktext))
+    room = layout.height - layout.margin.t - layout.margin.b - labels
+    lines = layout.yaxis.title.text.split("<br>")
+    assert 1.2 * letter * max(map(len, lines)) < room
+    assert 1.2 * 1.3 * layout.font.size * len(lines) < layout.margin.l
 
 
 def test_head_map_of_nothing_but_zeros_is_drawn() -> None:

@@ -185,6 +185,50 @@ def test_every_cache_is_continued_beside_its_own(model, items) -> None:
                 torch.testing.assert_close(found, expected)
 
 
+def test_a_token_is_read_for_both_sides_at_once_and_gives_the_same_with_a_hook_set(sides) -> None:
+    _, model, plain, other = sides
+    prompt, against = (model.prompt_from_inputs(inputs) for inputs in (plain, other))
+    reads: list[int] = []
+    handle = model.blocks[0].mlp.register_forward_hook(lambda *_: reads.append(1))
+    tokens = torch.arange(12).view(3, 4)
+    found: dict[bool, list[Tensor]] = {False: [], True: []}
+    with contrastive(1.5, against).attach(model), torch.no_grad():
+        for is_hooked, logits in found.items():
+            past = KeyValueCache(model.cfg.n_layers)
+            model(prompt, past_kv_cache=past)
+            del reads[:]
+            seen = [("blocks.1.hook_resid_pre", lambda x, hook: None)] if is_hooked else []
+            with model.hooks(seen):
+                for column in tokens.split(1, dim=1):
+                    logits.append(model(column, past_kv_cache=past))
+            assert len(reads) == tokens.shape[1] * (1 + is_hooked)
+    handle.remove()
+    torch.testing.assert_close(found[False], found[True], atol=1e-4, rtol=0)
+
+
+def test_a_cache_read_with_hooks_without_and_cut_between_is_that_of_two_passes(sides) -> None:
+    _, model, plain, other = sides
+    prompt, against = (model.prompt_from_inputs(inputs) for inputs in (plain, other))
+    first, again, last = torch.arange(12).view(3, 4).split((2, 1, 1), dim=1)
+    hooked = [("blocks.1.hook_resid_pre", lambda x, hook: None)]
+
+    def read(side: AudioPrompt) -> Tensor:
+        past = KeyValueCache(model.cfg.n_layers)
+        model(side, past_kv_cache=past)
+        model(first, past_kv_cache=past)
+        past.cut(past.length - 1)
+        with model.hooks(hooked):
+            model(again, past_kv_cache=past)
+        out = model(torch.cat([last, first], dim=1), past_kv_cache=past)
+        past.cut(past.length - 1)
+        return torch.cat([out, model(again, past_kv_cache=past)], dim=1)
+
+    with torch.no_grad():
+        expected = 2.5 * read(prompt) - 1.5 * read(against)
+        with contrastive(1.5, against).attach(model):
+            torch.testing.assert_close(read(prompt), expected, atol=1e-4, rtol=0)
+
+
 def test_choices_over_one_frozen_cache_are_those_of_two_passes(model, prompt) -> None:
     choices = ["bell rings", "rain"]
     with contrastive(2.0).attach(model):

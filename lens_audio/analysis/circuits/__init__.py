@@ -3,6 +3,7 @@
 from lens_audio.analysis.circuits.edges import METHODS, edges
 from lens_audio.analysis.circuits.faithfulness import (
     RESTS,
+    CircuitResult,
     FaithfulnessCurve,
     circuit_metric,
     faithfulness_curve,
@@ -14,6 +15,7 @@ from lens_audio.analysis.circuits.pairs import pairs_of_items
 __all__ = [
     "METHODS",
     "RESTS",
+    "CircuitResult",
     "FaithfulnessCurve",
     "Graph",
     "Nodes",

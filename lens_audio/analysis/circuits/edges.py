@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lens_audio import fingerprint
 from lens_audio.analysis.circuits.eap import Scores, eap, eap_ig_activations, eap_ig_inputs
-from lens_audio.analysis.circuits.encoder import EncoderRuns
+from lens_audio.analysis.circuits.encoder import RUNS
 from lens_audio.analysis.circuits.exact import exact
 from lens_audio.analysis.circuits.graph import Graph
-from lens_audio.analysis.circuits.nodes import Nodes
+from lens_audio.analysis.circuits.nodes import Nodes, among
 from lens_audio.analysis.circuits.pairs import MetricFunction, Pairs, with_metrics
-from lens_audio.analysis.circuits.runs import GROUPS, PairRuns, plain
+from lens_audio.analysis.circuits.runs import GROUPS, plain
 from lens_audio.analysis.metrics import metric_name
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
@@ -113,8 +113,6 @@ def edges_steps(
     """
     _check(method, steps)
     nodes = replace(Nodes.of(model.cfg, part), groups=GROUPS if by_group else ())
-    if by_group and part == "encoder":
-        raise ValueError("frames of the encoder are in no groups; by_group is of the decoder")
     wanted = nodes.is_edge & _among(nodes.senders, senders, "sender")[:, None]
     wanted &= _among([receiver.node for receiver in nodes.receivers], receivers, "receiver")
     scoring = _Scoring(model, nodes, wanted, method, steps, batch_tokens)
@@ -160,11 +158,12 @@ def _among(names: Sequence[str], chosen: Iterable[str] | None, what: str) -> Boo
     """Which nodes are chosen: all for None."""
     if chosen is None:
         return torch.ones(len(names), dtype=torch.bool)
-    chosen = {chosen} if isinstance(chosen, str) else set(chosen)
-    unknown = sorted(chosen - set(names))
-    if unknown or not chosen:
-        raise ValueError(f"no {what} {unknown or ''}; there are {', '.join(dict.fromkeys(names))}")
-    return torch.tensor([name in chosen for name in names])
+    found = torch.ones(len(names), dtype=torch.bool)
+    if chosen is not None:
+        found = among(names, chosen, what)
+    if not bool(found.any()):
+        raise ValueError(f"no {what} was named; there are {', '.join(dict.fromkeys(names))}")
+    return found
 
 
 @dataclass
@@ -203,8 +202,7 @@ class _Scoring:
             yield found
 
     def _steps_of(self, pair: Pair, metric: MetricFunction) -> Iterator[Scores]:
-        made = PairRuns if self.nodes.part == "decoder" else EncoderRuns
-        runs = made.of(self.model, pair, metric, self.nodes)
+        runs = RUNS[self.nodes.part].of(self.model, pair, metric, self.nodes)
         if self.method == "exact":
             yield exact(runs, self.nodes.split(self.wanted), self.batch_tokens)
         elif self.method == "eap":

@@ -11,6 +11,7 @@ from lens_audio.analysis.circuits.pairs import MetricFunction
 from lens_audio.analysis.circuits.runs import PairRuns, keeping
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
+from lens_audio.model.attention import AttentionContext
 
 
 @dataclass
@@ -32,8 +33,10 @@ class EncoderRuns(PairRuns):
         """As of `PairRuns`, with the encoder's nodes.
 
         Raises:
-            ValueError: for rows without exactly one spectrogram, too.
+            ValueError: for rows without exactly one spectrogram, or groups of positions, too.
         """
+        if nodes is not None and nodes.groups:
+            raise ValueError("frames of the encoder are in no groups; by_group is of the decoder")
         for prompt in (pair.clean, pair.corrupted):
             n = 0 if prompt.mel is None else len(prompt.mel)
             if n != len(prompt):
@@ -59,6 +62,11 @@ class EncoderRuns(PairRuns):
         """All: each frame is heard."""
         return self.mask.shape[1]
 
+    def context(self, resid: Float[Tensor, "batch pos d_model"]) -> AttentionContext:
+        """As of `PairRuns`."""
+        cfg = self.model.cfg.audio
+        return AttentionContext.of(cfg, resid, self.mask, window=cfg.window)
+
     def continued(
         self, layer: int, resid: Float[Tensor, "row pos d_model"]
     ) -> Float[Tensor, "row last d_vocab"]:
@@ -76,3 +84,6 @@ class EncoderRuns(PairRuns):
             attention_mask=self.text_mask.repeat(n_copies, 1),
             logits_to_keep=self.n_last,
         )
+
+
+RUNS: dict[str, type[PairRuns]] = {"decoder": PairRuns, "encoder": EncoderRuns}

@@ -11,7 +11,7 @@ Interpretability Benchmark", arXiv 2504.13151 (CPR and CMD).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_audio.analysis.circuit import CircuitResult
+from lens_audio.analysis.circuits.encoder import RUNS
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import LETTERS, Nodes
 from lens_audio.analysis.circuits.pairs import (
@@ -31,12 +31,29 @@ from lens_audio.analysis.circuits.pairs import (
 from lens_audio.analysis.circuits.runs import PairRuns, Written, plain, written_by_heads
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting
-from lens_audio.model.attention import AttentionContext
 from lens_audio.model.shown import bias_or_zeros
 from lens_audio.stats import BOUNDS, N_RESAMPLES, Interval
 
 RESTS = ("corrupted", "mean", "zero", "resampled")
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the edges, as in MIB
+
+
+class CircuitResult(NamedTuple):
+    """The metric of a run in which only some heads, nodes or edges were clean."""
+
+    metric: Float[Tensor, " example"]
+    whole: Float[Tensor, " example"]  # the model itself
+    none: Float[Tensor, " example"]  # nothing clean
+
+    def __repr__(self) -> str:
+        mean, n = float(self.metric.mean()), len(self.metric)
+        return f"CircuitResult(metric {mean:.4g}, faithfulness {self.faithfulness:.3f}, n {n})"
+
+    @property
+    def faithfulness(self) -> float:
+        """(m - m(∅)) / (m(M) - m(∅)), of means over the examples; NaN where that is 0 / 0."""
+        gap = float(self.whole.mean() - self.none.mean())
+        return float(self.metric.mean() - self.none.mean()) / gap if gap else float("nan")
 
 
 @torch.no_grad()
@@ -60,6 +77,9 @@ def circuit_metric(
     - "resampled": what they wrote on the clean prompt of another example of the batch, drawn at
       random; its rows must have their padding and their audio at the same positions.
 
+    Of a graph of the encoder (`edges` with part="encoder") only these edges differ from the model: the
+    decoder hears what they make of the sound, under the clean prompt's words.
+
     Args:
         pairs, metric: as of `edges`. For "mean" the pairs are gone through twice, so not those of a
             generator.
@@ -71,8 +91,8 @@ def circuit_metric(
         ValueError: for another `rest`, a graph of another model's nodes, a single row to resample
             from, or what `edges` refuses.
     """
-    ((found, whole, none),) = _results(model, pairs, [graph], metric, rest, seed)
-    return CircuitResult(found, whole, none)
+    (found,) = circuit_metrics(model, pairs, [graph], metric, rest, seed=seed)
+    return found
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -125,8 +145,8 @@ def faithfulness_curve(
         raise ValueError(f"shares must be two or more, ascending, from 0 to 1; not {shares}")
     sizes = [round(share * len(graph)) for share in shares]
     circuits = [getattr(graph, choose)(size) for size in sizes]
-    results = _results(model, pairs, circuits, metric, rest, seed)
-    metrics = torch.stack([found for found, _, _ in results]).double().numpy()
+    results = circuit_metrics(model, pairs, circuits, metric, rest, seed=seed)
+    metrics = torch.stack([found.metric for found in results]).double().numpy()
     _, whole, none = (part.double().numpy() for part in results[0])
     n = len(whole)
     if n < 2:
@@ -160,42 +180,41 @@ def _area(curves: Float[np.ndarray, "draw size"], shares: Sequence[float | int])
     return Interval(float(value), float(low), float(high))
 
 
-ByExample = Float[Tensor, " example"]
-
-
-def _results(
+@torch.no_grad()
+def circuit_metrics(
     model: HookedAudioTransformer,
     pairs: Pairs,
     graphs: Sequence[Graph],
-    metric: MetricFunction | None,
-    rest: str,
-    seed: int,
-) -> list[tuple[ByExample, ByExample, ByExample]]:
-    """Of each circuit its metric, the model's, and that of no edge at all."""
+    metric: MetricFunction | None = None,
+    rest: str = "corrupted",
+    *,
+    seed: int = 0,
+) -> list[CircuitResult]:
+    """`circuit_metric` of several circuits of the same nodes: the model is run once for all of them."""
     if rest not in RESTS:
         raise ValueError(f"rest must be one of {', '.join(RESTS)}, not {rest!r}")
+    nodes = graphs[0].nodes
+    of_model = Nodes.of(model.cfg, nodes.part)
+    if nodes.whole != of_model:
+        raise ValueError(f"the graph is of {nodes.whole}, and the model has {of_model}")
     if rest == "mean":
         given: Any = list(with_metrics(pairs, metric))
-        means = _means(model, given)
+        means = _means(model, given, nodes)
     else:
         given, means = with_metrics(pairs, metric), None
-    generator, nodes = torch.Generator().manual_seed(seed), graphs[0].nodes
-    if nodes.whole != Nodes.of(model.cfg):
-        raise ValueError(
-            f"the graph is of {nodes.whole}, and circuits are run of {Nodes.of(model.cfg)}"
-        )
+    generator = torch.Generator().manual_seed(seed)
     kept = [torch.zeros_like(nodes.is_edge), *(graph.kept for graph in graphs)]
     found: list[list[Tensor]] = []
     for pair, own in given:
         with plain(model):
-            runs = PairRuns.of(model, pair, own, nodes)
+            runs = RUNS[nodes.part].of(model, pair, own, nodes)
             _, written, logits = runs.clean()
             applied = runs.applied(logits)
             others = _others(runs, written, rest, means, generator)
             none, *ran = (applied(_run(runs, others, nodes.split(some))) for some in kept)
             found.append([applied(logits), none, *ran])
     whole, none, *circuits = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
-    return [(one, whole, none) for one in circuits]
+    return [CircuitResult(one, whole, none) for one in circuits]
 
 
 def _others(
@@ -224,19 +243,19 @@ def _others(
     return written.each(lambda part: part.roll(shift, 0))
 
 
-def _means(model: HookedAudioTransformer, given: Sequence[PairWithMetric]) -> Written:
+def _means(model: HookedAudioTransformer, given: Sequence[PairWithMetric], nodes: Nodes) -> Written:
     """Of what senders write on the clean prompts, over all real positions: [1, 1, …]."""
     n_positions = 0
     total: Written | None = None
     for pair, metric in given:
         with plain(model):
-            runs = PairRuns.of(model, pair, metric)
+            runs = RUNS[nodes.part].of(model, pair, metric, nodes)
             written = runs.clean()[1]
         n_positions += int(runs.mask.sum())
         summed = written.each(lambda part, real=runs.mask: part[real].double().sum(0)[None, None])
         total = summed if total is None else total.each(torch.add, summed)
     assert total is not None
-    return total.each(lambda part: (part / n_positions).to(model.embed.W_E.dtype))
+    return total.each(lambda part: (part / n_positions).to(runs.embed.dtype))
 
 
 def _run(
@@ -247,7 +266,7 @@ def _run(
     What a node reads is the residual stream of what all others write, and for each edge that is
     kept the difference that this run makes to it.
     """
-    model, nodes = runs.model, runs.nodes
+    nodes = runs.nodes
     moved: list[Tensor] = [(runs.embed - others.embed)[:, None]]  # by stage
     stream = others.embed
     share = kept.to(stream.device, stream.dtype)
@@ -264,12 +283,12 @@ def _run(
                     total = total + torch.einsum("bspm,sr->bprm", at, edges)
         return total
 
-    context = AttentionContext.of(model.cfg, stream, runs.mask)
-    for layer, block in enumerate(model.blocks):
+    context = runs.context(stream)
+    for layer, block in enumerate(runs.blocks):
         of_heads, of_mlp = 1 + 2 * layer, 2 + 2 * layer
-        name = f"blocks.{layer}.attn.hook_z"
+        name = nodes.hook(layer, "attn.hook_z")
         inputs = [block.ln1(read(of_heads, letter)) for letter in LETTERS]
-        with collecting(model, [name]) as z:
+        with collecting(runs.model, [name]) as z:
             block.attn(*inputs, context)
         by_others = others.by(of_heads)
         moved.append(written_by_heads(block, z[name]) - by_others)
@@ -277,4 +296,4 @@ def _run(
         out = block.mlp(block.ln2(read(of_mlp)[:, :, 0]))
         moved.append((out - others.mlp_out[layer])[:, None])
         stream = stream + others.mlp_out[layer]
-    return model.logits_of(read(nodes.last_stage)[:, -runs.n_last :, 0])
+    return runs.continued(nodes.n_layers, read(nodes.last_stage)[:, :, 0])

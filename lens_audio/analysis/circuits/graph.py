@@ -59,16 +59,7 @@ class Graph:
         Raises:
             ValueError: for nodes that do not exist, or no edge between them.
         """
-        wanted = Receiver(receiver, input)
-        if sender not in self.senders or wanted not in self.receivers:
-            raise ValueError(
-                f"no edge from {sender!r} to {str(wanted)!r}; senders are {', '.join(self.senders)}; "
-                f"receivers {', '.join(map(str, self.receivers))}"
-            )
-        row, column = self.senders.index(sender), self.receivers.index(wanted)
-        if not bool(self.nodes.is_edge[row, column]):
-            raise ValueError(f"{sender} is not earlier than {wanted}, so it tells it nothing")
-        return float(self.scores[row, column])
+        return float(self.scores[self.nodes.place(sender, receiver, input)])
 
     def with_kept(self, kept: Bool[Tensor, "sender receiver"]) -> "Graph":
         """The same scores, and other edges kept.
@@ -150,9 +141,8 @@ class Graph:
         tensors = {"scores": self.scores.contiguous(), "kept": self.kept.contiguous()}
         if self.by_example is not None:
             tensors["by_example"] = self.by_example.contiguous()
-        return files.write_bytes(
-            path, serialize(tensors, {"kind": KIND, "facts": json.dumps(facts)})
-        )
+        metadata = {"kind": KIND, "facts": json.dumps(facts)}
+        return files.write_bytes(path, files.in_order(serialize(tensors, metadata)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Graph":

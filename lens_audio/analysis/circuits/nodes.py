@@ -1,5 +1,6 @@
 """The nodes of a model: what sends, what receives, and which of them come earlier."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,6 +12,19 @@ from torch import Tensor
 from lens_audio.sites import head_name
 
 LETTERS = ("q", "k", "v")
+
+
+def among(names: Sequence[str], chosen: Iterable[str], what: str) -> Bool[Tensor, " node"]:
+    """Which nodes are chosen.
+
+    Raises:
+        ValueError: for a node that does not exist, with those that do.
+    """
+    chosen = {chosen} if isinstance(chosen, str) else set(chosen)
+    unknown = sorted(chosen - set(names))
+    if unknown:
+        raise ValueError(f"no {what} {unknown}; there are {', '.join(dict.fromkeys(names))}")
+    return torch.tensor([name in chosen for name in names])
 
 
 class Receiver(NamedTuple):
@@ -181,6 +195,44 @@ class Nodes:
             to_stage[whole.receivers_of(stage + 1)] = stage + 1
         later = from_stage[:, None] < to_stage[None]
         return self.joined(later[..., None].expand(-1, -1, len(self._groups)))
+
+    def leaving(self, senders: Iterable[str]) -> Bool[Tensor, "sender receiver"]:
+        """All edges that leave some nodes.
+
+        Raises:
+            ValueError: for a node that sends nothing, with those that do.
+        """
+        return self.is_edge & among(self.senders, senders, "sender")[:, None]
+
+    def matrix_of(self, edges: Iterable[Sequence[str]]) -> Bool[Tensor, "sender receiver"]:
+        """Some edges: (sender, receiver, input), or (sender, receiver) into an MLP or the logits.
+
+        Raises:
+            ValueError: for what is no edge.
+        """
+        found = torch.zeros_like(self.is_edge)
+        for edge in edges:
+            if isinstance(edge, str) or len(edge) not in (2, 3):
+                raise ValueError(f"an edge is (sender, receiver, input), not {edge!r}")
+            found[self.place(*edge)] = True
+        return found
+
+    def place(self, sender: str, receiver: str, input: str = "resid") -> tuple[int, int]:
+        """The row and the column of an edge.
+
+        Raises:
+            ValueError: for nodes that do not exist, or no edge between them.
+        """
+        wanted = Receiver(receiver, input)
+        if sender not in self.senders or wanted not in self.receivers:
+            raise ValueError(
+                f"no edge from {sender!r} to {str(wanted)!r}; senders are {', '.join(self.senders)}; "
+                f"receivers {', '.join(map(str, self.receivers))}"
+            )
+        row, column = self.senders.index(sender), self.receivers.index(wanted)
+        if not bool(self.is_edge[row, column]):
+            raise ValueError(f"{sender} is not earlier than {wanted}, so it tells it nothing")
+        return row, column
 
     @cached_property
     def inputs_of(self) -> dict[str, list[int]]:

@@ -16,6 +16,7 @@ from lens_audio.analysis.metrics import AppliedMetric, logits_needed
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
+from lens_audio.model.attention import AttentionContext
 from lens_audio.model.block import TransformerBlock
 from lens_audio.model.hook_point import only_reads
 
@@ -200,6 +201,10 @@ class PairRuns:
             attention_mask=self.mask.repeat(len(resid) // len(self.mask), 1),
             logits_to_keep=self.n_last,
         )
+
+    def context(self, resid: Float[Tensor, "batch pos d_model"]) -> AttentionContext:
+        """Who may attend to whom."""
+        return AttentionContext.of(self.model.cfg, resid, self.mask)
 
     @torch.no_grad()
     def clean(self) -> tuple[dict[str, Tensor], Written, Float[Tensor, "batch last d_vocab"]]:

@@ -30,7 +30,7 @@ from lens_audio.cli.options import (
 from lens_audio.cli.run_options import RunOption, read_runs
 from lens_audio.data.wording import wording
 from lens_audio.evals.benchmarks import read
-from lens_audio.evals.items import AudioQADataset, AudioQAItem, missing_audio, select
+from lens_audio.evals.items import AudioQADataset, AudioQAItem, select, with_recordings
 from lens_audio.files import check_folder
 
 
@@ -148,9 +148,4 @@ class Eval(Command):
                 raise ValueError(f"--only {text!r}: give NAME=VALUE of {', '.join(dataset.groups)}")
             wanted[name] = value
         items = select(dataset.items, **wanted)
-        if self.skip_missing:
-            missing = {item.id for item in missing_audio(items)}
-            items = [item for item in items if item.id not in missing]
-        if not items:
-            raise ValueError("none of the recordings was found")
-        return items[: self.limit]
+        return (with_recordings(items) if self.skip_missing else items)[: self.limit]

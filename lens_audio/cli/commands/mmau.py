@@ -35,9 +35,9 @@ from lens_audio.cli.options import (
     Workers,
 )
 from lens_audio.data.wording import wording
-from lens_audio.evals.benchmarks.mmau import FIRST, MMAU, REVISED
-from lens_audio.evals.benchmarks.mmau_parquet import read_parquet
-from lens_audio.evals.items import AudioQADataset, AudioQAItem, missing_audio, select
+from lens_audio.evals.benchmarks import read_mmau
+from lens_audio.evals.benchmarks.mmau import MMAU
+from lens_audio.evals.items import AudioQADataset, AudioQAItem, select, with_recordings
 from lens_audio.files import check_folder
 
 
@@ -147,9 +147,7 @@ class Mmau(Command):
             raise ValueError(
                 "give MMAU's JSON file or its parquet files, or --dataset testbed for synthesised sounds"
             )
-        if self.data.is_dir() or self.data.suffix == ".parquet":
-            return read_parquet(self.data, self.benchmark_version or REVISED)
-        return MMAU.read_json(self.data, self.audio, self.benchmark_version or FIRST)
+        return read_mmau(self.data, self.audio, self.benchmark_version)
 
     def selected(self, dataset: AudioQADataset) -> list[AudioQAItem]:
         """The items asked for.
@@ -158,10 +156,4 @@ class Mmau(Command):
             ValueError: if no items are left.
         """
         items = select(dataset.items, task=self.task, difficulty=self.difficulty)
-        if self.skip_missing:
-            missing = {item.id for item in missing_audio(items)}
-            items = [item for item in items if item.id not in missing]
-        items = items[: self.limit]
-        if not items:
-            raise ValueError("none of the recordings was found")
-        return items
+        return (with_recordings(items) if self.skip_missing else items)[: self.limit]

@@ -9,22 +9,31 @@ from lens_audio.evals.benchmarks import alme, mmar, mmau, mmau_parquet, object_h
 from lens_audio.evals.benchmarks import rulistening as rul
 from lens_audio.evals.items import AudioQADataset
 
-__all__ = ["BENCHMARKS", "read"]
+__all__ = ["BENCHMARKS", "read", "read_mmau"]
 
 Given = str | os.PathLike[str]
 
 
-def _mmau(path: Given, audio: Given | None = None) -> mmau.MMAU:
+def read_mmau(path: Given, audio: Given | None = None, version: str | None = None) -> mmau.MMAU:
+    """MMAU in either layout: its JSON, or a parquet file or a folder of them.
+
+    Args:
+        audio: as of `read`; parquet files hold the recordings.
+        version: of the benchmark; by default the first for JSON, and v05.15.25 for parquet.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read`.
+    """
     path = Path(path).expanduser()
     if path.is_dir() or path.suffix == ".parquet":
-        return mmau_parquet.read_parquet(path)
-    return mmau.MMAU.read_json(path, audio)
+        return mmau_parquet.read_parquet(path, version or mmau.REVISED)
+    return mmau.MMAU.read_json(path, audio, version or mmau.FIRST)
 
 
 # What reads each: called with the file, and the folder of recordings or None.
 BENCHMARKS: Mapping[str, Callable[..., AudioQADataset]] = MappingProxyType(
     {
-        "mmau": _mmau,
+        "mmau": read_mmau,
         "mmar": mmar.MMAR.read,
         "rulistening": rul.RUListening.read,
         "alme": alme.ALME.read,

@@ -1,4 +1,4 @@
-"""The score card: how well methods find the true readers among the labelled heads."""
+"""The score card: how well methods find the true readers among the labelled heads, and their edges."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from torch import Tensor
 from lens_audio import files
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.evals.localisation.findings import findings
-from lens_audio.evals.localisation.methods import METHODS, Method, Pairs, Scores
+from lens_audio.evals.localisation.methods import INPUTS, METHODS, Method, Pairs, Scores
 from lens_audio.progress_bar import ProgressBar
 from lens_audio.sites import head_name
 from lens_audio.stats import BOUNDS, N_RESAMPLES, share_in_order
@@ -36,7 +36,9 @@ class ScoreCard:
     reader among the labelled heads; precision, the share of readers among the first k heads, and
     decoys, that of decoys (of heads with equal scores the mean over all orders); k, the number of
     readers; n_pairs; forwards, what a pair costs (`Method.forwards`); heads, the first k (of equal
-    ones those of earlier layers).
+    ones those of earlier layers). edge_auroc is that of a labelled edge's size (`Truth.edges`): the
+    audio into a reader's keys or values, among those into other heads'; NaN of a method that scores
+    no edges.
     `…_low` and `…_high` are 95 % percentile bootstrap intervals over pairs, on the same resamples
     for all methods; they are missing for a method that gives no scores by pair.
     """
@@ -152,11 +154,17 @@ def score(
             for name, method in methods.items():
                 bar.set_description(f"{truth.checkpoint}, {condition}: {name}")
                 method = method if isinstance(method, Method) else Method(method)
-                scores = _head_scores(method, name, model, some, draws)
+                scores = _scores(method, name, model, some, draws)
+                of_heads = scores.sum(-1) if method.of_edges else scores
                 n_heads = model.cfg.n_layers * model.cfg.n_heads
                 forwards = None if method.forwards is None else method.forwards(n_heads)
-                about = {"checkpoint": truth.checkpoint, "condition": condition, "method": name}
-                about |= _judged(truth, condition, scores)
+                about: dict[str, Any] = {
+                    "checkpoint": truth.checkpoint,
+                    "condition": condition,
+                    "method": name,
+                }
+                about |= _judged(truth, condition, of_heads)
+                about |= _edges_judged(truth, scores if method.of_edges else None)
                 rows.append({**about, "n_pairs": len(some), "forwards": forwards})
                 bar.update()
     table = pd.DataFrame(rows)
@@ -187,15 +195,19 @@ def _check(
             raise ValueError(f"{len(some)} pairs of {condition} are too few; give at least 2")
 
 
-def _head_scores(
+def _scores(
     method: Method,
     name: str,
     model: HookedAudioTransformer,
     pairs: Pairs,
     draws: Int[Tensor, "draw pair"],
-) -> Float[np.ndarray, "set layer head"]:
-    """Scores over all pairs, then over each draw of them (none where there are no scores by pair)."""
-    shape = torch.Size([model.cfg.n_layers, model.cfg.n_heads])
+) -> Float[np.ndarray, "set layer head *input"]:
+    """Scores over all pairs, then over each draw of them (none where there are no scores by pair).
+
+    Of a method of edges the sizes, by input.
+    """
+    inputs = [len(INPUTS)] if method.of_edges else []
+    shape = torch.Size([model.cfg.n_layers, model.cfg.n_heads, *inputs])
     given = method.function(model, pairs)
     scores = given if callable(given) else torch.as_tensor(given)
     sets = [torch.arange(len(pairs)), *draws]
@@ -206,12 +218,13 @@ def _head_scores(
     else:
         found = [scores]
     if found[0].shape != shape:
+        what = "edge" if method.of_edges else "head"
         raise ValueError(
-            f"method {name!r} gave scores of shape {tuple(found[0].shape)}; give one a head, "
-            f"{tuple(shape)}, or one a pair and head, {(len(pairs), *shape)}"
+            f"method {name!r} gave scores of shape {tuple(found[0].shape)}; give one for "
+            f"each {what}, {tuple(shape)}, or for each pair and {what}, {(len(pairs), *shape)}"
         )
     every = torch.stack(found).detach().double().cpu()
-    return (every.abs() if method.absolute else every).numpy()
+    return (every.abs() if method.absolute or method.of_edges else every).numpy()
 
 
 def _judged(
@@ -236,14 +249,32 @@ def _judged(
     }
     found: dict[str, Any] = {}
     for name, values in measures.items():
-        value, *drawn = np.where(undefined, np.nan, values)
-        drawn = [one for one in drawn if one == one]
-        low, high = np.quantile(drawn, BOUNDS) if drawn else (np.nan, np.nan)
-        found |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+        found |= _with_interval(name, np.where(undefined, np.nan, values))
     del found["decoys_low"], found["decoys_high"]
     first = np.argsort(-every[0], kind="stable")[:k]
     named = "" if undefined[0] else " ".join(head_name(*heads[i]) for i in first)
     return {**found, "k": k, "heads": named}
+
+
+def _edges_judged(
+    truth: Truth, scores: Float[np.ndarray, "set layer head input"] | None
+) -> dict[str, float]:
+    """AUROC of the labelled edges; NaN of no scores."""
+    if scores is None:
+        return _with_interval("edge_auroc", np.array([np.nan]))
+    edges = truth.edges()
+    heads, inputs = zip(*((edge.head, INPUTS.index(edge.input)) for edge in edges), strict=True)
+    is_reader = np.array([edge.is_reader for edge in edges])
+    every = scores[:, *np.array(heads).T, inputs]
+    return _with_interval("edge_auroc", share_in_order(every[:, is_reader], every[:, ~is_reader]))
+
+
+def _with_interval(name: str, values: Any) -> dict[str, float]:
+    """The first set's value, and what the others leave between the bounds; NaN is none."""
+    value, *drawn = values
+    drawn = [one for one in drawn if one == one]
+    low, high = np.quantile(drawn, BOUNDS) if drawn else (np.nan, np.nan)
+    return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def share_in_first(

@@ -18,7 +18,7 @@ def findings(table: pd.DataFrame) -> list[str]:
     Of a method without an interval the value itself decides; one without a value finds nothing.
     """
     table = table.assign(least=table["auroc_low"].fillna(table["auroc"]).fillna(0.0))
-    said = [_everywhere(table)]
+    said = [_everywhere(table), *_of_edges(table)]
     for (checkpoint, condition), rows in table.groupby(["checkpoint", "condition"], sort=False):
         where = f"On {checkpoint} ({condition})"
         said += [*_at_chance(rows, where), *_decoyed(rows, where), *_floor(rows, where)]
@@ -26,13 +26,32 @@ def findings(table: pd.DataFrame) -> list[str]:
 
 
 def _everywhere(table: pd.DataFrame) -> str:
-    finds = (table["least"] >= FINDS) & ~_is_fooled(table)
-    everywhere = finds.groupby(table["method"], sort=False).all()
-    found = list(everywhere.index[everywhere])
+    found = _on_all(table, (table["least"] >= FINDS) & ~_is_fooled(table))
     which = f"with an AUROC whose interval begins at {FINDS:g} or above"
     if not found:
         return f"No method finds the readers on every data set, {which}."
     return f"The readers are found on every data set by {_listed(found)}, {which}."
+
+
+def _of_edges(table: pd.DataFrame) -> Iterable[str]:
+    rows = table[table["edge_auroc"].notna()]
+    found = _on_all(rows, rows["edge_auroc_low"].fillna(rows["edge_auroc"]) >= FINDS)
+    if found:
+        yield (
+            "Edge by edge, those from the audio into the readers' keys and values are found on every "
+            f"data set by {_listed(found)}, by the same measure."
+        )
+    elif len(rows):
+        yield (
+            "Edge by edge, no method finds those from the audio into the readers' keys and values on "
+            "every data set, by the same measure."
+        )
+
+
+def _on_all(rows: pd.DataFrame, finds: pd.Series) -> list[str]:
+    """The methods that find on every data set."""
+    everywhere = finds.groupby(rows["method"], sort=False).all()
+    return list(everywhere.index[everywhere])
 
 
 def _at_chance(rows: pd.DataFrame, where: str) -> Iterable[str]:

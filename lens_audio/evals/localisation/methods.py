@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -32,10 +33,12 @@ from lens_audio.stats import pearson
 Pairs = Sequence[tuple[AudioQAItem, AudioQAItem]]  # (clean, corrupted)
 ByPair = Float[Tensor, "pair layer head"]  # the mean over pairs ranks the heads
 OnPairs = Callable[[Int[Tensor, " some"]], Float[Tensor, "layer head"]]  # of pairs by their number
-Scores = Tensor | OnPairs
+EdgesOnPairs = Callable[[Int[Tensor, " some"]], Float[Tensor, "layer head input"]]
+Scores = Tensor | OnPairs | EdgesOnPairs
 
 BATCH_SIZE = 16
 STEPS = 5  # of integrated gradients
+INPUTS = ("k", "v")  # of a head, that edges from the audio are scored into
 CORRELATION, FLOORED, FLOOR_ALONE = "correlation", "correlation above a floor", "floor of mass"
 
 
@@ -51,11 +54,14 @@ class Method:
             a later layer or over cached keys and values is one too, and so is the prefix that many
             runs share; a backward is two. None is not told.
         absolute: whether heads are ranked by the size of their score, whatever its sign.
+        of_edges: whether the scores have a last axis more, of the edges from the audio into a head's
+            keys and into its values. Edges are ranked by size, heads by the sum of both sizes.
     """
 
     function: Callable[[HookedAudioTransformer, Pairs], Scores]
     forwards: Callable[[int], int] | None = None
     absolute: bool = False
+    of_edges: bool = False
 
 
 def correlation(model: HookedAudioTransformer, pairs: Pairs, floor: float = 0.0) -> OnPairs:
@@ -143,28 +149,26 @@ def direct(model: HookedAudioTransformer, pairs: Pairs, of_text: bool = True) ->
     return torch.cat(found)
 
 
-def edges_of_audio(model: HookedAudioTransformer, pairs: Pairs, method: str) -> OnPairs:
-    """The sizes of the edges from the embeddings into a head's keys and into its values, added up:
-    `analysis.circuits.edges`.
+def edges_of_audio(model: HookedAudioTransformer, pairs: Pairs, method: str) -> EdgesOnPairs:
+    """The edges from the audio into a head's keys and into its values: `analysis.circuits.edges`.
 
-    Only the sound differs in a pair, so these are edges from the audio. Heads that share keys and
-    values have one score.
+    They leave the embeddings at audio positions. Heads that share keys and values have equal scores.
     """
     cfg = model.cfg
-    readers = [f"L{layer}KV{head}" for layer, head in every_head(cfg.n_layers, cfg.kv_heads)]
+    readers = [f"L{layer}KV{head} @audio" for layer, head in every_head(cfg.n_layers, cfg.kv_heads)]
     graph = edges(
         model, pairs_of_items(model, pairs, BATCH_SIZE), method=method, steps=STEPS,
-        senders="embed", receivers=readers, by_example=True,
+        senders="embed @audio", receivers=readers, by_group=True, by_example=True,
     )  # fmt: skip
     assert graph.by_example is not None
-    by_pair = graph.by_example[:, 0, graph.kept[0]]
-    by_pair = by_pair.unflatten(1, (cfg.n_layers, 2, cfg.kv_heads))  # of a layer k, then v
-
-    def on_pairs(some: Int[Tensor, " some"]) -> Float[Tensor, "layer head"]:
-        sizes = by_pair[some].mean(0).abs().sum(1)
-        return sizes.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=1)
-
-    return on_pairs
+    by_pair = rearrange(
+        graph.by_example[:, graph.kept],
+        "pair (layer input head) -> pair layer head input",
+        input=len(INPUTS),
+        head=cfg.kv_heads,
+    )
+    by_pair = by_pair.repeat_interleave(cfg.n_heads // cfg.kv_heads, dim=2)
+    return lambda some: by_pair[some].mean(0)
 
 
 def _run_a_head(n_heads: int) -> int:
@@ -176,6 +180,10 @@ def _patched(direction: str, positions: str) -> Method:
     return Method(
         partial(patched_z, direction=direction, positions=positions), _run_a_head, absolute=True
     )
+
+
+def _edges(method: str, forwards: Callable[[int], int]) -> Method:
+    return Method(partial(edges_of_audio, method=method), forwards, of_edges=True)
 
 
 # Effects are ranked by size: what a head writes depends on the sound also where it speaks against
@@ -203,14 +211,13 @@ METHODS: dict[str, Method] = {
     "direct attribution of audio": Method(
         partial(direct, of_text=False), lambda n_heads: 1, absolute=True
     ),
-    "edges from audio (EAP)": Method(partial(edges_of_audio, method="eap"), lambda n_heads: 4),
-    "edges from audio (EAP-IG)": Method(
-        partial(edges_of_audio, method="eap-ig-inputs"), lambda n_heads: 2 + 3 * STEPS
+    "edges from audio (EAP)": _edges("eap", lambda n_heads: 4),
+    "edges from audio (EAP-IG)": _edges("eap-ig-inputs", lambda n_heads: 2 + 3 * STEPS),
+    "edges from audio (EAP-IG activations)": _edges(
+        "eap-ig-activations", lambda n_heads: 2 + 3 * STEPS
     ),
     # Into the keys, and into the values, of each head.
-    "edges from audio (exact)": Method(
-        partial(edges_of_audio, method="exact"), lambda n_heads: 2 * n_heads + 2
-    ),
+    "edges from audio (exact)": _edges("exact", lambda n_heads: 2 * n_heads + 2),
 }
 
 

@@ -71,6 +71,11 @@ class Answered(Protocol):
         ...
 
     @property
+    def rule(self) -> str:
+        """Whose scoring rule the benchmark follows; "" where it does not say."""
+        ...
+
+    @property
     def runs(self) -> list[str]:
         """The runs, the base first."""
         ...
@@ -162,8 +167,7 @@ def _of_runs(found: Answered) -> tuple[str, ...]:
     """What only evaluations of runs have."""
     if not _is_of_runs(found):
         return ()
-    rule = getattr(found.dataset, "rule", "")
-    return controls_section(found.against_controls), metrics_section(found.metrics, rule)
+    return controls_section(found.against_controls), metrics_section(found.metrics, found.rule)
 
 
 def _is_of_runs(found: Answered) -> bool:

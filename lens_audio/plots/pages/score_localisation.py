@@ -19,7 +19,7 @@ from lens_audio.plots.report import (
 from lens_audio.plots.theme import number
 from lens_audio.testbed import Truth
 
-SCORE_HEADER = ("AUROC [95 %]", "precision [95 %]", "decoys", "forwards")
+SCORE_HEADER = ("AUROC [95 %]", "precision [95 %]", "decoys", "AUROC of edges [95 %]", "forwards")
 
 
 def score_localisation_page(
@@ -88,7 +88,9 @@ def _numbers(table: pd.DataFrame) -> str:
         note(
             "AUROC: how often a reader’s score is above another labelled head’s. Precision: the share "
             "of readers among the first k heads, k being the number of readers; of heads with equal "
-            "scores the mean over all orders. Decoys: their share there. Intervals of 95 % are a "
+            "scores the mean over all orders. Decoys: their share there. AUROC of edges, of methods that "
+            "score them: how often the edge from the audio into a reader’s keys or values is larger "
+            "than one into another head’s, decoys and backups left out. Intervals of 95 % are a "
             "bootstrap over pairs. Forwards are of a pair: a run that begins later or continues a "
             "cache is one too, and a backward is two."
         ),
@@ -98,10 +100,10 @@ def _numbers(table: pd.DataFrame) -> str:
 
 def score_cells(row: dict[str, Any]) -> tuple[str, ...]:
     """What `SCORE_HEADER` names, of a row of a score card's table."""
-    measures = [
+    auroc, precision, edges = (
         number(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
-        for name in ("auroc", "precision")
-    ]
+        for name in ("auroc", "precision", "edge_auroc")
+    )
     decoys = "undefined" if pd.isna(row["decoys"]) else f"{row['decoys']:.0%}"
     forwards = "not told" if pd.isna(row["forwards"]) else str(row["forwards"])
-    return (*measures, decoys, forwards)
+    return (auroc, precision, decoys, "" if pd.isna(row["edge_auroc"]) else edges, forwards)

@@ -94,20 +94,30 @@ def _effects(one: Compared) -> str:
     return figure_html(intervention_effects(one.table), f"effects-{one.checkpoint}")
 
 
+def effect_cells(one: Compared) -> list[tuple[str, ...]]:
+    """Of each run its name, strength, points gained in each condition, and time over the base's."""
+    ends = ("", "_low", "_high")
+    return [
+        (
+            row["run"],
+            f"{row['strength']:g}",
+            *(points(*(row[f"{name}{end}"] for end in ends)) for name in one.conditions),
+            number(*(row[f"time{end}"] for end in ends)),
+        )
+        for row in one.table.to_dict("records")
+    ]
+
+
 def _numbers(one: Compared) -> str:
     if one.table.empty:
         return ""
     header = ("run", "strength", *one.conditions, "follows a false caption", "time over base")
     followed = one.results.metrics.set_index(["metric", "run"])
     rows = []
-    for row in one.table.to_dict("records"):
-        changes = [
-            points(*(row[f"{c}{end}"] for end in ("", "_low", "_high"))) for c in one.conditions
-        ]
-        caption = followed.loc["follows a false caption", row["run"]]
+    for *cells, spent in effect_cells(one):
+        caption = followed.loc["follows a false caption", cells[0]]
         said = share(caption["value"], caption["low"], caption["high"])
-        spent = number(row["time"], row["time_low"], row["time_high"])
-        rows.append((row["run"], f"{row['strength']:g}", *changes, said, spent))
+        rows.append((*cells, said, spent))
     base = followed.loc["follows a false caption", "base"]
     return table_html(header, rows) + note(
         "Changes are points of accuracy against the model as it is, paired, with a 95 % bootstrap over "

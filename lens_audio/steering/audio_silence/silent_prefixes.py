@@ -104,8 +104,8 @@ def prefill_silence(
         _read_behind(model, prompt, rows, layers, prefixes.of(model, begun[rows[0]], depth))
         for rows in alike.values()
     ]
-    order = torch.tensor([row for rows in alike.values() for row in rows]).argsort()
-    order = order.to(model.device)
+    read = [row for rows in alike.values() for row in rows]
+    order = sorted(range(len(read)), key=read.__getitem__)
     residuals = {l: torch.cat([part.kept[l] for part in parts])[order] for l in layers}
     if not to_the_end:
         return None, residuals
