@@ -278,7 +278,8 @@ def test_a_name_of_an_embedded_checkpoint_is_its_folder_unless_there_is_one_of_t
     assert checkpoint_path(None) == testbed.checkpoint_dir("listen")
     assert checkpoint_path("Qwen/Qwen2-Audio-7B") == "Qwen/Qwen2-Audio-7B"
     (tmp_path / "planted").mkdir()
-    assert checkpoint_path("planted") == "planted"
+    with pytest.warns(UserWarning, match="planted is a folder here"):
+        assert checkpoint_path("planted") == "planted"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ def test_interventions_are_compared_on_one_page_and_in_tables(tmp_path, monkeypa
     monkeypatch.setattr(
         interventions, "interventions_of", lambda *of: {name: every(*of)[name] for name in SOME}
     )
+    (tmp_path / "here" / "planted").mkdir(parents=True)  # not the checkpoint that is meant
+    monkeypatch.chdir(tmp_path / "here")
     result = invoke("--checkpoint", "planted", "-n", "8", "--draws", "1", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     tuned = pd.read_csv(tmp_path / "tuning.csv")

@@ -7,6 +7,7 @@ loads the model.
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -136,6 +137,11 @@ def checkpoint_path(model: str | None) -> str | Path:
     """What `--model` names: an embedded checkpoint, a folder or a hub id; by default "listen"."""
     if model is None:
         return checkpoint_dir()
+    if model in CHECKPOINTS and not is_embedded(model):
+        warnings.warn(
+            f"{model} is a folder here, so that is read and not the embedded checkpoint of that name",
+            stacklevel=2,
+        )
     return checkpoint_dir(model) if is_embedded(model) else model
 
 

@@ -11,6 +11,7 @@ from lens_audio.evals.interventions import InterventionComparison, compare_inter
 from lens_audio.plots.pages.which_intervention import effect_cells, which_intervention_page
 from lens_audio.plots.report import write_page
 from lens_audio.tables import write_table
+from lens_audio.testbed import checkpoint_dir
 
 
 def run(request: WhichIntervention) -> None:
@@ -18,7 +19,8 @@ def run(request: WhichIntervention) -> None:
     console = Console(highlight=False)
     found = []
     for name in request.checkpoints:
-        model = load(name, request.device)
+        # Not by its name, which may be that of a folder here.
+        model = load(str(checkpoint_dir(name)), request.device)
         one = compare_interventions(
             model, name, request.out / name, n_calibration=request.clips, n_test=request.clips,
             draws=request.draws, seed=request.seed,

@@ -104,8 +104,9 @@ def truth(name: str) -> Truth:
 
 
 def named_folder(checkpoint: str) -> Path:
-    """The folder of an embedded checkpoint by its name, or the one at a path."""
-    return checkpoint_dir(checkpoint) if checkpoint in CHECKPOINTS else Path(checkpoint)
+    """The folder at a path, or of the embedded checkpoint of that name if nothing is there."""
+    is_embedded = checkpoint in CHECKPOINTS and not Path(checkpoint).exists()
+    return checkpoint_dir(checkpoint) if is_embedded else Path(checkpoint)
 
 
 def read_truth(folder: Path) -> Truth:
