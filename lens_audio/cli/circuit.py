@@ -6,18 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lens_audio import AudioPrompt, HookedAudioTransformer, testbed
-from lens_audio.analysis import (
-    audio_attention,
-    circuits,
-    head_attribution_by_source,
-    mlp_attribution,
-)
+from lens_audio import HookedAudioTransformer, testbed
+from lens_audio.analysis import circuits
+from lens_audio.analysis.circuits.effects import effects_of
 from lens_audio.analysis.circuits.faithfulness import circuit_metrics
 from lens_audio.analysis.circuits.pairs import PairWithMetric
 from lens_audio.analysis.metrics import logit_diff
@@ -38,7 +33,6 @@ from lens_audio.files import write_text
 from lens_audio.plots.pages.circuit import (
     EDGE_COLUMNS,
     FAITHFULNESS_COLUMNS,
-    Effects,
     FoundCircuit,
     circuit_page,
 )
@@ -100,7 +94,7 @@ def run(request: CircuitCommand) -> None:
         few = graph.greedy(min(request.edges, len(graph)))
     with progress.status("running circuits"):
         curve = faithfulness(model, judged_on, graph, request.edges)
-    effects = effects_of(model, pair, tokens)
+    effects = effects_of(model, pair, *tokens)
     recordings = answered(task.asked, task.excerpts, task.shown, both, effects.totals)
     found = FoundCircuit(
         **said_of_both(request, task.asked, recordings, both, answers, task.notes),
@@ -151,26 +145,6 @@ def faithfulness(
     n_edges = [len(circuit) for circuit in several]
     return pd.DataFrame(
         {"n_edges": n_edges, "faithfulness": found, "low": float("nan"), "high": float("nan")}
-    )
-
-
-@torch.no_grad()
-def effects_of(model: HookedAudioTransformer, pair: Pair, tokens: Sequence[int]) -> Effects:
-    """What heads and MLPs of the pair's runs write toward the answer, and where heads listen."""
-    right, wrong = model.tokens_to_residual_directions(torch.tensor(tokens))
-
-    def total(prompt: AudioPrompt) -> float:
-        logits = model(prompt, logits_to_keep=1)[0, -1]
-        return float(logits[tokens[0]] - logits[tokens[1]])
-
-    prompts = (pair.clean, pair.corrupted)
-    by_source = [head_attribution_by_source(model, each, right - wrong) for each in prompts]
-    return Effects(
-        attention=audio_attention(model, pair.clean)[0].cpu(),
-        from_audio=[each["audio"][0].cpu() for each in by_source],
-        from_text=[each["text"][0].cpu() for each in by_source],
-        mlps=[mlp_attribution(model, each, right - wrong)[0].cpu() for each in prompts],
-        totals=[total(each) for each in prompts],
     )
 
 

@@ -34,8 +34,8 @@ def explore(
     """Explore how a model answers a question about a recording; for a cell of a Jupyter notebook.
 
     Click a cell of the head map to see that head's attention over time and over tokens; run
-    patching sweeps; collect heads into a circuit, knock it out or keep only it, and take it away
-    as code or JSON. The sound's playhead runs over the figures.
+    patching sweeps; find the edges that carry the answer; collect heads into a circuit, knock it out
+    or keep only it, and take it away as code or JSON. The sound's playhead runs over the figures.
 
     Args:
         prompt: the clean one, one row; or a pair (`lens_audio.data.pair`), when recordings or

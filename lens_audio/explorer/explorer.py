@@ -1,6 +1,7 @@
 """The explorer itself: the head map, and what it opens."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from lens_audio.analysis.circuit import Circuit, Head
 from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.explorer.circuit_panel import CircuitPanel, MetricChoice
+from lens_audio.explorer.edges_panel import EdgesPanel
 from lens_audio.explorer.parts import FigureView, Status, dropdown, heading, strip
 from lens_audio.explorer.patching_panel import PatchingPanel
 from lens_audio.explorer.player import OVER_TIME, ROOT, Player
 from lens_audio.explorer.saving_panel import SavingPanel
 from lens_audio.explorer.session import ROLES, Session, Span
 from lens_audio.explorer.state import DIFFERENCE, MASS, State, recovery_name, write_state
+from lens_audio.explorer.static import edges_sections
 from lens_audio.plots.heads import head_map
 from lens_audio.plots.pages.explorer import explorer_page
 from lens_audio.plots.patching import WINDOW
@@ -37,7 +40,7 @@ class Explorer(widgets.VBox):
     """Heads, patching and circuits of one question. Made by `la.explore`.
 
     From code: `select(layer, head)`, `circuit` and `span` (which can be set), `result` (of the last
-    sweep), `patching.start()`, `to_code()`, `save(path)`.
+    sweep), `patching.start()`, `edges.start()`, `edges.graph`, `to_code()`, `save(path)`.
     """
 
     def __init__(self, session: Session, state: State | None = None) -> None:
@@ -56,6 +59,8 @@ class Explorer(widgets.VBox):
         metric = MetricChoice(session)
         self.answers = CircuitPanel(session, metric, self._show_heads)
         self.patching = PatchingPanel(session, metric, self._keep_recovery, self._select_cell)
+        self.edges = EdgesPanel(session, metric, self.select, self._add_heads)
+        self.edges.tell(head_name(*self.head))
         self.saving = SavingPanel(self.save)
         self.map = FigureView(self._head_map())
         self.time = FigureView(self._over_time())
@@ -106,7 +111,8 @@ class Explorer(widgets.VBox):
         return State(
             selection=self.head, metric=self.answers.metric.key, working_set=self.circuit,
             mode=self.answers.mode.value, run=self.role.value, clip=self.clip.value, span=self.span,
-            show=shown if shown in kept else MASS, sweep=sweep, notes=self.saving.notes.value,
+            show=shown if shown in kept else MASS, sweep=sweep, edges=self.edges.edges,
+            notes=self.saving.notes.value,
         )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -138,10 +144,11 @@ class Explorer(widgets.VBox):
         if self.patching.figure is not None:
             site = self.patching.shown[1]
             figures[f"Activation patching: {site}"] = (self.patching.figure.static(), "")
+        edges = edges_sections(self.session, self.edges.edges, self.clip.value, self.head)
         return explorer_page(
             {role: self.session.prompt(role) for role in ROLES}, figures, clip=self.clip.value,
             about=(self.session.model_title, f"working set: {self.circuit}"),
-            question=self.session.question, notes=self.saving.notes.value,
+            question=self.session.question, sections=edges, notes=self.saving.notes.value,
             circuit=self.to_code() if len(self.circuit) else "",
         )  # fmt: skip
 
@@ -155,6 +162,7 @@ class Explorer(widgets.VBox):
         self.head = (layer, head)
         self._show_heads()
         self.tokens.become(self._tokens())
+        self.edges.tell(head_name(layer, head))
         self.status.reporting(self._show_effect)()
 
     def to_code(self) -> str:
@@ -194,7 +202,8 @@ class Explorer(widgets.VBox):
                 self.time,
             ]
         )
-        tabs = widgets.Tab([self.tokens, self.patching], titles=("Tokens", "Patching"))
+        pages = {"Tokens": self.tokens, "Patching": self.patching, "Edges": self.edges}
+        tabs = widgets.Tab(list(pages.values()), titles=tuple(pages))
         clean = self.session.clean
         title = (
             f"<h3>Model: {escape(self.session.model_title)}</h3><div class='note'>"
@@ -224,6 +233,9 @@ class Explorer(widgets.VBox):
         circuit = self.circuit
         inside = self.head in circuit
         self.circuit = circuit.removed(self.head) if inside else circuit.added(self.head)
+
+    def _add_heads(self, heads: Sequence[Head]) -> None:
+        self.circuit = (*self.circuit.heads, *heads)
 
     def _show_role(self) -> None:
         self._show_heads()
@@ -272,6 +284,7 @@ class Explorer(widgets.VBox):
         self.role.value, self.saving.notes.value = state.run, state.notes
         self.answers.metric.choose(state.metric)
         self.patching.show(state.sweep)
+        self.edges.show(state.edges)
         self.quantity.value, self.span = state.show, state.span
         self.circuit = state.working_set
         self.answers.mode.value = state.mode

@@ -20,6 +20,7 @@ CONFIG = {
     "displaylogo": False,
     "responsive": True,
     "modeBarButtons": [["toImage", "resetScale2d"]],
+    "toImageButtonOptions": {"format": "svg"},
 }
 
 

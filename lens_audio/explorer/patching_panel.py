@@ -1,6 +1,5 @@
 """Patching sweeps that fill in while they run."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -13,6 +12,7 @@ from lens_audio.explorer.parts import FigureView, Status, dropdown, heading
 from lens_audio.explorer.player import OVER_TIME
 from lens_audio.explorer.session import SITES, Session
 from lens_audio.explorer.state import SweepState
+from lens_audio.explorer.work import Work
 from lens_audio.plots.patching import WINDOW, patching_heatmap
 
 NAMES = {
@@ -40,7 +40,6 @@ class PatchingPanel(widgets.VBox):
         self.result: PatchingResult | None = None
         self.shown = ("", "")  # kind and site of the result
         self.status = Status()
-        self._task: asyncio.Task | None = None
         self.site = dropdown("site", [site for site in SITES if session.kinds(site)], "z")
         self.kind = dropdown("by", [], None)
         self.direction = dropdown("patch", DIRECTIONS, "denoise")
@@ -48,60 +47,42 @@ class PatchingPanel(widgets.VBox):
             0.25, min=0.04, max=30.0, step=0.05, description="window (s)",
             style={"description_width": "initial"}, layout={"width": "150px"},
         )  # fmt: skip
-        self.run = widgets.Button(description="Run", icon="play", button_style="primary")
-        self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
-        self.progress = widgets.IntProgress(layout={"width": "160px"})
+        self.work = Work("Run", self._steps, self.status, self._stopped)
+        self.run, self.stop = self.work.run, self.work.stop
         self.figure: FigureView | None = None  # made when there is something to draw
         self.drawn = widgets.Box(layout={"display": "block"})
         note = (
             "Recovery: 0, the patch does nothing; 1, as much as the whole source run. Click a cell to "
             "select its head, or its layer and time."
         )
-        wrap = {"flex_flow": "wrap"}
         super().__init__(
             [
                 heading("Activation patching", note),
-                widgets.HBox([self.site, self.kind, self.window, self.direction], layout=wrap),
-                widgets.HBox([self.run, self.stop, self.progress], layout=wrap),
+                widgets.HBox(
+                    [self.site, self.kind, self.window, self.direction],
+                    layout={"flex_flow": "wrap"},
+                ),
+                self.work,
                 self.status,
                 self.drawn,
             ]
         )
         self.site.observe(self.status.reporting(lambda _: self._show_kinds()), "value")
         self.kind.observe(self.status.reporting(lambda _: self._show_window()), "value")
-        self.run.on_click(lambda _: self.status.reporting(self.start)())
-        self.stop.on_click(lambda _: self.halt())
         self._show_kinds()
 
     def start(self) -> None:
         """Run the sweep: beside the event loop where there is one, else to its end."""
-        self.halt()
-        steps = self._steps()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            for _ in steps:
-                pass
-            return
-        self._task = loop.create_task(self._in_turns(steps))
+        self.work.start()
 
     def halt(self) -> None:
         """Stop a running sweep; what it found stays."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
+        self.work.halt()
 
-    async def _in_turns(self, steps: Iterator[None]) -> None:
-        """The sweep a piece at a time; clicks and cells are handled in between."""
-        try:
-            for _ in steps:
-                await asyncio.sleep(0.02)
-        except asyncio.CancelledError:
-            self._draw()
-            self.status.say(f"Stopped at {self.progress.value} of {self.progress.max} cells.")
-        except Exception as error:
-            self.status.fail(error)
-        finally:
-            steps.close()  # type: ignore[attr-defined]
+    def _stopped(self) -> None:
+        self._draw()
+        done = self.work.progress
+        self.status.say(f"Stopped at {done.value} of {done.max} cells.")
 
     def _steps(self) -> Iterator[None]:
         """Run, drawing now and then; a step ends whenever something was drawn."""
@@ -109,23 +90,19 @@ class PatchingPanel(widgets.VBox):
         window = float(self.window.value)
         steps = self.session.sweep(kind, site, self.metric.key, self.direction.value, window)
         self.status.say("Running both prompts …")
-        self.run.disabled, self.stop.disabled = True, False
         drawn = 0.0
-        try:
-            for done, total, self.result in steps:
-                self.progress.max, self.progress.value = total, done
-                if monotonic() - drawn > SECONDS and done:
-                    self._draw()
-                    self.status.say(f"{done} of {total} cells")
-                    drawn = monotonic()
-                    yield
-            self._draw()
-            patched = self.session.what_is_patched(kind, site, window)
-            self.status.say(f"{total} cells; each patches {patched}. In Python: explorer.result")
-            if kind == "head" and self.result is not None:
-                self._on_heads(self.result)
-        finally:
-            self.run.disabled, self.stop.disabled = False, True
+        for done, total, self.result in steps:
+            self.work.show(done, total)
+            if monotonic() - drawn > SECONDS and done:
+                self._draw()
+                self.status.say(f"{done} of {total} cells")
+                drawn = monotonic()
+                yield
+        self._draw()
+        patched = self.session.what_is_patched(kind, site, window)
+        self.status.say(f"{total} cells; each patches {patched}. In Python: explorer.result")
+        if kind == "head" and self.result is not None:
+            self._on_heads(self.result)
 
     def _draw(self) -> None:
         assert self.result is not None

@@ -13,6 +13,9 @@ from lens_audio.analysis import metrics
 from lens_audio.analysis.alignment import NOT_BY_GROUP, BaseAndSource
 from lens_audio.analysis.attention import audio_attention, audio_mass, head_pattern
 from lens_audio.analysis.circuit import Circuit, CircuitResult, CircuitTest, Head
+from lens_audio.analysis.circuits import Graph, circuit_metric
+from lens_audio.analysis.circuits.edges import edges_steps
+from lens_audio.analysis.circuits.effects import Effects, effects_of
 from lens_audio.analysis.patching import positions_by, sweep_steps
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
@@ -54,6 +57,7 @@ class Session:
     _tests: dict[tuple[str, int, int], CircuitTest] = field(default_factory=dict)
     _patterns: dict[tuple[str, Head], Tensor] = field(default_factory=dict)
     _effects: dict[tuple[Head, tuple[str, int, int]], HeadEffect] = field(default_factory=dict)
+    _direct: dict[tuple[int, ...], Effects] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.choices, str) or (self.choices is not None and len(self.choices) < 2):
@@ -249,6 +253,26 @@ class Session:
         outcome = test.only(circuit) if keep else test.without(circuit)
         fwd_hooks = test.corrupting(circuit, keep=keep)
         return outcome, self.probabilities("clean", fwd_hooks)
+
+    def edges(
+        self, metric: tuple[str, int, int], method: str
+    ) -> Iterator[tuple[int, int, Graph | None]]:
+        """The edges between both recordings in steps (`circuits.edges.edges_steps`)."""
+        return edges_steps(self.model, self.pair, self.metric(*metric), method)
+
+    def faithfulness(self, graph: Graph, metric: tuple[str, int, int]) -> float:
+        """Of the edges that a graph keeps; NaN where no edge matters to the metric."""
+        return circuit_metric(self.model, self.pair, graph, self.metric(*metric)).faithfulness
+
+    def direct_effects(self, metric: tuple[str, int, int]) -> tuple[str, Effects]:
+        """What nodes write straight into the logits of a metric's answers, and which logits; kept."""
+        name, answer, instead = metric
+        given = (answer, instead) if name == METRICS[0] else (answer,)
+        if given not in self._direct:
+            tokens = [self.tokens[it] for it in given]
+            self._direct[given] = effects_of(self.model, self.pair, *tokens)
+        words = " - ".join(f"logit({_visible(self.candidates[it])})" for it in given)
+        return words, self._direct[given]
 
     def kinds(self, site: str) -> list[str]:
         """The sweeps that this site can have."""

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lens_audio import files
 from lens_audio.analysis.circuit import Circuit, Head
+from lens_audio.analysis.circuits import METHODS, Graph, Nodes
 from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.explorer.session import METRICS, ROLES, Session, Span
@@ -23,6 +24,8 @@ DIRECTIONS = ("denoise", "noise")
 MASS = "audio mass"
 DIFFERENCE = f"{MASS}, clean - corrupted"
 NO_HEADS = Circuit(())
+EDGE_METHODS = tuple(method for method in METHODS if method != "exact")  # a run an edge: too slow
+MOST_EDGES = 100  # of a graph that is redrawn while one looks
 NEAR = 0.02  # by how much answers' probabilities may differ from device to device
 
 
@@ -38,6 +41,24 @@ class SweepState:
 
 
 @dataclass(frozen=True)
+class FoundEdges:
+    """Edges, and what was asked of them."""
+
+    graph: Graph  # keeps the first of its greedy search, `MOST_EDGES` at most
+    metric: tuple[str, int, int]  # that they were found with
+    faithfulness: dict[int, float] = field(default_factory=dict)  # of the first so many
+
+
+@dataclass(frozen=True)
+class EdgesState:
+    """How edges are found, how many are shown, and those that were found."""
+
+    method: str = "eap"
+    n_edges: int = 20
+    found: FoundEdges | None = None
+
+
+@dataclass(frozen=True)
 class State:
     """All that a user chose, wrote or computed."""
 
@@ -50,12 +71,11 @@ class State:
     span: Span | None = None
     show: str = MASS
     sweep: SweepState = SweepState()
+    edges: EdgesState = EdgesState()
     notes: str = ""
 
     def to_json(self, session: Session) -> str:
         """With what it belongs to: the model's name, the question, the answers."""
-        name, answer, instead = self.metric
-        words = session.candidates
         saved = about(session) | {
             "run": self.run,
             "clip": self.clip,
@@ -64,9 +84,14 @@ class State:
             "selection": self.selection,
             "working_set": self.working_set.heads,
             "mode": self.mode,
-            "metric": {"name": name, "of": words[answer], "against": words[instead]},
+            "metric": _told_metric(self.metric, session),
             "sweep": asdict(replace(self.sweep, result=None))
             | {"result": _told(self.sweep.result)},
+            "edges": {
+                "method": self.edges.method,
+                "n_edges": self.edges.n_edges,
+                "found": _told_edges(self.edges.found, session),
+            },
             "notes": self.notes,
         }
         return json.dumps(saved, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -120,6 +145,7 @@ def read_state(path: str | os.PathLike[str], session: Session) -> State:
         span=of("span", lambda it: session.check_span(it, clip)),
         show=of("show", lambda it: _one_of(it, shown)),
         sweep=sweep,
+        edges=of("edges", lambda it: _edges(it, session)) if "edges" in saved else EdgesState(),
         notes=of("notes", _text),
     )
 
@@ -199,6 +225,48 @@ def _metric(given: Any, session: Session) -> tuple[str, int, int]:
     words = session.candidates
     of, against = (words.index(_one_of(given[name], tuple(words))) for name in ("of", "against"))
     return _one_of(given["name"], METRICS), of, against
+
+
+def _told_metric(metric: tuple[str, int, int], session: Session) -> dict[str, str]:
+    name, answer, instead = metric
+    words = session.candidates
+    return {"name": name, "of": words[answer], "against": words[instead]}
+
+
+def _edges(given: Any, session: Session) -> EdgesState:
+    found = None if given["found"] is None else _found_edges(given["found"], session)
+    most = MOST_EDGES if found is None else len(found.graph)
+    return EdgesState(
+        method=_one_of(given["method"], EDGE_METHODS),
+        n_edges=_one_of(given["n_edges"], tuple(range(1, most + 1))),
+        found=found,
+    )
+
+
+def _told_edges(found: FoundEdges | None, session: Session) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "metric": _told_metric(found.metric, session),
+        "faithfulness": list(map(list, found.faithfulness.items())),
+        "edges": found.graph.to_dataframe().values.tolist(),  # sender, receiver, input, score
+        "about": found.graph.about,
+    }
+
+
+def _found_edges(given: Any, session: Session) -> FoundEdges:
+    nodes, about = Nodes.of(session.model.cfg), given["about"]
+    scores = torch.zeros(nodes.is_edge.shape, dtype=torch.float64)
+    kept = torch.zeros_like(nodes.is_edge)
+    for sender, receiver, input, score in given["edges"]:
+        at = nodes.place(sender, receiver, input)
+        scores[at], kept[at] = float(score), True
+    graph = Graph(nodes, scores, kept, about)
+    if not 1 <= len(graph) <= MOST_EDGES:
+        raise ValueError(f"{len(graph)} edges; possible: 1 to {MOST_EDGES}")
+    _one_of(about["method"], METHODS), _one_of(about["n_examples"], (1,))
+    faithfulness = {int(n): float(value) for n, value in given["faithfulness"]}
+    return FoundEdges(graph, _metric(given["metric"], session), faithfulness)
 
 
 def _sweep(given: Any, session: Session) -> SweepState:

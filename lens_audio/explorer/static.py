@@ -5,18 +5,39 @@ from pathlib import Path
 
 from lens_audio.analysis.attention import top_heads
 from lens_audio.explorer.session import ROLES, Session
-from lens_audio.explorer.state import State
+from lens_audio.explorer.state import EdgesState, State
 from lens_audio.plots.choices import answer_probabilities
 from lens_audio.plots.heads import head_map
+from lens_audio.plots.pages.circuit_graph import ShownGraph, graph_section
 from lens_audio.plots.pages.explorer import explorer_page
 from lens_audio.plots.patching import patching_heatmap
 from lens_audio.plots.report import code, escape, note, write_page
 from lens_audio.plots.sound import attention_over_time
 from lens_audio.plots.tokens import token_attention
-from lens_audio.sites import head_name
+from lens_audio.sites import Head, head_name
 
 N_HEADS = 8
 HEIGHT = 1500  # pixels, of the frame in a notebook
+
+
+def edges_sections(session: Session, edges: EdgesState, clip: int, head: Head) -> list[str]:
+    """The edges that are shown, if any were found, as a part of a page; the head's attention first."""
+    found = edges.found
+    if found is None:
+        return []
+    logits, effects = session.direct_effects(found.metric)
+    known = sorted(found.faithfulness.items())
+    shown = ShownGraph(
+        graph=found.graph.greedy(edges.n_edges),
+        metric=found.graph.about["metric"],
+        effects=effects,
+        logits=logits,
+        prompt=session.clean,
+        clip=clip,
+        faithfulness=[(n, f"{value:.2f}") for n, value in known if n <= edges.n_edges],
+        chosen=head_name(*head),
+    )
+    return [graph_section(shown, "Edges")]
 
 
 class StaticExplorer:
@@ -53,10 +74,11 @@ class StaticExplorer:
         if state is not None and state.sweep.result is not None:
             sweep = patching_heatmap(state.sweep.result, recovery=True)
             figures[f"Activation patching: {state.sweep.site}"] = (sweep, "")
+        edges = [] if state is None else edges_sections(session, state.edges, clip, heads[0])
         install = code("pip install anywidget ipywidgets")
         return explorer_page(
             {name: session.prompt(name) for name in ROLES}, figures, clip=clip,
-            about=(session.model_title,), question=session.question,
+            about=(session.model_title,), question=session.question, sections=edges,
             notes="" if state is None else state.notes,
             said=f"Figures only: {install} makes this an explorer to click on.",
         )  # fmt: skip

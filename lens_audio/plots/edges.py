@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from lens_audio.analysis.circuits import Graph, Nodes
 from lens_audio.plots.circuit import INPUTS, THICKEST, THINNEST, curve
 from lens_audio.plots.theme import BLUE, INK, ORANGE, styled
+from lens_audio.sites import Head
 
 MOST = 500  # edges of one figure: of more no line can be followed
 IN_A_ROW = 9  # nodes, whose names then do not touch in a figure of a column's width
@@ -22,13 +23,15 @@ LOOKS = {
     "mlp": ("square", "#2f5668"),
 }
 LOOK_SIZES = {"head": SIZE, "kv": SIZE + 12, "mlp": SIZE - 2}
+RIM = {"width": 1.2, "color": INK}
+CHOSEN = {"width": 3.5, "color": "#ff3d7f"}  # the rim of the node that is looked at
 SIGNS = (("works for the metric: score below 0", ORANGE), ("against it: above 0", BLUE))
 
 Place = tuple[float, float]
 Bars = tuple[str, str]  # the first sender and the last receiver: "embed" and "logits"
 
 
-def edge_graph(graph: Graph) -> go.Figure:
+def edge_graph(graph: Graph, chosen: str | None = None) -> go.Figure:
     """The edges that a graph keeps: what each node tells the later ones.
 
     A line's width is the size of its score. It is orange where the edge works for the metric, which
@@ -39,6 +42,7 @@ def edge_graph(graph: Graph) -> go.Figure:
 
     Args:
         graph: of `analysis.circuits.edges`, with some edges kept: `graph.greedy(40)`.
+        chosen: a node with a rim of its own, such as "L0H1", if it is drawn.
 
     Raises:
         ValueError: for no edges, or more than 500.
@@ -52,8 +56,7 @@ def edge_graph(graph: Graph) -> go.Figure:
             "graph.greedy(40)"
         )
     ends = {(i, j): _ends(graph, i, j) for i, j in found}
-    nodes = sorted({node for pair in ends.values() for node in pair if NODE.fullmatch(node)},
-                   key=_order)  # fmt: skip
+    nodes = drawn_nodes(graph)
     bars = graph.senders[0].partition(" ")[0], graph.nodes.end
     places, labels = _places(nodes, bars)
     largest = max(abs(float(graph.scores[i, j])) for i, j in found) or 1.0
@@ -62,8 +65,18 @@ def edge_graph(graph: Graph) -> go.Figure:
         figure.add_traces(_edge(graph, i, j, ends[i, j], bars, places, largest))
     figure.add_traces(_bars(bars, places))
     figure.add_trace(_nodes(graph, nodes, places, ends))
+    if chosen in nodes:
+        rims = [CHOSEN if node == chosen else RIM for node in nodes]
+        line = {key: [rim[key] for rim in rims] for key in RIM}
+        figure.data[-1].marker.line = line
     figure.add_traces(_key(graph, found))
     return _arranged(figure, labels)
+
+
+def drawn_nodes(graph: Graph) -> list[str]:
+    """The heads, key-value heads and MLPs at the ends of the edges that a graph keeps, layer by layer."""
+    ends = {node for i, j in graph.kept_edges().tolist() for node in _ends(graph, i, j)}
+    return sorted(filter(NODE.fullmatch, ends), key=_order)
 
 
 def _ends(graph: Graph, sender: int, receiver: int) -> tuple[str, str]:
@@ -92,6 +105,18 @@ def kind_of(node: str) -> str:
     if found is None:
         raise ValueError(f"{node!r} is no head, key-value head or MLP")
     return "mlp" if found[1] else {"H": "head", "KV": "kv"}[found[3]]
+
+
+def head_of(node: str) -> Head:
+    """The layer and number of a head by its name, whatever its group of positions.
+
+    Raises:
+        ValueError: for what is no head.
+    """
+    found = NODE.fullmatch(node)
+    if found is None or found[3] != "H":
+        raise ValueError(f"{node!r} is no head")
+    return int(found[2]), int(found[4])
 
 
 def _layer(node: str) -> int:
@@ -217,7 +242,7 @@ def _nodes(
             "size": [LOOK_SIZES[kind_of(node)] for node in nodes],
             "color": [colour for _, colour in looks],
             "opacity": 1,
-            "line": {"width": 1.2, "color": INK},
+            "line": RIM,
         },
         text=[_written(node) for node in nodes],
         textposition="middle center",

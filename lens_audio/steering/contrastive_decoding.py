@@ -252,11 +252,10 @@ class _AttachedContrast:
             plain.by_position = {"attention_mask": info.attention_mask[:, : info.n_past]}
             both = self.of_both[sequence] = joined([plain, other])
         mask = info.attention_mask[:, info.n_past :]
-        with self.model.without_hooks():
-            final = self._final(
-                torch.cat([entered, entered]), start_at_layer=0,
-                attention_mask=torch.cat([mask, mask]), past_kv_cache=both,
-            )  # fmt: skip
+        final = self._final(  # none of the blocks has a hook
+            torch.cat([entered, entered]), start_at_layer=0,
+            attention_mask=torch.cat([mask, mask]), past_kv_cache=both,
+        )  # fmt: skip
         other.append_attention_mask(mask)
         past.take_rows(both, slice(None, n_rows))
         other.take_rows(both, slice(n_rows, None))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lens_audio import HookedAudioTransformer
 from lens_audio.analysis import circuits
+from lens_audio.analysis.circuits.edges import edges_steps
 from lens_audio.analysis.circuits.exact import exact
 from lens_audio.analysis.circuits.runs import GROUPS, PairRuns, plain
 from lens_audio.analysis.metrics import logit_diff, on_positions
@@ -315,3 +316,24 @@ def test_a_model_with_hooks_is_refused():
 def test_inference_mode_is_refused_where_gradients_are_needed():
     with torch.inference_mode(), pytest.raises(ValueError, match="needs gradients"):
         scores()
+
+
+@pytest.mark.parametrize(
+    ("method", "n"), [("eap", 1), ("eap-ig-inputs", 3), ("eap-ig-activations", 7 * 3)]
+)
+def test_edges_are_found_a_run_at_a_time(method, n):
+    *steps, (done, total, graph) = edges_steps(model(), PADDED, METRIC, method, steps=3)
+    assert steps == [(i, n, None) for i in range(1, n + 1)]
+    assert (done, total) == (n, n)
+    torch.testing.assert_close(graph.scores, scores(method, steps=3).scores, rtol=0, atol=0)
+
+
+def test_between_runs_the_model_is_as_its_user_left_it():
+    steps = edges_steps(model(), PADDED, METRIC, "eap-ig-inputs")
+    next(steps)
+    assert not model().cfg.use_hook_mlp_in
+    with (
+        model().hooks(fwd_hooks=[("hook_embed", lambda value, hook: None)]),
+        pytest.raises(ValueError, match="hook"),
+    ):
+        next(steps)

@@ -163,3 +163,64 @@ def test_a_running_sweep_is_stopped(jupyter, page):
     page.click("button:has-text('Stop'):not([disabled])")
     page.wait_for_selector("text=/Stopped at|500 cells/")
     page.wait_for_selector("button:has-text('Run'):not([disabled])")
+
+
+def edges_drawn(plot):
+    """How many edges a figure shows, each by a line and what is hovered on."""
+    return f"{plot}.data.filter((t) => t.meta && t.meta.edge).length / 2"
+
+
+@pytest.mark.parametrize("jupyter", ["JupyterLab"], indirect=True)
+def test_edges_are_found_clicked_saved_and_opened_again(jupyter, page, tmp_path, chromium):
+    open_and_run(page, jupyter)
+    page.click("[role=tab]:has-text('Edges')")
+    page.click("button:has-text('Find edges')")
+    page.wait_for_selector("text=20 of 1,519 edges")
+    graph = f"{PLOTS}[4]"
+    assert holds(page, f"{PLOTS}.length === 5 && {graph}.data && {edges_drawn(graph)} === 20")
+    wide = f"{graph}.parentElement.clientWidth"
+    assert holds(page, f"Math.abs({graph}._fullLayout.width - {wide}) < 1", seconds=30)
+    assert page.evaluate(f"{graph}._context.toImageButtonOptions.format") == "svg"
+    nodes = f"{graph}.data.find((t) => t.mode === 'markers+text')"
+    assert page.evaluate(f"{graph}.querySelectorAll('.textpoint').length") == page.evaluate(
+        f"{nodes}.customdata.length"
+    )
+
+    name, x, y = page.evaluate(
+        f"(() => {{ const nodes = {nodes}, i = nodes.customdata.findIndex((n) => n[2] === 'H');"
+        "return ['customdata', 'x', 'y'].map((key) => nodes[key][i]); })()"
+    )
+    figure = page.query_selector_all(".lens-audio-explorer .js-plotly-plot")[4]
+    click(page, figure, x, y, f"{PLOTS}[2].data[0].y[0] === '{name}'")
+    page.wait_for_selector("text=/Direct effect on logit.glass. - logit.knock./")
+    rims = f"{nodes}.customdata.filter((name, i) => {nodes}.marker.line.width[i] > 2)"
+    assert holds(page, f"{rims}.join() === '{name}'")
+    page.click("button:has-text('Faithfulness of these edges')")
+    page.wait_for_selector("text=/^faithfulness -?[0-9.]+$/")
+    page.keep("explorer-edges", full_page=False)
+
+    slider = page.locator("[role=slider]:visible, .noUi-handle:visible").last
+    slider.press("ArrowRight")
+    page.wait_for_selector("text=21 of 1,519 edges")
+    assert holds(page, f"{edges_drawn(graph)} === 21")
+    page.click("button:has-text('Add these heads to the working set')")
+    page.wait_for_selector("text=/In the working set: L.H/")
+
+    for kind in ("state (JSON)", "page (HTML)"):
+        page.click(f"button:has-text('Save {kind}')")
+        page.wait_for_selector(f"text=/Saved: .*{kind[-5:-1].lower()}$/")
+    page.click(".jp-Cell:last-child .cm-content")
+    page.keyboard.type("la.explore(model, prompt, state='explorer.json')")
+    page.keyboard.press("Shift+Enter")
+    again = page.locator(".lens-audio-explorer").nth(1)
+    again.locator("text=21 of 1,519 edges").wait_for(state="attached")
+
+    offline = chromium.new_page(offline=True)
+    offline.goto((tmp_path / "explorer.html").as_uri())
+    drawn = edges_drawn("document.querySelector('#circuit')")
+    assert holds(offline, f"document.querySelector('#circuit').data && {drawn} === 21")
+    assert offline.input_value("#node") == name
+    offline.fill("#n-edges", "3")
+    assert holds(offline, f"{drawn} === 3")
+    assert holds(offline, "document.querySelector('#again').readyState > 0")
+    offline.close()

@@ -56,6 +56,12 @@ def test_it_opens_with_the_answers_of_both_runs(opened):
     np.testing.assert_allclose(shown["corrupted"], silent.softmax(-1)[0], rtol=1e-4)
 
 
+def test_it_opens_without_looking_for_edges(opened):
+    assert opened.edges.graph is None
+    assert opened.edges.figure is None
+    assert 'id="circuit"' not in opened.html()
+
+
 def test_the_map_is_the_attention_on_the_audio(opened):
     mass = la.analysis.audio_mass(la.analysis.audio_attention(MODEL, PROMPT)[0])
     np.testing.assert_allclose(opened.map.data[0].z, mass, rtol=1e-5)

@@ -7,6 +7,7 @@ import torch
 
 from lens_audio.analysis.circuits import Graph, Nodes
 from lens_audio.plots import edge_graph
+from lens_audio.plots.edges import drawn_nodes, head_of
 from lens_audio.plots.save import for_paper
 from lens_audio.plots.theme import BLUE, ORANGE
 
@@ -136,3 +137,16 @@ def test_no_edges_and_too_many_are_refused():
     every = Graph(large, torch.ones(large.is_edge.shape), large.is_edge)
     with pytest.raises(ValueError, match="at most 500"):
         edge_graph(every)
+
+
+def test_only_the_chosen_node_has_a_rim_of_its_own():
+    widths = nodes_of(edge_graph(graph_of(EDGES), chosen="MLP0")).marker.line.width
+    nodes = drawn_nodes(graph_of(EDGES))
+    assert nodes == ["L0H1", "MLP0", "L1H0"]
+    assert widths[1] > widths[0] == widths[2]
+
+
+def test_a_head_is_told_from_other_nodes():
+    assert head_of("L3H12 @audio") == (3, 12)
+    with pytest.raises(ValueError, match="is no head"):
+        head_of("L3KV1")

@@ -10,7 +10,7 @@ Sources: Syed, Rager, Conmy, "Attribution Patching Outperforms Automated Circuit
 2310.10348 (EAP); Hanna, Pezzelle, Belinkov, "Have Faith in Faithfulness", arXiv 2403.17806 (EAP-IG).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,8 +28,8 @@ Scores = Float[Tensor, "example sender receiver group"]  # of whole nodes, in gr
 AT_ONCE = {"cpu": 2**20, "gpu": 2**26}
 
 
-def eap(runs: PairRuns, stages: Iterable[int]) -> Scores:
-    """The gradient at the clean run, which is the first forward of the two.
+def eap(runs: PairRuns, stages: Iterable[int]) -> Iterator[Scores]:
+    """The gradient at the clean run, which is the first forward of the two; one step.
 
     Args:
         stages: of the senders whose edges are scored.
@@ -39,12 +39,14 @@ def eap(runs: PairRuns, stages: Iterable[int]) -> Scores:
     written = Written.of(runs.blocks, runs.nodes, run.values | {embed: runs.embed})
     scores = _no_scores(runs)
     _add(scores, runs, runs.corrupted.minus(written, runs.mask), run, stages)
-    return scores
+    yield scores
 
 
-def eap_ig_inputs(runs: PairRuns, stages: Iterable[int], steps: int) -> Scores:
+def eap_ig_inputs(runs: PairRuns, stages: Iterable[int], steps: int) -> Iterator[Scores]:
     """Gradients averaged over the midpoints of `steps` parts between the clean and corrupted merged
     embeddings (EAP-IG): sound and text enter block 0, and every activation follows.
+
+    After each run the scores so far; the last are those of all.
     """
     _, written, logits = runs.clean()
     applied, differences = runs.applied(logits), runs.corrupted.minus(written, runs.mask)
@@ -52,10 +54,10 @@ def eap_ig_inputs(runs: PairRuns, stages: Iterable[int], steps: int) -> Scores:
     for step in range(steps):
         moved = runs.embed + (step + 0.5) / steps * differences.embed
         _add(scores, runs, differences, _differentiated(runs, 0, moved, applied=applied), stages)
-    return scores / steps
+        yield scores / steps
 
 
-def eap_ig_activations(runs: PairRuns, stages: Iterable[int], steps: int) -> Scores:
+def eap_ig_activations(runs: PairRuns, stages: Iterable[int], steps: int) -> Iterator[Scores]:
     """Gradients averaged over midpoints between the activations of the sender itself.
 
     What the embeddings, the heads of one layer together, or one MLP write moves from clean to
@@ -63,6 +65,8 @@ def eap_ig_activations(runs: PairRuns, stages: Iterable[int], steps: int) -> Sco
     along that way. So the scores of a layer's heads over all receivers add up to the exact effect
     of corrupting those heads, as `steps` grows. (The authors' code averages every edge over the ways
     of all layers, those of other senders included.)
+
+    After each run the scores so far; the last are those of all.
     """
     clean, written, logits = runs.clean()
     applied, differences = runs.applied(logits), runs.corrupted.minus(written, runs.mask)
@@ -84,7 +88,7 @@ def eap_ig_activations(runs: PairRuns, stages: Iterable[int], steps: int) -> Sco
                 ]
             run = _differentiated(runs, start, resid, applied=applied, fwd_hooks=hooks)
             _add(scores, runs, differences, run, [stage])
-    return scores / steps
+            yield scores / steps
 
 
 @dataclass

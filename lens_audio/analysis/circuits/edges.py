@@ -1,23 +1,25 @@
 """The scores of all edges of a model, over data sets of pairs."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from lens_audio import fingerprint
-from lens_audio.analysis.circuits.eap import eap, eap_ig_activations, eap_ig_inputs
+from lens_audio.analysis.circuits.eap import Scores, eap, eap_ig_activations, eap_ig_inputs
 from lens_audio.analysis.circuits.encoder import RUNS
 from lens_audio.analysis.circuits.exact import exact
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import Nodes, among
 from lens_audio.analysis.circuits.pairs import MetricFunction, Pairs, with_metrics
-from lens_audio.analysis.circuits.runs import GROUPS, PairRuns, plain
+from lens_audio.analysis.circuits.runs import GROUPS, plain
 from lens_audio.analysis.metrics import metric_name
 from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.data import Pair
 
 METHODS = ("eap", "eap-ig-inputs", "eap-ig-activations", "exact")
 
@@ -75,25 +77,56 @@ def edges(
             positions do not correspond, a NaN metric, one without a gradient, no pairs, hooks on the
             model, or inference mode.
     """
-    if method not in METHODS:
-        raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
-    if steps < 1:
-        raise ValueError(f"steps={steps}; integrated gradients need at least 1")
-    if method != "exact" and torch.is_inference_mode_enabled():
-        raise ValueError(f"{method!r} needs gradients; leave torch.inference_mode()")
+    *_, (_, _, graph) = edges_steps(
+        model, pairs, metric, method, steps, senders=senders, receivers=receivers,
+        by_group=by_group, part=part, by_example=by_example, batch_tokens=batch_tokens,
+    )  # fmt: skip
+    assert graph is not None
+    return graph
+
+
+def edges_steps(
+    model: HookedAudioTransformer,
+    pairs: Pairs,
+    metric: MetricFunction | None = None,
+    method: str = "eap",
+    steps: int = 5,
+    *,
+    senders: Iterable[str] | None = None,
+    receivers: Iterable[str] | None = None,
+    by_group: bool = False,
+    part: str = "decoder",
+    by_example: bool = False,
+    batch_tokens: int | None = None,
+) -> Iterator[tuple[int, int, Graph | None]]:
+    """`edges` to watch, or to stop half way: a run at a time.
+
+    Between two runs the model is as its user left it, so other things may be run there. Hooks that
+    are left on it then are refused at the next.
+
+    Yields:
+        How many runs are done, of how many for the batches that were begun, and at the end the
+        graph. "eap" is a single run of each batch, and so is "exact" here.
+
+    Raises:
+        ValueError: as `edges`.
+    """
+    _check(method, steps)
     nodes = replace(Nodes.of(model.cfg, part), groups=GROUPS if by_group else ())
     wanted = nodes.is_edge & _among(nodes.senders, senders, "sender")[:, None]
     wanted &= _among([receiver.node for receiver in nodes.receivers], receivers, "receiver")
+    scoring = _Scoring(model, nodes, wanted, method, steps, batch_tokens)
     total = torch.zeros(wanted.shape, dtype=torch.float64)
     kept: list[Tensor] = []
     names: list[str] = []
     prints: list[Any] = []
-    n_examples = 0
+    n_examples = n_runs = done = 0
     for pair, own in with_metrics(pairs, metric):
-        with plain(model):
-            runs = RUNS[part].of(model, pair, own, nodes)
-            found = _scored(runs, method, steps, nodes.split(wanted), batch_tokens).cpu()
-        found = nodes.joined(found).masked_fill(~wanted, 0.0)
+        n_runs += scoring.n_runs
+        for scores in scoring.steps_of(pair, own):
+            found, done = scores, done + 1
+            yield done, n_runs, None
+        found = nodes.joined(found.cpu()).masked_fill(~wanted, 0.0)
         total += found.double().sum(0)
         n_examples += len(found)
         kept += [found] if by_example else []
@@ -109,7 +142,16 @@ def edges(
         "versions": fingerprint.versions(),
     }
     mean = (total / n_examples).to(found.dtype)
-    return Graph(nodes, mean, wanted, about, torch.cat(kept) if by_example else None)
+    yield done, n_runs, Graph(nodes, mean, wanted, about, torch.cat(kept) if by_example else None)
+
+
+def _check(method: str, steps: int) -> None:
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
+    if steps < 1:
+        raise ValueError(f"steps={steps}; integrated gradients need at least 1")
+    if method != "exact" and torch.is_inference_mode_enabled():
+        raise ValueError(f"{method!r} needs gradients; leave torch.inference_mode()")
 
 
 def _among(names: Sequence[str], chosen: Iterable[str] | None, what: str) -> Bool[Tensor, " node"]:
@@ -122,21 +164,48 @@ def _among(names: Sequence[str], chosen: Iterable[str] | None, what: str) -> Boo
     return found
 
 
-def _scored(
-    runs: PairRuns,
-    method: str,
-    steps: int,
-    wanted: Bool[Tensor, "sender receiver group"],
-    batch_tokens: int | None,
-) -> Float[Tensor, "example sender receiver group"]:
-    """The scores of a batch of pairs; of senders that are not wanted, whatever is at hand."""
-    if method == "exact":
-        return exact(runs, wanted, batch_tokens)
-    senders = wanted.any(-1).any(1)
-    stages = [
-        s for s in range(runs.nodes.last_stage) if bool(senders[runs.nodes.senders_of(s)].any())
-    ]
-    if method == "eap":
-        return eap(runs, stages)
-    integrated = eap_ig_inputs if method == "eap-ig-inputs" else eap_ig_activations
-    return integrated(runs, stages, steps)
+@dataclass
+class _Scoring:
+    """How a batch of pairs is scored."""
+
+    model: HookedAudioTransformer
+    nodes: Nodes
+    wanted: Bool[Tensor, "sender receiver"]
+    method: str
+    steps: int
+    batch_tokens: int | None
+
+    @cached_property
+    def stages(self) -> list[int]:
+        """Those of the senders that are wanted."""
+        senders = self.nodes.split(self.wanted).any(-1).any(1)
+        of_stage = map(self.nodes.whole.senders_of, range(self.nodes.last_stage))
+        return [stage for stage, place in enumerate(of_stage) if bool(senders[place].any())]
+
+    @property
+    def n_runs(self) -> int:
+        """How many steps a batch has."""
+        ways = {"eap-ig-inputs": 1, "eap-ig-activations": len(self.stages)}
+        return self.steps * ways[self.method] if self.method in ways else 1
+
+    def steps_of(self, pair: Pair, metric: MetricFunction) -> Iterator[Scores]:
+        """The scores after each step; of senders that are not wanted, whatever is at hand."""
+        steps = self._steps_of(pair, metric)
+        while True:
+            self.model.check_no_hooks()
+            with plain(self.model):
+                found = next(steps, None)
+            if found is None:
+                return
+            yield found
+
+    def _steps_of(self, pair: Pair, metric: MetricFunction) -> Iterator[Scores]:
+        runs = RUNS[self.nodes.part].of(self.model, pair, metric, self.nodes)
+        if self.method == "exact":
+            yield exact(runs, self.nodes.split(self.wanted), self.batch_tokens)
+        elif self.method == "eap":
+            yield from eap(runs, self.stages)
+        elif self.method == "eap-ig-inputs":
+            yield from eap_ig_inputs(runs, self.stages, self.steps)
+        else:
+            yield from eap_ig_activations(runs, self.stages, self.steps)

@@ -1,4 +1,4 @@
-"""The style and the script of the page of `lens-audio circuit`."""
+"""The style and the script of the part of a page that shows edges."""
 
 STYLE = """
 .control { display: flex; align-items: center; gap: 14px; margin: 14px 0 6px; flex-wrap: wrap;
@@ -21,8 +21,8 @@ if (again) again.src = document.querySelector("audio").src;
 document.addEventListener("DOMContentLoaded", () => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const facts = read("circuit-facts"), whole = read("circuit-data");
-  const heard = again ? read("heard-data") : null;
   const graph = document.getElementById("circuit"), time = document.getElementById("heard");
+  const heard = time ? read("heard-data") : null;
   const slider = document.getElementById("n-edges"), select = document.getElementById("node");
   const rank = new Map(facts.order.map((edge, place) => [edge.join(), place]));
   function some(trace, names) {

@@ -25,6 +25,7 @@ def explorer_page(
     prompts: Mapping[str, AudioPrompt],
     figures: Mapping[str, tuple[go.Figure, str]],
     *,
+    sections: Sequence[str] = (),
     about: Sequence[str],
     question: str,
     clip: int = 0,
@@ -37,6 +38,7 @@ def explorer_page(
     Args:
         prompts: the clean and the corrupted one, by name.
         figures: by title, with what stands below each as HTML.
+        sections: parts below the figures, each by `report.section`.
         about: the model, and what else stands below the title, as plain text.
         question: the text of the prompt.
         clip: which clip of the prompts is heard.
@@ -56,11 +58,12 @@ def explorer_page(
     first.append(
         columns(players[0], players[1], even=True) if len(players) == 2 else "".join(players)
     )
-    sections = [section(None, STRIP_STYLE, *first)]
+    parts = [section(None, STRIP_STYLE, *first)]
     for number, (title, (figure, below)) in enumerate(figures.items()):
         over_time = figure.layout.xaxis.title.text == "time (s)"
         drawn = figure_html(figure, f"figure-{number}", over_time=over_time)
-        sections.append(section(title, drawn, below))
+        parts.append(section(title, drawn, below))
+    parts += sections
     if circuit:
-        sections.append(section("The working set in Python", f"<pre>{escape(circuit)}</pre>"))
-    return report("lens_audio explorer", about, sections, (escape(own_versions()),))
+        parts.append(section("The working set in Python", f"<pre>{escape(circuit)}</pre>"))
+    return report("lens_audio explorer", about, parts, (escape(own_versions()),))
