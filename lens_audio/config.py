@@ -224,6 +224,7 @@ class DecoderConfig(BlockConfig):
 
     @property
     def d_vocab_out(self) -> int:
+        """TransformerLens's name for how many tokens the logits are of: `d_vocab`."""
         return self.d_vocab
 
 

@@ -8,7 +8,7 @@ Sources: Nanda, "Attribution Patching: Activation Patching At Industrial Scale" 
 Conmy, arXiv 2310.10348; with integrated gradients, Hanna, Pezzelle, Belinkov, arXiv 2403.17806.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lens_audio.analysis.alignment import BaseAndSource, not_given, summed
 from lens_audio.analysis.cells import SweptNeurons, neuron_axis_name, swept_neurons
-from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
+from lens_audio.analysis.metrics import AppliedMetric, logits_needed
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
@@ -100,9 +100,8 @@ def attribute(
         raise ValueError(f"no steps={steps} of path={path!r}; there are 'activations' and 'inputs'")
     base, source = runs.base, runs.source
     points = {name for found in wanted.values() for name in found.values()}
-    begin: dict[str, Tensor | None] = {"hook_embed": None}
-    if any(site.in_encoder for site in asked):
-        begin["audio_encoder.hook_embed"] = None
+    of_sound = ["audio_encoder.hook_embed"] if any(site.in_encoder for site in asked) else []
+    begin = dict.fromkeys(["hook_embed", *of_sound])
     n_last = logits_needed([metric], base, source)
     with torch.no_grad():
         far, far_logits = _run(model, source, {*points, *begin}, {}, n_last)
@@ -110,42 +109,31 @@ def attribute(
     with torch.set_grad_enabled(steps == 1):
         near, near_logits = _run(model, base, {*points, *begin}, begin, n_last)
     applied = AppliedMetric.to(metric, near_logits.detach(), far_logits)
-    unpatched = near_logits, far_logits
-    base_values, source_values = (applied(some).detach().float().cpu() for some in unpatched)
-    ends = {name: (near[name], far[name]) for name in (*points, *begin)}
+    values = tuple(applied(some).detach().float().cpu() for some in (near_logits, far_logits))
     with torch.enable_grad():
         if steps == 1:
             gradients = _mean_gradients([(near, near_logits)], points, applied)
-        elif path == "inputs":
-            way = _between(model, base, points, {name: ends[name] for name in begin}, steps, n_last)
-            gradients = _mean_gradients(way, points, applied)
         else:
+            # What is moved at once, and at which points the gradients are taken then.
+            ways = [(begin, points)] if path == "inputs" else [([name], [name]) for name in points]
             gradients = {}
-            for name in points:
-                way = _between(model, base, [name], {name: ends[name]}, steps, n_last)
-                gradients |= _mean_gradients(way, [name], applied)
-    with torch.no_grad():
-        effects = {
-            point: _summed_over((far[point] - near[point]) * gradients[point], parts[site])
-            for site, found in wanted.items()
-            for point in found.values()
-        }
+            for moved, at in ways:
+                ends = {name: (near[name], far[name]) for name in moved}
+                way = _between(model, base, at, ends, steps, n_last)
+                gradients |= _mean_gradients(way, at, applied)
     method = "attribution patching"
     if steps > 1:
         method = f"integrated gradients over {path}, {steps} steps"
     about = {"direction": direction, "model": model.cfg.model_name, "method": method}
-    return {
-        name: _result(
-            site,
-            {layer: effects[point] for layer, point in wanted[site].items()},
-            parts[site],
-            runs,
-            {"metric": [metric_name(metric)]},
-            (base_values, source_values),
-            {"site": site.name, **about},
-        )
-        for name, site in zip(names, asked, strict=True)
-    }
+    results = {}
+    with torch.no_grad():
+        for name, site in zip(names, asked, strict=True):
+            effects = {
+                layer: _summed_over((far[point] - near[point]) * gradients[point], parts[site])
+                for layer, point in wanted[site].items()
+            }
+            results[name] = _result(site, effects, parts[site], runs, applied.name, values, about)
+    return results
 
 
 def rank_correlation(estimated: PatchingResult, exact: PatchingResult) -> float:
@@ -242,9 +230,9 @@ def _result(
     effects: Mapping[int, Tensor],
     neurons: Mapping[str, list[int]] | None,
     runs: BaseAndSource,
-    axes: dict[str, list[str]],
-    values: tuple[Tensor, Tensor],
-    about: dict[str, Any],
+    metric: str,
+    values: Sequence[Tensor],
+    about: dict[str, str],
 ) -> PatchingResult:
     """Effects of the layers, [batch, pos] or with heads or neurons, as layer, position or group,
     head or neuron, example.
@@ -267,7 +255,7 @@ def _result(
         stacked, labels = stacked[:, :, audio], [str(int(place)) for place in audio]
     elif where.in_encoder:
         labels = prompt.frame_labels()
-    axes = {**axes, "layer": [str(layer) for layer in effects], axis: labels}
+    axes = {"metric": [metric], "layer": [str(layer) for layer in effects], axis: labels}
     if neurons is not None:
         axes[neuron_axis_name(neurons)] = list(neurons)
     elif stacked.ndim == 4:
@@ -275,8 +263,8 @@ def _result(
     axes["example"] = [str(row) for row in range(stacked.shape[1])]
     base, source = values
     estimated = stacked.movedim(1, -1) + base
-    about = about | runs.about(where.in_encoder, masks.values())
-    return PatchingResult(estimated[None], axes, base[None], source[None], about)
+    told = {"site": site.name, **about, **runs.about(where.in_encoder, masks.values())}
+    return PatchingResult(estimated[None], axes, base[None], source[None], told)
 
 
 def _site(name: str) -> Site:

@@ -1,6 +1,6 @@
 """Activations put in at another layer than they were made at, of the same prompt or of another one."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -13,8 +13,8 @@ from torch import Tensor
 from lens_audio import hooks
 from lens_audio.analysis.cells import check_last_positions, make_grid
 from lens_audio.analysis.fast_patching import FastPatcher
-from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
-from lens_audio.analysis.patching import Evaluation, Metrics
+from lens_audio.analysis.metrics import AppliedMetric, logits_needed
+from lens_audio.analysis.patching import Metrics, by_name, values_of
 from lens_audio.analysis.positions import SweptPositions, sweep_masks
 from lens_audio.analysis.result import PatchingResult
 from lens_audio.analysis.vocabulary import as_vectors, named_token
@@ -70,14 +70,14 @@ def back_patch(
     model.check_no_hooks()
     sources, targets = (where.layers(model.cfg, some) for some in (source_layers, target_layers))
     masks, axis = sweep_masks(where, positions, prompt, None)
-    metrics = dict(metric) if isinstance(metric, Mapping) else {metric_name(metric): metric}
+    metrics = by_name(metric)
     n_last = logits_needed(metrics.values(), prompt)
     every = make_grid(masks, axis, sorted({*sources, *targets}), None)
     patcher = FastPatcher(model, where, prompt, prompt, every.cells, n_last)
     own = patcher.source_cache
     plain = patcher.base_logits
-    evaluate = Evaluation([AppliedMetric.to(m, plain, plain, name=n) for n, m in metrics.items()])
-    base = evaluate(plain, allow_nan=False)
+    applied = [AppliedMetric.to(m, plain, plain, name=n) for n, m in metrics.items()]
+    base = values_of(applied, plain, allow_nan=False)
     grid = make_grid(masks, axis, targets, None)
     axes = {
         "metric": list(metrics),
@@ -93,7 +93,7 @@ def back_patch(
         for i, layer in enumerate(sources):
             patcher.source_cache = dict.fromkeys(targets, own[layer])
             for cell, logits in patcher.run(grid.cells, batch_tokens):
-                values[(slice(None), i, *cell.index)] = evaluate(logits)  # type: ignore[index]
+                values[(slice(None), i, *cell.index)] = values_of(applied, logits)  # type: ignore[index]
                 bar.update()
     about = {"site": where.name, "method": "back-patching", "model": model.cfg.model_name}
     return PatchingResult(values, axes, base, base.clone(), about)

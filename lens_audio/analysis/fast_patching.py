@@ -21,7 +21,7 @@ from lens_audio.analysis.cells import Cell
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model.attention import AttentionContext
+from lens_audio.model.attention_context import AttentionContext
 from lens_audio.model.clips import window_numbers
 from lens_audio.model.shared_prefix import SharedPrefix
 from lens_audio.sites import Site

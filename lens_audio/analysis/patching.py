@@ -9,7 +9,6 @@ import os
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from lens_audio import fingerprint, hooks
 from lens_audio.analysis.alignment import Alignment, BaseAndSource, not_given
 from lens_audio.analysis.cells import (
     Cell,
+    Grid,
     SweptNeurons,
     make_grid,
     neuron_blocks,
@@ -170,43 +170,30 @@ def sweep_steps(
     some_neurons = swept_neurons(asked, neurons, model.cfg)
     masks, axis = sweep_masks(asked, positions, base, align)
     grid = make_grid(masks, axis, *chosen, some_neurons)
-    metrics = dict(metric) if isinstance(metric, Mapping) else {metric_name(metric): metric}
-    if not metrics:
-        raise ValueError("no metric was given")
+    metrics = by_name(metric)
     n_last = logits_needed(metrics.values(), base, source)
     patcher = (FastPatcher if engine == "fast" else NaivePatcher)(
         model, where, base, source, grid.cells, n_last, align
     )
     unpatched = patcher.base_logits, patcher.source_logits
-    evaluate = Evaluation([AppliedMetric.to(m, *unpatched, name=n) for n, m in metrics.items()])
+    applied = [AppliedMetric.to(m, *unpatched, name=n) for n, m in metrics.items()]
     about = {"site": asked.name, "direction": direction, "model": model.cfg.model_name}
     about |= runs.about(where.in_encoder, masks.values())
-    base_values, source_values = (evaluate(logits, allow_nan=False) for logits in unpatched)
-    result = PatchingResult(
-        values=torch.full((len(metrics), *grid.shape, len(base.tokens)), torch.nan),
-        axes={
-            "metric": list(metrics),
-            **grid.axes,
-            "example": [str(i) for i in range(len(base.tokens))],
-        },
-        base=base_values,
-        source=source_values,
-        about=about,
-    )
+    result = _unfilled(grid, applied, unpatched, about)
     if progress.path is not None:
         facts = about | {"axes": result.axes}
         if align is not None:
             facts["groups"] = fingerprint.of_request([align.index, align.weights])
         request = request_of(model, grid.cells, facts, base=base, source=source)
         # Some logits more, because a normalised metric is 0 and 1 on the two runs whatever it is of.
-        probe = evaluate(patcher.base_logits.flip(-1))
+        probe = values_of(applied, patcher.base_logits.flip(-1))
         progress.begin(result, request, probe, model.embed.W_E.dtype)
     todo = [cell for cell in grid.cells if bool(result.values[(0, *cell.index)].isnan().all())]
     n_done, n_cells = len(grid.cells) - len(todo), len(grid.cells)
     try:  # what is done is kept whatever happens
         yield n_done, n_cells, result
         for cell, logits in patcher.run(todo, batch_tokens):
-            result.values[(slice(None), *cell.index)] = evaluate(logits)  # type: ignore[index]
+            result.values[(slice(None), *cell.index)] = values_of(applied, logits)  # type: ignore[index]
             n_done += 1
             progress.cell_done()
             yield n_done, n_cells, result
@@ -215,17 +202,41 @@ def sweep_steps(
         progress.close()
 
 
-@dataclass
-class Evaluation:
-    """The metrics, applied to the last positions' logits of a run."""
+def by_name(metric: Metrics) -> dict[str, MetricFunction]:
+    """The metrics of a sweep, one or several, by their names.
 
-    metrics: Sequence[AppliedMetric]
+    Raises:
+        ValueError: for none.
+    """
+    metrics = dict(metric) if isinstance(metric, Mapping) else {metric_name(metric): metric}
+    if not metrics:
+        raise ValueError("no metric was given")
+    return metrics
 
-    def __call__(
-        self, logits: Float[Tensor, "example last d_vocab"], *, allow_nan: bool = True
-    ) -> Float[Tensor, "metric example"]:
-        values = [metric(logits, allow_nan=allow_nan) for metric in self.metrics]
-        return torch.stack([value.detach().float().cpu() for value in values])
+
+def values_of(
+    metrics: Sequence[AppliedMetric],
+    logits: Float[Tensor, "example last d_vocab"],
+    *,
+    allow_nan: bool = True,
+) -> Float[Tensor, "metric example"]:
+    """Each metric of the last positions' logits of a run."""
+    values = [metric(logits, allow_nan=allow_nan) for metric in metrics]
+    return torch.stack([value.detach().float().cpu() for value in values])
+
+
+def _unfilled(
+    grid: Grid,
+    metrics: Sequence[AppliedMetric],
+    unpatched: tuple[Tensor, Tensor],
+    about: dict[str, Any],
+) -> PatchingResult:
+    """The result before any cell has run: NaN between the metrics of the base and the source run."""
+    base, source = (values_of(metrics, logits, allow_nan=False) for logits in unpatched)
+    examples = [str(i) for i in range(base.shape[1])]
+    axes = {"metric": [metric.name for metric in metrics], **grid.axes, "example": examples}
+    values = torch.full([len(labels) for labels in axes.values()], torch.nan)
+    return PatchingResult(values, axes, base, source, about)
 
 
 class NaivePatcher:

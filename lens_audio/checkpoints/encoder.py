@@ -25,14 +25,6 @@ ROOM = "audio_encoder"
 Stored = TypeVar("Stored")
 
 
-class EncoderAlone(nn.Module):
-    """Stands for the model that an encoder was saved as part of: its parameters have those names."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.audio_encoder = encoder
-
-
 def open_encoder(
     path_or_hub_id: str | os.PathLike[str], revision: str | None
 ) -> tuple[Path, dict[str, Any], Family, AudioModelConfig | AudioEncoderConfig]:
@@ -57,7 +49,7 @@ def fill_encoder(
     verbose: bool,
 ) -> None:
     """Read the encoder's tensors, and no others, into an encoder on the meta device."""
-    alone = EncoderAlone(encoder)
+    alone = as_part(encoder)
     shapes = {str(shard): of_encoder(stored_shapes(shard), family) for shard in find_shards(folder)}
     places = match_tensors(alone, shapes, family, str(folder))
     by_file = {Path(file): ours for file, ours in places.items()}
@@ -86,13 +78,18 @@ def encoder_in_hf(hf_model: nn.Module) -> tuple[Family, AudioEncoderConfig]:
 def share_encoder(hf_model: nn.Module, family: Family, encoder: nn.Module) -> None:
     """Put the transformers model's own parameters into an encoder of its sizes."""
     _, cls = hf.family_of_model(hf_model, [family])
-    alone, weights = EncoderAlone(encoder), of_encoder(hf.weights_of(hf_model), family)
+    alone, weights = as_part(encoder), of_encoder(hf.weights_of(hf_model), family)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     places = match_tensors(alone, {"": shapes}, family, f"this {cls.__name__}")[""]
     hf.check_parts(hf_model, cls)
     for name, parameter in weights.items():
         checked(name, parameter)
         assign(alone, places[name][0], parameter)
+
+
+def as_part(encoder: nn.Module) -> nn.Module:
+    """What stands for the whole model, in which the encoder's parameters have their names."""
+    return nn.ModuleDict({ROOM: encoder})
 
 
 def of_encoder(stored: Mapping[str, Stored], family: Family) -> dict[str, Stored]:

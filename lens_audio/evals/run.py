@@ -1,7 +1,8 @@
 """A benchmark from its items to its results, on one process or many, begun or continued."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,18 +97,8 @@ def evaluate(
         asking = asking.fitting(steering, model.cfg.n_layers * model.cfg.n_heads)
         split(dataset, items, asking, steering)
     manifest = manifest_of(model, dataset, items, asking, steering, told)
-    journal, error = None, None
-    if processes.is_main:
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            journal = Journal(Path(folder) / JOURNAL, manifest, check_recorded)
-            refuse_unknown(journal, without_facts(named, told or {}))
-        except Exception as caught:
-            error = caught
-    try:
-        manifests = processes.together(manifest, error)
-        if manifests != [manifest] * len(manifests):
-            raise ValueError("the processes of this run have different models, data or settings")
+    unknown = without_facts(named, told or {})
+    with journal_of(folder, manifest, unknown, processes) as journal:
         to_load = partial(
             BatchDataset,
             processor=model.processor,
@@ -123,10 +114,41 @@ def evaluate(
             items, records, chosen = follow(model, dataset, asking, runner, items, steering)
         else:
             records, chosen = answers(Asker(model, dataset, asking), runner, items, named), None
+    return Results(dataset, items, records, manifest, chosen, of_controls), runner.spent
+
+
+@contextmanager
+def journal_of(
+    folder: str | os.PathLike[str],
+    manifest: dict[str, Any],
+    unknown: Sequence[str],
+    processes: Processes,
+) -> Iterator[Journal | None]:
+    """The journal in a folder, open in the main process alone, once all agree on what is evaluated.
+
+    Args:
+        unknown: the runs that cannot be told from others, so that a journal that holds anything is
+            refused.
+
+    Raises:
+        ValueError: in every process, for a folder that cannot be continued, or different manifests.
+    """
+    journal, error = None, None
+    if processes.is_main:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            journal = Journal(Path(folder) / JOURNAL, manifest, check_recorded)
+            refuse_unknown(journal, unknown)
+        except Exception as caught:
+            error = caught
+    try:
+        manifests = processes.together(manifest, error)
+        if manifests != [manifest] * len(manifests):
+            raise ValueError("the processes of this run have different models, data or settings")
+        yield journal
     finally:
         if journal is not None:
             journal.close()
-    return Results(dataset, items, records, manifest, chosen, of_controls), runner.spent
 
 
 def follow(

@@ -28,9 +28,14 @@ _EBML, _SEGMENT, _CLUSTER = map(bytes.fromhex, ("1a45dfa3", "18538067", "1f43b67
 class SeekableFile(Protocol):
     """A binary file that is open for reading."""
 
-    def read(self, size: int = -1, /) -> Any: ...
-    def seek(self, offset: int, whence: int = 0, /) -> Any: ...
-    def tell(self) -> int: ...
+    def read(self, size: int = -1, /) -> Any:
+        """The next `size` bytes; all that are left with -1."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> Any:
+        """Go to `offset`, counted as `whence` says."""
+
+    def tell(self) -> int:
+        """The place, in bytes from the start."""
 
 
 class Section(RawIOBase):
@@ -40,21 +45,26 @@ class Section(RawIOBase):
         self.file, self.start, self.size, self.place = file, start, end - start, 0
 
     def readable(self) -> bool:
+        """Always true."""
         return True
 
     def seekable(self) -> bool:
+        """Always true."""
         return True
 
     def tell(self) -> int:
+        """The place, in bytes from the section's start."""
         return self.place
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        """Go to `offset`, counted as `whence` says, unless that is before the start; the place then."""
         origin = {SEEK_SET: 0, SEEK_CUR: self.place, SEEK_END: self.size}[whence]
         if origin + offset >= 0:  # decoders compare the place; they cannot be told of an error
             self.place = origin + offset
         return self.place
 
     def readinto(self, buffer: Any) -> int:
+        """Fill the buffer from the place on; how many bytes there were."""
         data = self.read_at(self.place, len(buffer))
         buffer[: len(data)] = data
         self.place += len(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -22,10 +22,9 @@ from lens_audio.inputs.layout import (
     expand_audio_tokens,
 )
 from lens_audio.inputs.loading import check_placeholders, clip_rows, load_clips
+from lens_audio.inputs.processing import audio_token_id_of, features_of_silence, processed
 from lens_audio.inputs.timing import Seconds, tokens_between
 from lens_audio.model.clips import windows_by_clip
-
-AUDIO_TOKEN_ID = 151646  # <|AUDIO|> in Qwen2-Audio's vocabulary
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,7 +94,7 @@ class AudioPrompt:
             if audio_token_id is None and cfg is not None:
                 audio_token_id = cfg.audio_token_id
             if audio_token_id is None:
-                audio_token_id = _audio_token_id(processor, tokenizer, parts)
+                audio_token_id = audio_token_id_of(processor, tokenizer, parts)
             audio_mask = tokens == audio_token_id
         audio = audio_mask.bool()
         check_masks(attention, audio)
@@ -130,25 +129,19 @@ class AudioPrompt:
         `model.cfg.audio`, and `parts` are `model.cfg.prompt_parts` (default: Qwen2-Audio's).
         """
         timing, parts = timing or AudioTiming(), parts or PromptParts()
-        extractor = processor.feature_extractor
-        inputs = processor(
-            text=list(texts),
-            audio=list(waveforms) or None,
-            return_tensors="pt",
-            **_processor_options(extractor, waveforms, timing, padding_side),
+        tokens, attention_mask, mel, mel_lengths = processed(
+            processor, texts, waveforms, padding_side, timing, parts
         )
-        tokens, mel = inputs["input_ids"], inputs.get("input_features")
-        mel_lengths = _mel_lengths(inputs, parts)
         check_mel(mel, mel_lengths, timing)
         prompt = cls(
             tokens=tokens,
-            attention_mask=inputs["attention_mask"].bool(),
-            audio_mask=tokens == _audio_token_id(processor, processor.tokenizer, parts),
+            attention_mask=attention_mask,
+            audio_mask=tokens == audio_token_id_of(processor, processor.tokenizer, parts),
             mel=mel,
             mel_lengths=mel_lengths,
             waveforms=list(waveforms) or None,
-            sampling_rate=extractor.sampling_rate,
-            hop_length=extractor.hop_length,
+            sampling_rate=processor.feature_extractor.sampling_rate,
+            hop_length=processor.feature_extractor.hop_length,
             processor=processor,
             tokenizer=processor.tokenizer,
             texts=tuple(texts),
@@ -358,22 +351,9 @@ class AudioPrompt:
                 "This prompt has no processor to make the features of silence with: make it with "
                 "model.prompt(...), or pass processor= to AudioPrompt.from_tensors."
             )
-        silence = [np.zeros(n, dtype=np.float32) for n in self.samples_of_spectrograms()]
-        extractor = self.processor.feature_extractor
-        features = extractor(
-            silence,
-            sampling_rate=extractor.sampling_rate,
-            padding="max_length",
-            max_length=self.mel.shape[2] * extractor.hop_length,
-            return_tensors="pt",
-        )["input_features"]
-        if features.shape != self.mel.shape:
-            raise ValueError(
-                f"The processor makes features of shape {list(features.shape)} and this prompt's "
-                f"are {list(self.mel.shape)}: pass the processor that made them."
-            )
+        mel = features_of_silence(self.processor, self.samples_of_spectrograms(), self.mel)
         waveforms = None if self.waveforms is None else [np.zeros_like(w) for w in self.waveforms]
-        return replace(self, mel=features.to(self.mel), waveforms=waveforms)
+        return replace(self, mel=mel, waveforms=waveforms)
 
     def to(self, device: str | torch.device) -> AudioPrompt:
         """The same prompt with its tensors on `device`."""
@@ -407,49 +387,3 @@ class AudioPrompt:
         found = torch.cat(spans)
         found[-1, 1] = self.clip_seconds(clip)  # also if a last window is too short for a token
         return found
-
-
-def _processor_options(
-    extractor: Any,
-    waveforms: Sequence[Float[np.ndarray, " _"]],
-    timing: AudioTiming,
-    padding_side: str,
-) -> dict[str, Any]:
-    """What a processor is asked for: texts padded to the longest; windows to their whole length; clips
-    of any length to whole chunks, one more than the longest needs.
-
-    Qwen2.5-Omni's own pads to five minutes, of which its encoder reads nothing, and cuts there.
-    """
-    text, audio = {"padding": True, "padding_side": padding_side}, {}
-    audio["sampling_rate"] = extractor.sampling_rate
-    if timing.max_windows is None and len(waveforms):
-        chunk = (timing.chunk_frames or 1) * extractor.hop_length
-        audio["max_length"] = chunk * (max(map(len, waveforms)) // chunk + 2)
-    elif timing.mel_per_window is not None:
-        audio["padding"] = "max_length"
-    else:
-        return text | audio
-    return {"text_kwargs": text, "audio_kwargs": audio}
-
-
-def _mel_lengths(inputs: Mapping[str, Any], parts: PromptParts) -> Int[Tensor, " audio"] | None:
-    """Valid mel frames of each clip, of what a processor made; all of them where it has no mask."""
-    mel = inputs.get("input_features")
-    if mel is None:
-        return None
-    if parts.mel_mask is None:
-        return torch.full((len(mel),), mel.shape[-1])
-    return inputs[parts.mel_mask].sum(-1)
-
-
-def _audio_token_id(processor: Any, tokenizer: Any, parts: PromptParts) -> int:
-    """Id of the audio placeholder: the tokenizer's, or Qwen2-Audio's where there is none."""
-    if tokenizer is None:
-        return AUDIO_TOKEN_ID
-    token = getattr(processor, parts.placeholder, "<|AUDIO|>")
-    if token not in tokenizer.get_vocab():
-        raise ValueError(
-            f"The tokenizer has no token {token!r}: load the tokenizer of an audio model, or give "
-            f"audio_token_id= or audio_mask=."
-        )
-    return int(tokenizer.convert_tokens_to_ids(token))

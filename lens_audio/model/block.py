@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.config import BlockConfig
-from lens_audio.model.attention import Attention, AttentionContext
+from lens_audio.model.attention import Attention
+from lens_audio.model.attention_context import AttentionContext
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCacheEntry
 from lens_audio.model.mlp import MLP, GatedMLP
@@ -44,6 +45,7 @@ class TransformerBlock(nn.Module):
         context: AttentionContext | None = None,
         past_kv_cache_entry: KeyValueCacheEntry | SharedPrefix | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream after the block, of that before it."""
         context = context or AttentionContext.of(self.cfg, resid_pre)
         resid_pre = self.hook_resid_pre(resid_pre)
         attn_inputs = self._attn_inputs(resid_pre)

@@ -18,6 +18,7 @@ class Embed(nn.Module):
         self.W_E = nn.Parameter(torch.randn(cfg.d_vocab, cfg.d_model) * 0.02)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """The embeddings of tokens."""
         return nn.functional.embedding(tokens, self.W_E)
 
 
@@ -33,10 +34,12 @@ class Unembed(ShowsWeights):
     def forward(
         self, residual: Float[Tensor, "batch pos d_model"]
     ) -> Float[Tensor, "rows pos d_vocab"]:  # as many as before, unless a hook takes some off
+        """The logits of a normalised residual stream."""
         return self.hook_out(self.lm_head(self.hook_in(residual)))
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The directions of the logits, one a column."""
         return ShownWeight.of(self.lm_head.weight.T)
 
     @W_U.setter
@@ -45,6 +48,7 @@ class Unembed(ShowsWeights):
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
+        """The bias of the logits: zeros, where the checkpoint has none."""
         return shown_bias(self.lm_head, "b_U")
 
     @b_U.setter

@@ -27,10 +27,12 @@ class KeyValueCacheEntry:
 
     @property
     def past_keys(self) -> Float[Tensor, "batch past head d_head"] | None:
+        """The keys of the positions read, rotated; None where none has been."""
         return None if self._keys is None else self._keys[:, : self.length]
 
     @property
     def past_values(self) -> Float[Tensor, "batch past head d_head"] | None:
+        """The values of the positions read; None where none has been."""
         return None if self._values is None else self._values[:, : self.length]
 
     def append(
@@ -134,6 +136,7 @@ class KeyValueCache:
         self._set_frozen(True)
 
     def unfreeze(self) -> None:
+        """From now on new keys and values are kept again."""
         self._set_frozen(False)
 
     @property
@@ -144,6 +147,7 @@ class KeyValueCache:
     def append_attention_mask(
         self, attention_mask: Bool[Tensor, "batch new"]
     ) -> Bool[Tensor, "batch total"]:
+        """The mask of the positions read and of these new ones, which is kept unless it is frozen."""
         return self.append("attention_mask", attention_mask)
 
     def append(

@@ -23,10 +23,12 @@ class MLP(ShowsWeights):
         self.hook_post = HookPoint()  # [batch, pos, d_mlp]
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """What the MLP writes, of its normalised input."""
         return self.down_proj(self.hook_post(self.act_fn(self.hook_pre(self.up_proj(x)))))
 
     @property
     def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
+        """The weights from the input to the neurons."""
         return ShownWeight.of(self.up_proj.weight.T)
 
     @W_in.setter
@@ -35,6 +37,7 @@ class MLP(ShowsWeights):
 
     @property
     def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
+        """The weights from the neurons to what is written."""
         return ShownWeight.of(self.down_proj.weight.T)
 
     @W_out.setter
@@ -43,6 +46,7 @@ class MLP(ShowsWeights):
 
     @property
     def b_in(self) -> Float[Tensor, " d_mlp"]:
+        """The biases of the neurons."""
         return shown_bias(self.up_proj, "b_in")
 
     @b_in.setter
@@ -51,6 +55,7 @@ class MLP(ShowsWeights):
 
     @property
     def b_out(self) -> Float[Tensor, " d_model"]:
+        """The bias of what is written."""
         return shown_bias(self.down_proj, "b_out")
 
     @b_out.setter
@@ -72,11 +77,13 @@ class GatedMLP(MLP):
         self.hook_pre_linear = HookPoint()  # [batch, pos, d_mlp]
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """What the MLP writes, of its normalised input."""
         gate = self.act_fn(self.hook_pre(self.gate_proj(x)))
         return self.down_proj(self.hook_post(gate * self.hook_pre_linear(self.up_proj(x))))
 
     @property
     def W_gate(self) -> Float[Tensor, "d_model d_mlp"]:
+        """The weights from the input to the neurons' gates."""
         return ShownWeight.of(self.gate_proj.weight.T)
 
     @W_gate.setter

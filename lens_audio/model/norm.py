@@ -27,6 +27,7 @@ class RMSNorm(nn.Module):
         self.hook_normalized = HookPoint()  # [batch, pos, d_model], [batch, pos, head, d_head]
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """x over its scale, times w."""
         dtype = self.w.dtype
         if not (self.hook_scale.has_hooks() or self.hook_normalized.has_hooks()):
             return self._fused(x)

@@ -136,6 +136,7 @@ class DynamicNTK(Rotary):
         n_keys: int,
         key_mask: Bool[Tensor, "batch key"] | None,
     ) -> float | Float[Tensor, "batch 1 1"]:
+        """The base of each row, by how many real tokens it has."""
         if n_keys <= (self.cfg.seq_length or 0):
             return self.cfg.rotary_base
         lengths = positions.new_tensor([n_keys]) if key_mask is None else key_mask.sum(1)
@@ -143,6 +144,7 @@ class DynamicNTK(Rotary):
         return self.cfg.rotary_base * alpha ** (self.cfg.d_head / (self.cfg.d_head - 2))
 
     def keep(self, past: KeyValueCache, resid: Float[Tensor, "batch new d_model"]) -> None:
+        """Keep what enters the first block."""
         past.append("inputs", resid)
 
     def whole(
@@ -151,6 +153,7 @@ class DynamicNTK(Rotary):
         resid: Float[Tensor, "batch new d_model"],
         mask: Bool[Tensor, "batch new"],
     ) -> tuple[Float[Tensor, "batch total d_model"], Bool[Tensor, "batch total"]] | None:
+        """Past and new inputs with their mask, where the new ones change the base; else None."""
         before = past.previous_attention_mask
         if before is None or before.shape[1] + mask.shape[1] <= (self.cfg.seq_length or 0):
             return None

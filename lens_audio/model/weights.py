@@ -28,66 +28,82 @@ class WeightViews(Decoder):
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The embedding of every token, one a row."""
         return self.embed.W_E
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The direction of every token's logit, one a column."""
         return self.unembed.W_U
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
+        """The bias of the logits."""
         return self.unembed.b_U
 
     @property
     def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """The weights of every head's queries."""
         return self._stack("attn", "W_Q")
 
     @property
     def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """The weights of every query head's keys."""
         return self._stack("attn", "W_K")
 
     @property
     def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """The weights of every query head's values."""
         return self._stack("attn", "W_V")
 
     @property
     def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
+        """The weights of what every head writes."""
         return self._stack("attn", "W_O")
 
     @property
     def b_Q(self) -> Float[Tensor, "layer head d_head"]:
+        """The biases of every head's queries."""
         return self._stack("attn", "b_Q")
 
     @property
     def b_K(self) -> Float[Tensor, "layer head d_head"]:
+        """The biases of every query head's keys."""
         return self._stack("attn", "b_K")
 
     @property
     def b_V(self) -> Float[Tensor, "layer head d_head"]:
+        """The biases of every query head's values."""
         return self._stack("attn", "b_V")
 
     @property
     def b_O(self) -> Float[Tensor, "layer d_model"]:
+        """The bias of what each layer's heads write together."""
         return self._stack("attn", "b_O")
 
     @property
     def W_in(self) -> Float[Tensor, "layer d_model d_mlp"]:
+        """The weights from each MLP's input to its neurons."""
         return self._stack("mlp", "W_in")
 
     @property
     def W_gate(self) -> Float[Tensor, "layer d_model d_mlp"]:
+        """The weights from each MLP's input to its neurons' gates."""
         return self._stack("mlp", "W_gate")
 
     @property
     def W_out(self) -> Float[Tensor, "layer d_mlp d_model"]:
+        """The weights from each MLP's neurons to what it writes."""
         return self._stack("mlp", "W_out")
 
     @property
     def b_in(self) -> Float[Tensor, "layer d_mlp"]:
+        """The biases of each MLP's neurons."""
         return self._stack("mlp", "b_in")
 
     @property
     def b_out(self) -> Float[Tensor, "layer d_model"]:
+        """The bias of what each MLP writes."""
         return self._stack("mlp", "b_out")
 
     @property

@@ -40,32 +40,11 @@ def logit_lens_table(
         raise ValueError(f"{len(names)} names for {n_positions} positions")
     if top < 1:
         raise ValueError(f"top={top}; list at least one token")
+    rows = [*map(str, range(n_layers - 1)), "output"]
     best = numbers.topk(min(top, n_tokens), dim=-1)
-    probs, tokens = best.values.exp().numpy(), best.indices.tolist()
-    layers = [*(f"before layer {i}" for i in range(n_layers - 1)), "output"]
-    words = [[_shown(word(place[0])) for place in row] for row in tokens]
-    hover = [
-        [
-            f"{layers[i]}, at {text(names[j])}<br>{_listed(tokens[i][j], probs[i, j], word)}"
-            for j in range(n_positions)
-        ]
-        for i in range(n_layers)
-    ]
-    heatmap = go.Heatmap(
-        z=probs[..., 0],
-        zmin=0,
-        zmax=1,
-        colorscale=MAGNITUDE,
-        xgap=1,
-        ygap=1,
-        text=[[text(clipped(w, max(4, 96 // n_positions))) for w in row] for row in words],
-        texttemplate="%{text}" if n_positions <= MOST_COLUMNS else None,
-        textfont={"size": 11},
-        hovertext=hover,
-        hovertemplate="%{hovertext}<extra></extra>",
-        colorbar={"title": {"text": "probability", "side": "right"}, "thickness": 12},
+    figure = go.Figure(
+        _heatmap(best.values.exp().numpy(), best.indices.tolist(), word, rows, names)
     )
-    figure = go.Figure(heatmap)
     places = ticks(names)
     figure.update_xaxes(
         title_text="position",
@@ -74,13 +53,45 @@ def logit_lens_table(
         tickangle=90 if n_positions > MOST_COLUMNS else None,
         tickfont_size=11,
     )
-    rows = [*map(str, range(n_layers - 1)), "output"]
     places = ticks(rows, 36)
     figure.update_yaxes(
         title_text="before layer", tickvals=places, ticktext=[rows[i] for i in places]
     )
     axis = {"showgrid": False, "linecolor": INK, "automargin": True, "title_standoff": 10}
     return styled(figure, height=min(900, max(280, 140 + 32 * n_layers)), xaxis=axis, yaxis=axis)
+
+
+def _heatmap(
+    probs: Float[np.ndarray, "layer pos top"],
+    tokens: list[list[list[int]]],
+    word: Callable[[int], str],
+    rows: Sequence[str],
+    names: Sequence[str],
+) -> go.Heatmap:
+    """The likeliest token in each cell, and those that follow it in the hover text."""
+    layers = [*(f"before layer {row}" for row in rows[:-1]), rows[-1]]
+    words = [[_shown(word(place[0])) for place in row] for row in tokens]
+    hover = [
+        [
+            f"{layers[i]}, at {text(names[j])}<br>{_listed(tokens[i][j], probs[i, j], word)}"
+            for j in range(len(names))
+        ]
+        for i in range(len(rows))
+    ]
+    return go.Heatmap(
+        z=probs[..., 0],
+        zmin=0,
+        zmax=1,
+        colorscale=MAGNITUDE,
+        xgap=1,
+        ygap=1,
+        text=[[text(clipped(w, max(4, 96 // len(names)))) for w in row] for row in words],
+        texttemplate="%{text}" if len(names) <= MOST_COLUMNS else None,
+        textfont={"size": 11},
+        hovertext=hover,
+        hovertemplate="%{hovertext}<extra></extra>",
+        colorbar={"title": {"text": "probability", "side": "right"}, "thickness": 12},
+    )
 
 
 def _listed(tokens: Sequence[int], probs: Float[np.ndarray, " top"], word: Callable) -> str:

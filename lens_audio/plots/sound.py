@@ -167,10 +167,8 @@ def _arranged(
     rows_height = max(3 * ROW_HEIGHT, len(heads) * _row_height(heads))
     heights = [rows_height, MEL_HEIGHT] + [WAVE_HEIGHT] * has_wave
     total = sum(heights) + GAP * (len(heights) - 1)
-    domains, bottom = [], 0
-    for height in heights:
-        domains.append([bottom / total, (bottom + height) / total])
-        bottom += height + GAP
+    starts = [sum(heights[:i]) + GAP * i for i in range(len(heights))]
+    domains = [[s / total, (s + h) / total] for s, h in zip(starts, heights, strict=True)]
     n_mels = prompt.mel.shape[1] if prompt.mel is not None else 0
     ticks = [f for f in FREQUENCIES if f <= _band_centres(n_mels).max()]
     axes: dict[str, Any] = {

@@ -14,6 +14,14 @@ from lens_audio.plots.arrays import Array, as_array
 from lens_audio.plots.theme import INK, MAGNITUDE, clipped, styled, text
 
 MOST_SATURATED = 0.02  # of the cells: a sink that takes nearly all attention would hide the rest
+AXIS: dict[str, Any] = {
+    "type": "category",  # as many names as have room
+    "tickfont": {"size": 11},
+    "showgrid": False,
+    "linecolor": INK,
+    "automargin": True,
+    "title_standoff": 10,
+}
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,13 @@ def token_attention(
     sums = _folded(shares, entries)
     n_tokens = np.array([entry.stop - entry.start for entry in entries])
     z = sums / n_tokens.astype(np.float32) if audio == "mean" else sums
-    names = [entry.name for entry in entries]
-    shown = z[~np.isnan(z)]
-    limit = float(np.quantile(shown, 1 - MOST_SATURATED)) or float(shown.max()) or 1.0
+    names = [text(entry.name) for entry in entries]
+    largest = float(np.nanmax(z))
+    limit = float(np.nanquantile(z, 1 - MOST_SATURATED)) or largest or 1.0
     heatmap = go.Heatmap(
         z=z,
-        x=[text(name) for name in names],
-        y=[text(name) for name in names],
+        x=names,
+        y=names,
         zmin=0,
         zmax=limit,
         colorscale=MAGNITUDE,
@@ -82,32 +90,28 @@ def token_attention(
             "from %{y}<br>to %{x}<br>%{customdata[0]:.2f} % of the attention, on %{customdata[1]} "
             f"token(s)<br>shown: %{{z:.3g}} % ({audio})<extra></extra>"
         ),
-        colorbar=_colorbar(limit, float(shown.max()), audio),
+        colorbar=_colorbar(limit, largest, audio),
     )
     figure = go.Figure(heatmap)
-    for first, last in _audio_blocks(entries):
-        for axis in ("x", "y"):
-            block = {f"{axis}0": first - 0.5, f"{axis}1": last + 0.5, f"{axis}ref": axis}
-            other = "y" if axis == "x" else "x"
-            across = {f"{other}0": 0, f"{other}1": 1, f"{other}ref": f"{other} domain"}
-            line = {"color": "#ff3d7f", "width": 1}
-            figure.add_shape(type="rect", line=line, **block, **across)
-    layout: dict[str, Any] = {
-        "type": "category",  # as many names as have room
-        "tickfont": {"size": 11},
-        "showgrid": False,
-        "linecolor": INK,
-        "automargin": True,
-        "title_standoff": 10,
-    }
-    figure.update_xaxes(title_text="attends to", tickangle=90, **layout)
-    figure.update_yaxes(title_text="token", autorange="reversed", **layout)
+    _frame_audio(figure, entries)
+    figure.update_xaxes(title_text="attends to", tickangle=90, **AXIS)
+    figure.update_yaxes(title_text="token", autorange="reversed", **AXIS)
     styled(figure, height=min(920, max(440, 180 + 13 * len(entries))), margin={"t": 44})
     figure.add_annotation(
-        text=_how_to_read(entries, limit, float(shown.max()), audio), showarrow=False, align="left",
+        text=_how_to_read(entries, limit, largest, audio), showarrow=False, align="left",
         xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom",
     )  # fmt: skip
     return figure
+
+
+def _frame_audio(figure: go.Figure, entries: list[Entry]) -> None:
+    """A frame around the columns and around the rows of each unbroken stretch of audio."""
+    for first, last in _audio_blocks(entries):
+        for axis, other in ("xy", "yx"):
+            block = {f"{axis}0": first - 0.5, f"{axis}1": last + 0.5, f"{axis}ref": axis}
+            across = {f"{other}0": 0, f"{other}1": 1, f"{other}ref": f"{other} domain"}
+            line = {"color": "#ff3d7f", "width": 1}
+            figure.add_shape(type="rect", line=line, **block, **across)
 
 
 def _colorbar(limit: float, largest: float, audio: str) -> dict[str, Any]:

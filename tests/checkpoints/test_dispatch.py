@@ -7,7 +7,7 @@ import lens_audio as la
 from lens_audio.checkpoints.dispatch import dispatch
 from lens_audio.evals.answering import generate
 from lens_audio.evals.prefill import prefill
-from lens_audio.model.attention import AttentionContext
+from lens_audio.model.attention_context import AttentionContext
 from lens_audio.steering.audio_silence.silent_prefixes import SilentPrefixes
 
 

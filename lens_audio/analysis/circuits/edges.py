@@ -158,9 +158,7 @@ def _among(names: Sequence[str], chosen: Iterable[str] | None, what: str) -> Boo
     """Which nodes are chosen: all for None."""
     if chosen is None:
         return torch.ones(len(names), dtype=torch.bool)
-    found = torch.ones(len(names), dtype=torch.bool)
-    if chosen is not None:
-        found = among(names, chosen, what)
+    found = among(names, chosen, what)
     if not bool(found.any()):
         raise ValueError(f"no {what} was named; there are {', '.join(dict.fromkeys(names))}")
     return found

@@ -11,7 +11,7 @@ from lens_audio.analysis.circuits.pairs import MetricFunction
 from lens_audio.analysis.circuits.runs import PairRuns, keeping
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
-from lens_audio.model.attention import AttentionContext
+from lens_audio.model.attention_context import AttentionContext
 
 
 @dataclass

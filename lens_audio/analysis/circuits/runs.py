@@ -16,7 +16,7 @@ from lens_audio.analysis.metrics import AppliedMetric, logits_needed
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
-from lens_audio.model.attention import AttentionContext
+from lens_audio.model.attention_context import AttentionContext
 from lens_audio.model.block import TransformerBlock
 from lens_audio.model.hook_point import only_reads
 

@@ -56,7 +56,7 @@ def read_keyed_rows(path: Path) -> dict[str, Any]:
         return _rows(text, path)  # lines
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply") from None
-    except _Twins as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(found, Mapping) or not all(
         isinstance(row, Mapping) for row in found.values()
@@ -148,16 +148,13 @@ def _parsed(text: str, path: Path, line: int | None = None) -> Any:
         raise ValueError(f"{where} is not valid JSON: {error}") from error
 
 
-class _Twins(ValueError):
-    """A JSON object that has a key twice, of which `json` would keep the last."""
-
-
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError for one that has a key twice, of which `json` would keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in found if keys.count(key) > 1)
-        raise _Twins(f"the key {twice[:SHOWN]!r} is given more than once")
+        raise ValueError(f"the key {twice[:SHOWN]!r} is given more than once")
     return found
 
 

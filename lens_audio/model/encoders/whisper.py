@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.config import AudioEncoderConfig
-from lens_audio.model.attention import AttentionContext
+from lens_audio.model.attention_context import AttentionContext
 from lens_audio.model.block import TransformerBlock
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.hooked_root import HookedModule

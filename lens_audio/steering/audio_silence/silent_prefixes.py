@@ -79,6 +79,7 @@ def last_after(model: HookedAudioTransformer, layers: Sequence[int]) -> Any:
 
 
 def by_layer(kept: dict[str, Tensor], layers: Sequence[int]) -> dict[int, Tensor]:
+    """What `last_after` has kept, by layer."""
     names = layer_names("hook_resid_post", layers)
     return {layer: kept[name] for layer, name in zip(layers, names, strict=True)}
 
@@ -106,20 +107,11 @@ def prefill_silence(
     ]
     read = [row for rows in alike.values() for row in rows]
     order = sorted(range(len(read)), key=read.__getitem__)
-    residuals = {l: torch.cat([part.kept[l] for part in parts])[order] for l in layers}
+    pasts, finals, kept = zip(*parts, strict=True)
+    residuals = {layer: torch.cat([part[layer] for part in kept])[order] for layer in layers}
     if not to_the_end:
         return None, residuals
-    final = torch.cat([part.final for part in parts])[order]
-    return Prefill(joined([part.past for part in parts], order), final), residuals
-
-
-@dataclass
-class _Group:
-    """Rows whose prefix is the same, read to some depth."""
-
-    past: Continuations
-    final: Tensor
-    kept: dict[int, Tensor]  # resid_post by layer
+    return Prefill(joined(pasts, order), torch.cat(finals)[order]), residuals
 
 
 def _read_behind(
@@ -128,8 +120,12 @@ def _read_behind(
     rows: list[int],
     layers: Sequence[int],
     prefix: KeyValueCache,
-) -> _Group:
-    """Read what stands behind the audio of these rows, which begin alike."""
+) -> tuple[Continuations, Float[Tensor, "row d_model"], dict[int, Tensor]]:
+    """Read what stands behind the audio of these rows, which begin alike.
+
+    Returns:
+        What can be continued; after the last layer read, the last position; `resid_post` by layer.
+    """
     depth, past = len(prefix.entries), Continuations.of(prefix)
     past.select(torch.zeros(len(rows), dtype=torch.long, device=model.device))
     if depth < model.cfg.n_layers:
@@ -142,7 +138,7 @@ def _read_behind(
             told, start_at_layer=0, attention_mask=behind[:, first:], past_kv_cache=past,
             stop_at_layer=depth,
         )  # fmt: skip
-    return _Group(past, resid[:, -1].clone(), by_layer(kept, layers))
+    return past, resid[:, -1].clone(), by_layer(kept, layers)
 
 
 def _up_to_audio(prompt: AudioPrompt, row: int) -> AudioPrompt:

@@ -46,7 +46,7 @@ def read(
     amp: bool = True,
 ) -> Reading:
     """Run all questions of a batch; matrix products in bfloat16 with `amp`, attention in float32."""
-    sizes = decoder.config
+    sizes, n_heads = decoder.config, decoder.config.num_attention_heads
     n_clips, n_questions = len(batch.audio), len(batch.tokens)
     shared, width = len(prefix.tokens), batch.tokens.shape[1]
     before = decoder.embed_tokens(prefix.tokens)[None].repeat(n_clips, 1, 1)
@@ -58,35 +58,27 @@ def read(
     lowered = _lowered(batch, deaf, sizes.num_hidden_layers) if deaf and deaf.bias else None
     resid, mass, prefix_mass = [], [], []
 
-    def heads(x: Tensor) -> Float[Tensor, "batch head pos d_head"]:
-        return x.float().unflatten(-1, (sizes.num_attention_heads, -1)).transpose(1, 2)
-
-    def qkv(layer: Qwen2DecoderLayer, x: Tensor, places: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(layer: Qwen2DecoderLayer, x: Tensor, places: slice) -> tuple[Tensor, Tensor, Tensor]:
         attn, normed = layer.self_attn, layer.input_layernorm(x)
         with _autocast(amp):
-            q, k, v = (heads(f(normed)) for f in (attn.q_proj, attn.k_proj, attn.v_proj))
+            qkv = (f(normed).float() for f in (attn.q_proj, attn.k_proj, attn.v_proj))
+            q, k, v = (x.unflatten(-1, (n_heads, -1)).transpose(1, 2) for x in qkv)
         q, k = apply_rotary_pos_emb(q, k, cos[:, places], sin[:, places])
-        return q * sizes.hidden_size**-0.5 * sizes.num_attention_heads**0.5, k, v
-
-    def with_rest(layer: Qwen2DecoderLayer, x: Tensor, z: Tensor) -> Tensor:
-        with _autocast(amp):
-            x = x + layer.self_attn.o_proj(z.transpose(1, 2).flatten(2)).float()
-            return x + layer.mlp(layer.post_attention_layernorm(x)).float()
+        return q * sizes.hidden_size**-0.5 * n_heads**0.5, k, v
 
     for n, layer in enumerate(decoder.layers):
         assert isinstance(layer, Qwen2DecoderLayer)
-        q0, k0, v0 = qkv(layer, before, slice(0, shared))
-        q1, k1, v1 = qkv(layer, after, slice(shared, None))
+        q0, k0, v0 = heads(layer, before, slice(0, shared))
+        q1, k1, v1 = heads(layer, after, slice(shared, None))
         each = n_questions // n_clips
         k_of, v_of = (x.repeat_interleave(each, 0) for x in (k0, v0))
         scores = torch.cat([q1 @ k_of.mT, q1 @ k1.mT], -1) + causal[1]
         pattern = scores.softmax(-1)
         mass.append(pattern[..., prefix.audio].sum(-1))
         if lowered is not None:
-            kept = scores[..., prefix.audio] - lowered[:, n]
-            parts = [scores[..., : prefix.audio.start], kept, scores[..., prefix.audio.stop :]]
-            pattern = torch.cat(parts, -1).softmax(-1)
-        after = with_rest(layer, after, pattern[..., :shared] @ v_of + pattern[..., shared:] @ v1)
+            pattern = _pattern(scores, prefix.audio, lowered[:, n])
+        z = pattern[..., :shared] @ v_of + pattern[..., shared:] @ v1
+        after = _with_rest(layer, after, z, amp)
         resid.append(after)
         if n == len(decoder.layers) - 1:
             break
@@ -94,11 +86,30 @@ def read(
         pattern = scores.softmax(-1)
         prefix_mass.append(pattern[:, :, text, prefix.audio].sum(-1))
         if lowered is not None and deaf is not None:
-            closed = torch.zeros(shared, shared)
-            closed[text, prefix.audio] = deaf.bias
-            pattern = (scores - closed).softmax(-1)
-        before = with_rest(layer, before, pattern @ v0)
+            closed = torch.zeros(shared, 1)
+            closed[text] = deaf.bias
+            pattern = _pattern(scores, prefix.audio, closed)
+        before = _with_rest(layer, before, pattern @ v0, amp)
     return Reading(resid, torch.stack(mass, 1), torch.stack(prefix_mass, 1))
+
+
+def _with_rest(
+    layer: Qwen2DecoderLayer, x: Tensor, z: Float[Tensor, "batch head pos d_head"], amp: bool
+) -> Float[Tensor, "batch pos d_model"]:
+    """The residual stream after a layer, of that before it and what its heads have read."""
+    with _autocast(amp):
+        x = x + layer.self_attn.o_proj(z.transpose(1, 2).flatten(2)).float()
+        return x + layer.mlp(layer.post_attention_layernorm(x)).float()
+
+
+def _pattern(
+    scores: Float[Tensor, "*batch query key"],
+    audio: slice,
+    lowered: Float[Tensor, "... query 1"],
+) -> Float[Tensor, "*batch query key"]:
+    """The pattern of scores that are lowered at audio keys."""
+    kept = scores[..., audio] - lowered
+    return torch.cat([scores[..., : audio.start], kept, scores[..., audio.stop :]], -1).softmax(-1)
 
 
 def _lowered(
