@@ -86,7 +86,8 @@ class LoadedBatch:
 
 
 def plan(items: Sequence[AudioQAItem], batch_size: int) -> list[list[int]]:
-    """Batches of indices: recordings of like length together, the longest first.
+    """Batches of indices: recordings of like length together, the longest first; after them, in
+    batches of their own, the items without one.
 
     It depends on the items alone, so that it is the same when a run is resumed.
     """
@@ -95,7 +96,13 @@ def plan(items: Sequence[AudioQAItem], batch_size: int) -> list[list[int]]:
         TOKENS_A_SECOND * seconds(item) + len(item.question) / LETTERS_A_TOKEN for item in items
     ]
     order = sorted(range(len(items)), key=lambda i: (-lengths[i], i))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    heard = [i for i in order if items[i].audio is not None]
+    read = [i for i in order if items[i].audio is None]
+    return [
+        some[start : start + batch_size]
+        for some in (heard, read)
+        for start in range(0, len(some), batch_size)
+    ]
 
 
 class BatchDataset(Dataset):
@@ -120,12 +127,15 @@ class BatchDataset(Dataset):
         return len(self.batches)
 
     def __getitem__(self, number: int) -> LoadedBatch:
-        good, texts, waves, failed = [], [], [], {}
+        good: list[AudioQAItem] = []
+        texts: list[str] = []
+        waves: list[np.ndarray | None] = []
+        failed: dict[str, str] = {}
         for item in self.batches[number]:
             try:
-                wave = self._wave(item)
+                wave = None if item.audio is None else self._wave(item)
                 text = self.wording.ask(item.question, item.choices)
-                self._check_text(item, text, len(wave))
+                self._check_text(item, text, 0 if wave is None else len(wave))
             except Exception as error:  # whatever is wrong with one item stops no other
                 failed[item.id] = reason(item, error)
                 continue
@@ -140,7 +150,7 @@ class BatchDataset(Dataset):
             return self._without_culprits(good, texts, waves, failed)
         return LoadedBatch(good, prompt, failed)
 
-    def _prompt(self, texts: list[str], waves: list[np.ndarray]) -> AudioPrompt:
+    def _prompt(self, texts: list[str], waves: list[np.ndarray | None]) -> AudioPrompt:
         rate = self.processor.feature_extractor.sampling_rate
         prompt = build_prompt(self.processor, texts, waves, sampling_rate=rate, cfg=self.cfg)
         # The processor stays behind: to send a tokenizer with every batch would cost more than all.
@@ -150,7 +160,7 @@ class BatchDataset(Dataset):
         self,
         items: list[AudioQAItem],
         texts: list[str],
-        waves: list[np.ndarray],
+        waves: list[np.ndarray | None],
         failed: dict[str, str],
     ) -> LoadedBatch:
         good = []
@@ -211,12 +221,12 @@ def load(batches: BatchDataset, workers: int) -> Iterator[LoadedBatch]:
 def rows(prompt: AudioPrompt, start: int, stop: int) -> AudioPrompt:
     """Some rows of a loaded prompt, as a batch of their own."""
     assert prompt.texts is not None
-    assert prompt.waveforms is not None
-    return prompt.remade(prompt.texts[start:stop], prompt.waveforms[start:stop])
+    clips = slice(prompt.clips_of(start).start, prompt.clips_of(stop - 1).stop)
+    return prompt.remade(prompt.texts[start:stop], (prompt.waveforms or [])[clips])
 
 
 def seconds(item: AudioQAItem) -> float:
-    """How long the recording lasts by its header; 0 for one that cannot be read."""
+    """How long the recording lasts by its header; 0 without one, or for one that cannot be read."""
     try:
         return stored_seconds(as_clip(item.audio))
     except (OSError, TypeError, ValueError):

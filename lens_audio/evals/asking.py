@@ -64,7 +64,8 @@ class Asker:
     """Asks a model the items of a benchmark under runs.
 
     The model as it is, audio-silence steerings and silence share one forward of each prompt (see
-    `evals.prefill`); every other run reads the prompt itself, with what it does attached.
+    `evals.prefill`); every other run reads the prompt itself, with what it does attached. Without
+    audio the first three are one and the same.
     """
 
     def __init__(
@@ -76,7 +77,13 @@ class Asker:
     def answers(
         self, runs: Mapping[str, Run], prompt: AudioPrompt, items: Sequence[AudioQAItem]
     ) -> tuple[Prefilled, dict[str, list[Answer]]]:
-        """What was read of a batch, and each run's answer to each row."""
+        """What was read of a batch, and each run's answer to each row.
+
+        Args:
+            prompt: with a clip in every row, or in none.
+        """
+        if prompt.mel is None:
+            runs = {name: _without_audio(run) for name, run in runs.items()}
         steerings = {n: run for n, run in runs.items() if isinstance(run, AudioSilenceSteering)}
         quiet = any(run is silenced for run in runs.values())
         found = prefill(self.model, prompt, layers(steerings.values()), self.prefixes, quiet)
@@ -184,6 +191,11 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [rounded(part) for part in value]
     return float(f"{float(value):.{DIGITS}g}")
+
+
+def _without_audio(run: Run) -> Run:
+    """What a run is to prompts without audio: there s is 0, and there is nothing to silence."""
+    return None if run is silenced or isinstance(run, AudioSilenceSteering) else run
 
 
 def _choices(item: AudioQAItem) -> list[str]:

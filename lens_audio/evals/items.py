@@ -84,20 +84,20 @@ def missing_audio(items: Sequence[AudioQAItem]) -> list[AudioQAItem]:
 
 
 def with_recordings(items: Sequence[AudioQAItem]) -> list[AudioQAItem]:
-    """The other items, in order.
+    """The other items, in order, those of text alone among them.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if all that have a recording miss it.
     """
     missing = {item.id for item in missing_audio(items)}
     found = [item for item in items if item.id not in missing]
-    if not found:
+    if missing and all(item.audio is None for item in found):
         raise ValueError("none of the recordings was found")
     return found
 
 
 def refuse_missing(items: Sequence[AudioQAItem], shown: int = 20) -> None:
-    """Raise a FileNotFoundError that lists items without a recording, if there are any."""
+    """Raise a FileNotFoundError that lists recordings whose file is missing, if there are any."""
     missing = missing_audio(items)
     if missing:
         names = ", ".join(item.audio.name for item in missing[:shown])

@@ -47,6 +47,9 @@ def evaluate(
 ) -> tuple[Results, Spent]:
     """Answer a benchmark under any runs, or by the paper's protocol; or continue what is in the folder.
 
+    Items without a recording are asked as text alone, in batches of their own, which no run can
+    change by the audio. The protocol, which is about audio, refuses them.
+
         evaluate(model, dataset, "results", runs={
             "deaf": hooks.knock_out_attention(keys="audio"),
             "aad": la.steering.contrastive(alpha=1.0),
@@ -73,12 +76,17 @@ def evaluate(
     Raises:
         FileNotFoundError: for missing recordings, named.
         TypeError: for a run that is none.
-        ValueError: for a folder that holds another run, items that cannot be calibrated on, or hooks
-            set on the model, which would be measured in its place.
+        ValueError: for a folder that holds another run, items that cannot be calibrated on or that
+            have no recording and are for the protocol, or hooks set on the model, which would be
+            measured in its place.
     """
     model.check_no_hooks()
     items = dataset.items if items is None else items
-    check_items(items, dataset.name, needs=("audio",))
+    if runs is None:
+        needs_audio = f"{dataset.name}, by the paper's protocol, which asks about recordings"
+        check_items(items, needs_audio, needs=("audio",))
+    else:
+        check_items(items, dataset.name)
     refuse_missing(items)
     processes = processes or Processes()
     asking = Asking(wording=wording(dataset.prompt)) if settings is None else settings

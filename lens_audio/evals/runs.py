@@ -15,7 +15,7 @@ told from another's: they need `facts`.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from lens_audio import fingerprint
@@ -69,9 +69,32 @@ def over_noise(seed: int = 0) -> OfPrompt:
 def under(run: Run, model: HookedAudioTransformer, prompt: AudioPrompt) -> Iterator[AudioPrompt]:
     """Inside, the model is what the run makes of it; what is given is the prompt to ask.
 
+    Over a prompt without audio, functions of `lens_audio.hooks` that are for audio tokens alone
+    have nothing to act on, and are taken off.
+
     Raises:
         ValueError: where a function of the prompt gives a prompt of other rows.
     """
+    with _attached(run, model, prompt) as asked, ExitStack() as stack:
+        for point in model.hook_points() if prompt.mel is None else ():
+            if not point.is_bare:
+                stack.enter_context(
+                    point.set_aside(lambda handle: not _is_for_audio(handle.user_hook))
+                )
+        yield asked
+
+
+def _is_for_audio(function: Any) -> bool:
+    """Whether a hook function acts at audio tokens alone, by what it says of itself."""
+    facts = getattr(function, "facts", {})
+    places = (facts.get(name) for name in ("positions", "keys", "queries"))
+    return any(isinstance(place, str) and place == "audio" for place in places)
+
+
+@contextmanager
+def _attached(
+    run: Run, model: HookedAudioTransformer, prompt: AudioPrompt
+) -> Iterator[AudioPrompt]:
     if run is None:
         yield prompt
         return

@@ -11,7 +11,7 @@ from published_rows import ALME, FIRST, LATER, MMAR, RULISTENING
 
 from lens_audio.data.items import AudioQAItem
 from lens_audio.data.wording import wording
-from lens_audio.evals import Settings, benchmarks, evaluate
+from lens_audio.evals import Asking, benchmarks, evaluate
 from lens_audio.evals.benchmarks import alme, mmau, object_hallucination, rulistening
 from lens_audio.evals.benchmarks.mmar import MMAR as Mmar
 from lens_audio.evals.metrics import Row, metrics_of, unit_of
@@ -45,8 +45,8 @@ def test_a_model_is_asked_and_the_results_are_written(tmp_path, model, name):
     row = {"rulistening": {"id": "a", **RULISTENING}, "alme": ALME, "object-hallucination": FIRST}
     (tmp_path / "questions.json").write_text(json.dumps([row[name]]))
     dataset = benchmarks.read(name, tmp_path / "questions.json")
-    settings = Settings(wording(dataset.prompt), runs=("base",), max_new_tokens=2)
-    results, _ = evaluate(model, dataset, tmp_path, settings, workers=0, verbose=False)
+    asking = Asking(wording=wording(dataset.prompt), max_new_tokens=2)
+    results, _ = evaluate(model, dataset, tmp_path, asking, runs={}, workers=0, verbose=False)
     assert results.failed == {}
     results.write(tmp_path)
     written = json.loads((tmp_path / "predictions-base.json").read_text())
@@ -170,12 +170,19 @@ def stimuli(n):
 
 def test_the_text_dominance_ratio(tmp_path):
     found = read(alme.ALME.read, tmp_path, stimuli(5))
-    heard, read_, lied = "three", "three", ["four", "four", "three", "five", ""]
-    said = [answer for conflict in lied for answer in (heard, read_, conflict)]
-    # conflict trials: two follow the text, one the recording, two neither
+    of_text, lied = ["four", *["three"] * 4], ["four", "four", "three", "five", ""]
+    said = [
+        answer
+        for text, conflict in zip(of_text, lied, strict=True)
+        for answer in ("three", text, "three", conflict)
+    ]
+    # conflict trials: two follow the text, one the recording, two neither; the first stimulus is not
+    # understood in text
     assert reported(found, said) == {
         "text-dominance ratio": pytest.approx(2 / 3),
+        "text-dominance ratio, understood in text": 1 / 2,
         "accuracy, audio_only": 1,
+        "accuracy, text_only": 4 / 5,
         "accuracy, audio_text_aligned": 1,
         "accuracy, audio_text_conflict": pytest.approx(1 / 5),
     }
@@ -193,7 +200,7 @@ def test_the_ratio_on_what_is_understood_in_text(tmp_path):
 
 def test_without_an_answered_conflict_the_ratio_is_undefined(tmp_path):
     found = read(alme.ALME.read, tmp_path, stimuli(1))
-    ratio = metrics_of(found, rows_of(found, ["three", "three", ""]))["text-dominance ratio"]
+    ratio = metrics_of(found, rows_of(found, [*["three"] * 3, ""]))["text-dominance ratio"]
     interval = ratio.interval([unit_of(found, item) for item in found.items])
     assert interval.undefined == "no conflict trial was answered with either"
 

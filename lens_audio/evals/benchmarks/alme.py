@@ -1,10 +1,12 @@
 """ALME (Billa, arXiv 2602.11488): does a model follow what it hears, or a transcript that lies?
 
 57,602 recordings of Common Voice 22.0 in eight languages, each with its transcript, a changed one,
-and a question that the two answer differently. Keys, conditions and rules are those of the
-repository jb1999/alme-benchmark; its `data/stimuli.jsonl` was not at hand. Three things differ: our
-prompts are worded otherwise; they have no system prompt; and the published script's dictionary, by
-which an English answer names a choice in another language, is not here, so such answers name none.
+and a question that the two answer differently. It is asked in four conditions: of the recording, of
+its transcript alone, of both, and of the recording with the changed transcript. Keys, conditions and
+rules are those of the repository jb1999/alme-benchmark; its `data/stimuli.jsonl` was not at hand.
+Three things differ: our prompts are worded otherwise; they have no system prompt; and the published
+script's dictionary, by which an English answer names a choice in another language, is not here, so
+such answers name none.
 """
 
 import ast
@@ -198,14 +200,14 @@ class ALME:
         cls,
         path: str | os.PathLike[str],
         audio: str | os.PathLike[str] | None = None,
-        conditions: Sequence[str] = HEARD,
+        conditions: Sequence[str] = CONDITIONS,
     ) -> "ALME":
         """`stimuli.jsonl`: JSON lines, or a list.
 
         Args:
             audio: the folder that `audio_path` starts from, that of the Common Voice corpus; by
                 default the folder of the file.
-            conditions: of `CONDITIONS`. By default those with a recording, which `evaluate` needs.
+            conditions: of `CONDITIONS`, by default all. `HEARD` are those with a recording.
 
         Raises:
             FileNotFoundError: if there is no such file or folder.

@@ -23,7 +23,7 @@ from lens_audio.analysis.listening import (
     listening_score,
 )
 from lens_audio.audio_model import HookedAudioTransformer
-from lens_audio.data.items import AudioQAItem
+from lens_audio.data.items import AudioQAItem, check_items
 from lens_audio.fingerprint import versions
 from lens_audio.stats import auroc
 from lens_audio.steering.audio_silence.attach import AudioSilenceSteering
@@ -121,7 +121,8 @@ def calibrate(
     them, so that doing nothing can win.
 
     Args:
-        items: items (see `analysis.listening.measure`) of the calibration split.
+        items: items (see `analysis.listening.measure`) of the calibration split, each with a
+            recording.
         specialists_from: find the specialists on the items of this condition; by default on all,
             as in the paper. Where conditions differ in accuracy and in length of text, correctness
             over all of them says first of all which condition an item is of, and so do the heads
@@ -134,11 +135,12 @@ def calibrate(
         data: what the items are, for the provenance.
 
     Raises:
-        ValueError: for too few items, no ks or betas, more heads than there are, or a correlation
-            that is undefined as all answers are right, or all wrong.
+        ValueError: for too few items, or without a recording, no ks or betas, more heads than there
+            are, or a correlation that is undefined as all answers are right, or all wrong.
     """
     if not ks or not betas:
         raise ValueError("give at least one k and one beta to choose from")
+    check_items(items, "calibration items", needs=("audio", "answer"))
     found = item_activations(
         model, items, batch_size=batch_size, verbose=verbose, what="calibrating"
     )
