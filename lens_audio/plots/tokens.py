@@ -132,9 +132,8 @@ def _how_to_read(entries: list[Entry], limit: float, largest: float, audio: str)
         lines.append(f"audio columns: the {audio} of {max(sizes)} audio tokens")
     if largest > limit:
         share = f"{1 - MOST_SATURATED:.0%}"
-        lines.append(
-            f"colours end at {limit:.3g} %, above {share} of the cells (largest {largest:.3g} %)"
-        )
+        # Short enough for an explorer on a laptop.
+        lines.append(f"colours end at {limit:.3g} % ({share} of cells; largest {largest:.3g} %)")
     return "<br>".join(lines)
 
 
