@@ -128,9 +128,17 @@ class AudioPrompt:
         """A prompt of finished texts that hold one placeholder a clip, and mono waveforms at the
         processor's rate. Features, token counts and padding are the processor's; `timing` is that of
         `model.cfg.audio`, and `parts` are `model.cfg.prompt_parts` (default: Qwen2-Audio's).
+
+        Silence that the feature extractor adds to a short clip, and counts as sound, is part of the
+        clip (Qwen3-ASR's, up to half a second).
         """
         timing, parts = timing or AudioTiming(), parts or PromptParts()
         extractor = processor.feature_extractor
+        shortest = getattr(extractor, "min_length", 0)  # samples
+        waveforms = [
+            np.pad(wave, (0, shortest - len(wave))) if len(wave) < shortest else wave
+            for wave in waveforms
+        ]
         inputs = processor(
             text=list(texts),
             audio=list(waveforms) or None,
@@ -360,10 +368,12 @@ class AudioPrompt:
             )
         silence = [np.zeros(n, dtype=np.float32) for n in self.samples_of_spectrograms()]
         extractor = self.processor.feature_extractor
+        # Qwen3-ASR's makes a spectrogram of the longest clip, and fills its last chunk with zeros.
+        fills_chunks = hasattr(extractor, "n_window")
         features = extractor(
             silence,
             sampling_rate=extractor.sampling_rate,
-            padding="max_length",
+            padding="longest" if fills_chunks else "max_length",
             max_length=self.mel.shape[2] * extractor.hop_length,
             return_tensors="pt",
         )["input_features"]
