@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from family_models import FAMILY_CASES, FamilyCase
 from transformers import (
@@ -95,7 +96,13 @@ PROCESSORS = {
     "GLM-ASR": glm_asr,
 }
 RATE = 16000
+EITHER_WAY = ["Audio Flamingo 3", "Qwen3-ASR"]  # a long clip in windows, or as one spectrogram
 CASES = {family.name: family for family in FAMILY_CASES}
+
+
+def either_way_with_long_clips(names: list[str]) -> list[Any]:
+    """These families, of which one of either way is for every change and the rest is `long`."""
+    return [n if n in EITHER_WAY else pytest.param(n, marks=pytest.mark.long) for n in names]
 
 
 @cache
