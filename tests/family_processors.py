@@ -5,16 +5,20 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from family_models import FAMILY_CASES, FamilyCase
 from transformers import (
     AudioFlamingo3Processor,
     AutoTokenizer,
+    GlmAsrProcessor,
     MusicFlamingoProcessor,
     Qwen2_5OmniProcessor,
     Qwen2AudioProcessor,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3ASRFeatureExtractor,
+    Qwen3ASRProcessor,
     WhisperFeatureExtractor,
 )
 
@@ -63,14 +67,42 @@ def flamingo(cls):
     return cls(extractor, special, chat_template=TEMPLATE.replace("PLACE", "<sound>"))
 
 
+def qwen3_asr():
+    special = tokenizer(
+        audio_token="<|audio_pad|>",
+        audio_bos_token="<|audio_start|>",
+        audio_eos_token="<|audio_end|>",
+    )
+    template = TEMPLATE.replace("PLACE", "<|audio_start|><|audio_pad|><|audio_end|>")
+    extractor = Qwen3ASRFeatureExtractor(feature_size=8)
+    return Qwen3ASRProcessor(extractor, special, chat_template=template)
+
+
+def glm_asr():
+    special = tokenizer(
+        audio_token="<|pad|>", opening="<|begin_of_audio|>", closing="<|end_of_audio|>"
+    )
+    template = TEMPLATE.replace("PLACE", "<|begin_of_audio|><|pad|><|end_of_audio|>")
+    extractor = WhisperFeatureExtractor(feature_size=8)
+    return GlmAsrProcessor(extractor, special, chat_template=template)
+
+
 PROCESSORS = {
     "Qwen2-Audio": qwen2_audio,
     "Qwen2.5-Omni": omni,
     "Audio Flamingo 3": lambda: flamingo(AudioFlamingo3Processor),
     "Music Flamingo": lambda: flamingo(MusicFlamingoProcessor),
+    "Qwen3-ASR": qwen3_asr,
+    "GLM-ASR": glm_asr,
 }
 RATE = 16000
+EITHER_WAY = ["Audio Flamingo 3", "Qwen3-ASR"]  # a long clip in windows, or as one spectrogram
 CASES = {family.name: family for family in FAMILY_CASES}
+
+
+def either_way_with_long_clips(names: list[str]) -> list[Any]:
+    """These families, of which one of either way is for every change and the rest is `long`."""
+    return [n if n in EITHER_WAY else pytest.param(n, marks=pytest.mark.long) for n in names]
 
 
 @cache
@@ -87,7 +119,7 @@ def talking_hf_model(name: str) -> tuple[Any, Any]:
     for name_of_it in ("audio_token_id", "audio_token_index"):
         if hasattr(config, name_of_it):
             setattr(config, name_of_it, processor.tokenizer.convert_tokens_to_ids(place))
-    if hasattr(config.audio_config, "n_window"):
+    if name == "Qwen2.5-Omni":
         config.audio_config.n_window = 100
         config.audio_config.max_source_positions = 1500
     config.text_config.max_position_embeddings = 8192

@@ -171,13 +171,21 @@ class BaseAndSource:
         check_last_positions(pair.clean, pair.corrupted)
         model.check_no_hooks()
         decoder = Alignment.of(pair.groups, pair.windows, direction)
-        encoder = Alignment.of(pair.frames, pair.windows, direction) if pair.frames else None
+        has_encoder = pair.frames and len({_n_spectrograms(prompt) for prompt in prompts}) == 1
+        encoder = Alignment.of(pair.frames, pair.windows, direction) if has_encoder else None
         return cls(*prompts, pair, decoder, encoder)
 
     def check_site(self, site: Site) -> None:
         """Raises ValueError for a site that cannot be patched group by group."""
         if self.pair.fit == "group" and site.short in NOT_BY_GROUP:
             raise ValueError(f"{site.name!r} has no 'group' patches: {NOT_BY_GROUP[site.short]}")
+        if self.pair.frames and self.encoder is None and site.in_block().in_encoder:
+            clean, corrupted = (_n_spectrograms(p) for p in (self.pair.clean, self.pair.corrupted))
+            raise ValueError(
+                f"{site.name!r} has no patches here: to the encoder, the rows of clean are {clean} "
+                f"spectrograms and those of corrupted {corrupted}. Patch at a site of the decoder, or "
+                "make the recordings of one length (fit='pad' or 'crop')"
+            )
 
     def alignment(self, in_encoder: bool) -> Alignment | None:
         """Of the decoder's positions, or of the encoder's frames."""
@@ -199,6 +207,11 @@ class BaseAndSource:
             alignment = self.alignment(Site(name).in_encoder)
             aligned[name] = activation if alignment is None else alignment(activation)
         return aligned
+
+
+def _n_spectrograms(prompt: AudioPrompt) -> tuple[int, ...]:
+    """Of each row."""
+    return tuple(len(prompt.spectrograms_of(row)) for row in range(len(prompt)))
 
 
 def as_pair(clean: AudioPrompt | Pair, corrupted: AudioPrompt | None) -> Pair:

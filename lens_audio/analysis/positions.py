@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lens_audio.analysis.alignment import Alignment
@@ -37,6 +37,26 @@ def time_windows(prompt: AudioPrompt, seconds: float | int, row: int = 0) -> dic
     return windows
 
 
+def _frames_of(
+    places: Int[Tensor, " token"], prompt: AudioPrompt
+) -> Int[Tensor, " frame"] | Bool[Tensor, "spectrogram frame"]:
+    """The frames of the encoder's blocks that the audio tokens at these positions are made of.
+
+    Numbers where a clip is one spectrogram; else a mask, as each spectrogram has frames of its own.
+    """
+    assert prompt.mel is not None
+    assert prompt.mel_lengths is not None
+    if len(prompt.mel) == len(prompt):
+        return prompt.timing.frames_of(places - int(prompt.audio_positions(0)[0]))
+    chosen = torch.zeros_like(prompt.audio_mask)
+    chosen[:, places] = True
+    tokens = chosen[prompt.audio_mask].split(prompt.timing.n_tokens(prompt.mel_lengths).tolist())
+    mask = torch.zeros(len(prompt.mel), len(prompt.frame_labels()), dtype=torch.bool)
+    for of_spectrogram, frames in zip(tokens, mask, strict=True):
+        frames[prompt.timing.frames_of(of_spectrogram.nonzero().flatten())] = True
+    return mask
+
+
 # These act where they stand, so a head's cell patches the last position alone.
 AT_LAST = ("q", "rot_q", "z", "result", "pattern", "attn_scores")
 KINDS = ("window", "head", "position", "group")
@@ -68,13 +88,7 @@ def positions_by(
     if kind == "window":
         windows = time_windows(prompt, window)
         if in_encoder:
-            if len(prompt.spectrograms_of(0)) > 1:
-                raise ValueError(
-                    "this clip is several windows to the encoder, each with frames of its own: patch "
-                    "by window at a site of the decoder, or give the frames of a window as positions"
-                )
-            first = int(prompt.audio_positions(0)[0])
-            windows = {name: prompt.timing.frames_of(p - first) for name, p in windows.items()}
+            windows = {name: _frames_of(places, prompt) for name, places in windows.items()}
         return windows, f"{layer}{window:g} s of the recording"
     if kind == "position":
         frame = prompt.timing.conv_stride * prompt.seconds_per_frame
@@ -143,7 +157,11 @@ def mask_of(site: Site, positions: Positions, prompt: AudioPrompt) -> Bool[Tenso
     else:
         sequence = TokenSequence.of(prompt)
     mask = select(positions, sequence)
-    if not bool(mask.any(1).all()):
+    selects = mask.any(1)
+    if where.in_encoder and len(selects) > 1:  # a row's spectrograms together
+        rows = [prompt.spectrograms_of(row) for row in range(len(prompt))]
+        selects = torch.stack([selects[row.start : row.stop].any() for row in rows if len(row)])
+    if not bool(selects.all()):
         raise ValueError(
             "a selection of positions is empty in some row; each must select one or more"
         )

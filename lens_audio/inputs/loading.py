@@ -42,12 +42,14 @@ def clip_rows(audio: Any, n_rows: int | None) -> list[list[Any]]:
 
 
 def longest_clip(processor: Any, timing: AudioTiming) -> float:
-    """The most seconds of a clip that a model hears: of its windows, and by its processor."""
+    """The most seconds of a clip that a model hears: of its windows, and of those of its processor,
+    which cuts what is longer to whole ones."""
     if timing.max_windows is None:
         return ANY_SECONDS
     extractor = processor.feature_extractor
-    seconds = timing.max_windows * extractor.n_samples / extractor.sampling_rate
-    return min(seconds, getattr(processor, "max_audio_len", seconds))
+    window = extractor.n_samples / extractor.sampling_rate
+    longest = getattr(processor, "max_audio_len", timing.max_windows * window)
+    return min(timing.max_windows, longest // window) * window
 
 
 def check_placeholders(

@@ -15,6 +15,17 @@ from lens_audio.config import AudioTiming, PromptParts
 AUDIO_TOKEN_ID = 151646  # <|AUDIO|> in Qwen2-Audio's vocabulary
 
 
+def whole_clips(
+    processor: Any, waveforms: Sequence[Float[np.ndarray, " _"]]
+) -> list[Float[np.ndarray, " _"]]:
+    """Clips with the silence that the feature extractor adds to short ones and counts as sound."""
+    shortest = getattr(processor.feature_extractor, "min_length", 0)  # samples
+    return [
+        np.pad(wave, (0, shortest - len(wave))) if len(wave) < shortest else wave
+        for wave in waveforms
+    ]
+
+
 def processed(
     processor: Any,
     texts: Sequence[str],
@@ -48,10 +59,12 @@ def features_of_silence(
         ValueError: where the processor makes features of another shape.
     """
     extractor = processor.feature_extractor
+    # Qwen3-ASR's makes a spectrogram of the longest clip, and fills its last chunk with zeros.
+    fills_chunks = hasattr(extractor, "n_window")
     features = extractor(
         [np.zeros(n, dtype=np.float32) for n in n_samples],
         sampling_rate=extractor.sampling_rate,
-        padding="max_length",
+        padding="longest" if fills_chunks else "max_length",
         max_length=like.shape[2] * extractor.hop_length,
         return_tensors="pt",
     )["input_features"]

@@ -22,7 +22,12 @@ from lens_audio.inputs.layout import (
     expand_audio_tokens,
 )
 from lens_audio.inputs.loading import check_placeholders, clip_rows, load_clips
-from lens_audio.inputs.processing import audio_token_id_of, features_of_silence, processed
+from lens_audio.inputs.processing import (
+    audio_token_id_of,
+    features_of_silence,
+    processed,
+    whole_clips,
+)
 from lens_audio.inputs.timing import Seconds, tokens_between
 from lens_audio.model.clips import windows_by_clip
 
@@ -127,8 +132,12 @@ class AudioPrompt:
         """A prompt of finished texts that hold one placeholder a clip, and mono waveforms at the
         processor's rate. Features, token counts and padding are the processor's; `timing` is that of
         `model.cfg.audio`, and `parts` are `model.cfg.prompt_parts` (default: Qwen2-Audio's).
+
+        Silence that the feature extractor adds to a short clip, and counts as sound, is part of the
+        clip (Qwen3-ASR's, up to half a second).
         """
         timing, parts = timing or AudioTiming(), parts or PromptParts()
+        waveforms = whole_clips(processor, waveforms)
         tokens, attention_mask, mel, mel_lengths = processed(
             processor, texts, waveforms, padding_side, timing, parts
         )

@@ -14,11 +14,12 @@ from lens_audio.analysis import audio_attention
 from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
 from lens_audio.analysis.metrics import logit_diff
-from lens_audio.analysis.patching import sweep, time_windows
+from lens_audio.analysis.patching import positions_by, sweep, time_windows
 from lens_audio.analysis.path_patching import path_patch
 from lens_audio.steering import AudioSilenceSteering
 
 families = pytest.mark.parametrize("family", FAMILY_CASES, ids=lambda family: family.name)
+IN_WINDOWS = [family for family in FAMILY_CASES if family.in_windows]
 METRIC = logit_diff(5, 7)
 SEED = 1
 
@@ -43,7 +44,7 @@ def long_pair(family, **kwargs):
 @pytest.mark.parametrize("site", ["resid_pre", "mlp_out", "audio_embed", "z", "k"])
 def test_fast_patching_agrees_with_naive(family, site):
     model, clean, corrupted = long_pair(family, rows=2)
-    windows = time_windows(clean, 0.2)
+    windows = time_windows(clean, max(0.2, clean.clip_seconds(0) / 5))
     heads = "each" if site in ("z", "k") else None
     found = [
         sweep(
@@ -71,6 +72,57 @@ def test_fast_patching_agrees_with_naive_in_the_encoder(family, site):
     ]  # fmt: skip
     assert found[1].std() > 0
     torch.testing.assert_close(*found, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("engine", ["fast", "naive"])
+@pytest.mark.parametrize("family", IN_WINDOWS, ids=lambda family: family.name)
+def test_time_windows_of_a_long_clip_in_the_encoder_are_patched_as_by_hand(family, engine):
+    """Some of the windows of 0.215 s begin in one spectrogram and end in the next."""
+    model, clean, corrupted = long_pair(family, rows=2)
+    site, seconds = "audio_encoder.resid_post", 0.215
+    windows, _ = positions_by("window", site, clean, seconds)
+    found = sweep(model, clean, corrupted, site, METRIC, positions=windows, engine=engine,
+                  layers=[0], verbose=False).values[0, 0]  # fmt: skip
+    name = "audio_encoder.blocks.0.hook_resid_post"
+    _, cache = model.run_with_cache(clean, names_filter=name)
+    per_spectrogram = clean.timing.n_frames(clean.timing.mel_per_window)
+    middles = clean.audio_times(0).mean(1)
+
+    def by_hand(number):
+        def patch(resid, hook):
+            resid = resid.clone()
+            for clip in range(2):
+                for n, one in enumerate(clean.windows_of(clip)):
+                    tokens = (torch.arange(n * per_spectrogram, (n + 1) * per_spectrogram)
+                              // clean.timing.frames_per_token)  # fmt: skip
+                    for frame, token in enumerate(tokens.tolist()):
+                        if token < len(middles) and middles[token] // seconds == number:
+                            resid[one, frame] = cache[name][one, frame]
+            return resid
+
+        return METRIC(model.run_with_hooks(corrupted, fwd_hooks=[(name, patch)])[:, -1])
+
+    expected = torch.stack([by_hand(number) for number in range(len(windows))])
+    assert len(windows) > 2
+    assert expected.std(0).min() > 0
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", IN_WINDOWS, ids=lambda family: family.name)
+def test_clips_of_unequally_many_spectrograms_are_patched_by_group_in_the_decoder_alone(family):
+    model, long, _ = long_pair(family)
+    _, _, short = pair(family, [family.sizes(SEED).n_frames])
+    both = la.data.pair(long, short, "group", window=0.1)
+    fast, naive = (
+        sweep(model, both, site="resid_pre", metric=METRIC, engine=engine, verbose=False).values
+        for engine in ("fast", "naive")
+    )
+    assert naive.std() > 0
+    torch.testing.assert_close(fast, naive, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match=r"clean are \(3,\) spectrograms .* corrupted \(1,\)"):
+        sweep(model, both, site="audio_encoder.resid_post", metric=METRIC, verbose=False)
 
 
 @families

@@ -7,12 +7,14 @@ from tempfile import mkdtemp
 import numpy as np
 import pytest
 import soundfile
-from family_processors import PROCESSORS, talking_hf_model
+from family_processors import PROCESSORS, either_way_with_long_clips, talking_hf_model
 from typer.testing import CliRunner
 
 from lens_audio.cli import app
 
-families = pytest.mark.parametrize("name", [n for n in PROCESSORS if n != "Qwen2-Audio"])
+OTHERS = [n for n in PROCESSORS if n != "Qwen2-Audio"]
+families = pytest.mark.parametrize("name", OTHERS)
+two_families = pytest.mark.parametrize("name", either_way_with_long_clips(OTHERS))
 
 
 @cache
@@ -45,14 +47,14 @@ def test_listen_to_more_than_a_window(name):
     assert "<html" in Path("lens-audio-listen.html").read_text()
 
 
-@families
+@two_families
 def test_patch(name):
     command = ["patch", "short.wav", "--question", "What?", "--model", folder_of(name)]
     run(*command, "--by", "window", "--window", 0.5, "--answer", "horn", "--instead", "knock")
     assert Path("lens-audio-patch.html").exists()
 
 
-@families
+@two_families
 def test_heads(name):
     run("heads", "--model", folder_of(name), "--items", 8, "--k", 2)
     assert Path("lens-audio-heads.html").exists()

@@ -89,6 +89,6 @@ QWEN3_ASR = Family(
         "audio_config.n_window_infer": fields.POSITIONS,
         "audio_config.downsample_hidden_size": fields.WIDTH,
     },
-    prompt_parts=PromptParts(mel_mask="input_features_mask"),
+    prompt_parts=PromptParts(mel_mask="input_features_mask", max_clips=1),
     in_transformers=parts.in_transformers("ln_post"),
 )
