@@ -8,7 +8,6 @@ page, a notebook, a task or a command with the first that holds that. Seconds ar
 """
 
 import argparse
-import re
 import subprocess
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -53,7 +52,7 @@ def main() -> None:
         path, name = case.get("classname", ""), case.get("name", "")
         file = path.rpartition(".")[2]
         came = next((s.commit for s in snapshots if s.has(file, name)), "later")
-        place = path if file not in OF_DOCUMENTS else f"{path}[{re.sub(r'.*[[]', '', name)}"
+        place = path if file not in OF_DOCUMENTS else path + "[" + name.partition("[")[2]
         spent[came][place] += float(case.get("time", 0))
     for commit, files in spent.items():
         print(f"{commit}: {sum(files.values()):.0f} s in {len(files)} files")
