@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import Layout, hooked_model, make_prompt, with_sound_of
+from tqdm.auto import tqdm
 
 import lens_audio as la
 from lens_audio.analysis import metrics, progress
@@ -34,6 +36,7 @@ def ended(work, seconds: float) -> int | None:
     child = os.fork()
     if child == 0:
         status = BROKEN
+        tqdm.set_lock(threading.RLock())  # its own: one that is killed never gives it back
         try:
             work()
             status = DONE
