@@ -3,15 +3,14 @@
 import os
 import random
 import signal
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from forking import fork
 from models import Layout, hooked_model, make_prompt, with_sound_of
-from tqdm.auto import tqdm
 
 import lens_audio as la
 from lens_audio.analysis import metrics, progress
@@ -33,10 +32,9 @@ torch.set_num_threads(1)
 
 def ended(work, seconds: float) -> int | None:
     """How the work ended in a process that is killed after so many seconds; None: by that."""
-    child = os.fork()
+    child = fork()
     if child == 0:
         status = BROKEN
-        tqdm.set_lock(threading.RLock())  # its own: one that is killed never gives it back
         try:
             work()
             status = DONE

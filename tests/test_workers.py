@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 import torch
+from forking import fork
 from torch.utils.data import get_worker_info
 
 import lens_audio as la
@@ -36,7 +37,7 @@ class NeverRead:
 
 
 def forked(work) -> int:
-    child = os.fork()
+    child = fork()
     if child == 0:
         try:
             work()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forking import fork
 
 from lens_audio import hooks
 from lens_audio.data.wording import wording
@@ -26,7 +27,7 @@ def run(model, dataset, settings, folder: Path, **options) -> None:
 
 def killed(run_it, seconds: float) -> bool:
     """Run in a forked process, killed after so many seconds; whether it had not ended by then."""
-    child = os.fork()
+    child = fork()
     if child == 0:
         status = 1
         try:
