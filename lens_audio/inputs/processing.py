@@ -61,13 +61,20 @@ def features_of_silence(
     extractor = processor.feature_extractor
     # Qwen3-ASR's makes a spectrogram of the longest clip, and fills its last chunk with zeros.
     fills_chunks = hasattr(extractor, "n_window")
-    features = extractor(
-        [np.zeros(n, dtype=np.float32) for n in n_samples],
-        sampling_rate=extractor.sampling_rate,
-        padding="longest" if fills_chunks else "max_length",
-        max_length=like.shape[2] * extractor.hop_length,
-        return_tensors="pt",
-    )["input_features"]
+
+    def features_of(n_samples: Sequence[int]) -> Float[Tensor, "clip mel frame"]:
+        return extractor(
+            [np.zeros(n, dtype=np.float32) for n in n_samples],
+            sampling_rate=extractor.sampling_rate,
+            padding="longest" if fills_chunks else "max_length",
+            max_length=like.shape[2] * extractor.hop_length,
+            return_tensors="pt",
+        )["input_features"]
+
+    features = features_of(n_samples)
+    if fills_chunks and features.shape[2] < like.shape[2]:  # beside a longer clip that is not here
+        longer = like.shape[2] * extractor.hop_length
+        features = features_of([*n_samples, longer])[:-1]
     if features.shape != like.shape:
         raise ValueError(
             f"The processor makes features of shape {list(features.shape)} and this prompt's "

@@ -63,13 +63,23 @@ def test_heads(name):
 @pytest.mark.long
 @families
 def test_steer(name):
-    run("steer", "--model", folder_of(name), "--n-calibration", 8, "--n-test", 8, "--draws", 2)
+    run("steer", "--model", folder_of(name), "--n-calibration", 16, "--n-test", 8, "--draws", 2)
     assert Path("lens-audio-steer.html").exists()
 
 
 @pytest.mark.long
 @families
 def test_mmau(name):
-    command = ["mmau", "--dataset", "testbed", "-n", 8, "--model", folder_of(name), "--out", "mmau"]
+    command = [
+        "mmau",
+        "--dataset",
+        "testbed",
+        "-n",
+        16,
+        "--model",
+        folder_of(name),
+        "--out",
+        "mmau",
+    ]
     run(*command, "--answer-by", "log-probability")
     assert list(Path("mmau").glob("*.html"))

@@ -1,5 +1,7 @@
 """Prompts by each family's real processor: token counts, times, silence, long and several clips."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,19 @@ def test_silence_of_a_long_clip_is_the_processors(name):
     again = prompt.with_audio(np.zeros(len(sound(35.13)), dtype=np.float32), RATE)
     assert torch.equal(silent.tokens, again.tokens)
     assert torch.equal(silent.mel, again.mel)
+
+
+@families
+@torch.no_grad()
+def test_silence_of_a_row_is_to_the_model_that_of_its_batch(name):
+    model, clips = model_of(name), [sound(1.3), sound(3.7)]
+    batch = model.prompt(["What?"] * 2, audio=clips, sampling_rate=RATE)
+    expected, real = model(batch.silenced()), batch.attention_mask
+    for row in range(2):
+        fields = ("tokens", "attention_mask", "audio_mask", "mel", "mel_lengths", "waveforms")
+        of_row = {field: getattr(batch, field)[row : row + 1] for field in fields}
+        found = model(replace(batch, **of_row).silenced())
+        torch.testing.assert_close(found[0][real[row]], expected[row][real[row]], atol=1e-5, rtol=0)
 
 
 @long_clips
