@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from lens_audio.files import check_writable
 from lens_audio.hub import SMALL_FILES, checkpoint_folder
-from lens_audio.testbed import CHECKPOINTS, checkpoint_dir
+from lens_audio.testbed import CHECKPOINTS, checkpoint_dir, is_embedded
 
 EMBEDDED = "the embedded checkpoint"
 Number = TypeVar("Number", int, float)
@@ -128,21 +128,18 @@ def check_named(choices: Sequence[str] | None, answer: str | None, instead: str 
         )
 
 
-def is_embedded(model: str | None) -> bool:
-    """Whether it is the name of an embedded checkpoint, and not of something that is there."""
-    return model in CHECKPOINTS and not Path(model).exists()
-
-
 def checkpoint_path(model: str | None) -> str | Path:
     """What `--model` names: an embedded checkpoint, a folder or a hub id; by default "listen"."""
     if model is None:
         return checkpoint_dir()
-    if model in CHECKPOINTS and not is_embedded(model):
+    if is_embedded(model):
+        return checkpoint_dir(model)
+    if model in CHECKPOINTS:
         warnings.warn(
             f"{model} is a folder here, so that is read and not the embedded checkpoint of that name",
             stacklevel=2,
         )
-    return checkpoint_dir(model) if is_embedded(model) else model
+    return model
 
 
 def checkpoint_files(model: str | None) -> Path:

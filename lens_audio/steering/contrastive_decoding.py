@@ -170,23 +170,26 @@ class _AttachedContrast:
         info: ForwardInfo = hook.forward_info
         self.changed = None
         prompt, sequence, n_past = info.prompt, info.sequence, info.n_past
-        if not self.settings.acts or prompt is None or not bool(self._rows(prompt).any()):
+        if not self.settings.acts or prompt is None:
+            return
+        rows = self._rows(prompt)
+        if not bool(rows.any()):
             return
         mask = prompt.attention_mask.to(entered.device)
         n_prompt, last = mask.shape[1], last_positions(mask)
         places = torch.arange(n_past, info.n_total, device=entered.device)[None]
         changed = (places == last[:, None]) | (places >= n_prompt)
-        n_read = max(n_prompt - n_past, 0)  # of the prompt, in this forward
-        new = entered[:, n_read:].detach()
-        new_mask = (
-            None if info.attention_mask is None else info.attention_mask[:, n_past + n_read :]
-        )
-        changed = changed & self._rows(prompt).to(changed.device)[:, None]
+        changed &= rows.to(changed.device)[:, None]
         if n_past >= n_prompt and self._is_alone(info):
             info.final = self._read_both(entered, info, self._past(sequence, n_past - n_prompt))
             self.changed, self.final = changed, None
             return
         self.of_both.pop(sequence, None)
+        n_read = max(n_prompt - n_past, 0)  # of the prompt, in this forward
+        new = entered[:, n_read:].detach()
+        new_mask = (
+            None if info.attention_mask is None else info.attention_mask[:, n_past + n_read :]
+        )
         final = torch.zeros_like(entered)
         with torch.no_grad(), self.model.without_hooks():
             if n_past == 0:

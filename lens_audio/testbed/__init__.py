@@ -74,6 +74,11 @@ __all__ = [
 ]
 
 
+def is_embedded(name: str | None) -> bool:
+    """Whether it is the name of an embedded checkpoint, and not of something that is there."""
+    return name in CHECKPOINTS and not Path(name).exists()
+
+
 def checkpoint_dir(name: str = "listen") -> Path:
     """The folder of an embedded checkpoint: config, weights, processor, model card.
 

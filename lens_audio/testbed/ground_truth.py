@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from lens_audio import files
 from lens_audio.sites import Head, every_head, head_name
-from lens_audio.testbed import CHECKPOINTS, KNOWN, checkpoint_dir
+from lens_audio.testbed import KNOWN, checkpoint_dir, is_embedded
 
 BY_CONSTRUCTION = "by construction"
 
@@ -105,8 +105,7 @@ def truth(name: str) -> Truth:
 
 def named_folder(checkpoint: str) -> Path:
     """The folder at a path, or of the embedded checkpoint of that name if nothing is there."""
-    is_embedded = checkpoint in CHECKPOINTS and not Path(checkpoint).exists()
-    return checkpoint_dir(checkpoint) if is_embedded else Path(checkpoint)
+    return checkpoint_dir(checkpoint) if is_embedded(checkpoint) else Path(checkpoint)
 
 
 def read_truth(folder: Path) -> Truth:

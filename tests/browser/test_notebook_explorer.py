@@ -71,6 +71,17 @@ def open_and_run(page, address):
     page.wait_for_selector(".lens-audio-explorer .playhead", state="attached")
 
 
+def saved_and_opened_again(page):
+    """The explorer in the next cell, of the state that this one saves beside its page."""
+    for kind in ("state (JSON)", "page (HTML)"):
+        page.click(f"button:has-text('Save {kind}')")
+        page.wait_for_selector(f"text=/Saved: .*{kind[-5:-1].lower()}$/")
+    page.click(".jp-Cell:last-child .cm-content")
+    page.keyboard.type("la.explore(model, prompt, state='explorer.json')")
+    page.keyboard.press("Shift+Enter")
+    return page.locator(".lens-audio-explorer").nth(1)
+
+
 @pytest.mark.parametrize("jupyter", list(PLACES), indirect=True)
 def test_the_explorer_is_used(jupyter, page):
     open_and_run(page, jupyter)
@@ -118,14 +129,7 @@ def test_what_it_shows_is_saved(jupyter, page, tmp_path, chromium):
     page.click("button:has-text('add to the set')")
     page.fill("textarea[placeholder^=Notes]", "it hears <glass>")
     page.keyboard.press("Tab")
-    for kind in ("state (JSON)", "page (HTML)"):
-        page.click(f"button:has-text('Save {kind}')")
-        page.wait_for_selector(f"text=/Saved: .*{kind[-5:-1].lower()}$/")
-
-    page.click(".jp-Cell:last-child .cm-content")
-    page.keyboard.type("la.explore(model, prompt, state='explorer.json')")
-    page.keyboard.press("Shift+Enter")
-    again = page.locator(".lens-audio-explorer").nth(1)
+    again = saved_and_opened_again(page)
     for words in (
         "As it was saved. In Python: explorer.result",
         "take out of the set",
@@ -206,13 +210,7 @@ def test_edges_are_found_clicked_saved_and_opened_again(jupyter, page, tmp_path,
     page.click("button:has-text('Add these heads to the working set')")
     page.wait_for_selector("text=/In the working set: L.H/")
 
-    for kind in ("state (JSON)", "page (HTML)"):
-        page.click(f"button:has-text('Save {kind}')")
-        page.wait_for_selector(f"text=/Saved: .*{kind[-5:-1].lower()}$/")
-    page.click(".jp-Cell:last-child .cm-content")
-    page.keyboard.type("la.explore(model, prompt, state='explorer.json')")
-    page.keyboard.press("Shift+Enter")
-    again = page.locator(".lens-audio-explorer").nth(1)
+    again = saved_and_opened_again(page)
     again.locator("text=21 of 1,519 edges").wait_for(state="attached")
 
     offline = chromium.new_page(offline=True)

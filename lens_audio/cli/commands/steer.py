@@ -7,11 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lens_audio.cli.checks import (
-    check_outputs,
-    checkpoint_files,
-    is_embedded,
-)
+from lens_audio.cli.checks import check_outputs, checkpoint_files
 from lens_audio.cli.options import (
     Adaptive,
     AdaptiveOption,
@@ -23,6 +19,7 @@ from lens_audio.cli.options import (
     Page,
     Table,
 )
+from lens_audio.testbed import is_embedded
 
 
 class SpecialistsFrom(StrEnum):
