@@ -12,6 +12,7 @@ from lens_audio.config import BlockConfig
 from lens_audio.model.attention_context import AttentionContext
 from lens_audio.model.hook_point import HookPoint
 from lens_audio.model.kv_cache import KeyValueCacheEntry
+from lens_audio.model.linear import Linear
 from lens_audio.model.norm import RMSNorm
 from lens_audio.model.rotary import apply_rotary
 from lens_audio.model.shared_prefix import SHORT_CONTINUATION, SharedPrefix
@@ -32,10 +33,10 @@ class Attention(ShowsWeights):
         super().__init__()
         self.cfg = cfg
         width, kv_width = cfg.n_heads * cfg.d_head, cfg.kv_heads * cfg.d_head
-        self.q_proj = nn.Linear(cfg.d_model, width, bias="q" in cfg.attn_bias)
-        self.k_proj = nn.Linear(cfg.d_model, kv_width, bias="k" in cfg.attn_bias)
-        self.v_proj = nn.Linear(cfg.d_model, kv_width, bias="v" in cfg.attn_bias)
-        self.o_proj = nn.Linear(width, cfg.d_model, bias="o" in cfg.attn_bias)
+        self.q_proj = Linear(cfg.d_model, width, bias="q" in cfg.attn_bias)
+        self.k_proj = Linear(cfg.d_model, kv_width, bias="k" in cfg.attn_bias)
+        self.v_proj = Linear(cfg.d_model, kv_width, bias="v" in cfg.attn_bias)
+        self.o_proj = Linear(width, cfg.d_model, bias="o" in cfg.attn_bias)
 
         if cfg.use_qk_norm:
             self.q_norm = RMSNorm(cfg, cfg.d_head)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lens_audio.config import DecoderConfig
 from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.linear import Linear
 from lens_audio.model.shown import ShownWeight, ShowsWeights, shown_bias, store
 
 
@@ -27,7 +28,7 @@ class Unembed(ShowsWeights):
 
     def __init__(self, cfg: DecoderConfig) -> None:
         super().__init__()
-        self.lm_head = nn.Linear(cfg.d_model, cfg.d_vocab, bias=False)
+        self.lm_head = Linear(cfg.d_model, cfg.d_vocab, bias=False)
         self.hook_in = HookPoint()  # [batch, pos, d_model]
         self.hook_out = HookPoint()  # [batch, pos, d_vocab]
 

@@ -1,12 +1,12 @@
 """The MLPs: gated (decoder) and plain (audio encoder)."""
 
-import torch.nn as nn
 from jaxtyping import Float
 from torch import Tensor
 from transformers.activations import ACT2FN
 
 from lens_audio.config import BlockConfig
 from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.linear import Linear
 from lens_audio.model.shown import ShownWeight, ShowsWeights, shown_bias, store
 
 
@@ -17,8 +17,8 @@ class MLP(ShowsWeights):
         super().__init__()
         assert cfg.d_mlp is not None
         self.act_fn = ACT2FN[cfg.act_fn]
-        self.up_proj = nn.Linear(cfg.d_model, cfg.d_mlp, bias=cfg.mlp_bias)
-        self.down_proj = nn.Linear(cfg.d_mlp, cfg.d_model, bias=cfg.mlp_bias)
+        self.up_proj = Linear(cfg.d_model, cfg.d_mlp, bias=cfg.mlp_bias)
+        self.down_proj = Linear(cfg.d_mlp, cfg.d_model, bias=cfg.mlp_bias)
         self.hook_pre = HookPoint()  # [batch, pos, d_mlp]
         self.hook_post = HookPoint()  # [batch, pos, d_mlp]
 
@@ -73,7 +73,7 @@ class GatedMLP(MLP):
     def __init__(self, cfg: BlockConfig) -> None:
         super().__init__(cfg)
         assert cfg.d_mlp is not None
-        self.gate_proj = nn.Linear(cfg.d_model, cfg.d_mlp, bias=cfg.mlp_bias)
+        self.gate_proj = Linear(cfg.d_model, cfg.d_mlp, bias=cfg.mlp_bias)
         self.hook_pre_linear = HookPoint()  # [batch, pos, d_mlp]
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:

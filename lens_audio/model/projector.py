@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 
 from lens_audio.config import AudioModelConfig, AudioTiming, ProjectorConfig
 from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.linear import Linear
 
 
 class AudioProjector(nn.Module):
@@ -26,12 +27,12 @@ class AudioProjector(nn.Module):
         width, d_hidden = self.stack * cfg.audio.d_model, cfg.projector.d_hidden
         self.hook_in = HookPoint()  # [audio, token, stack * d_audio]
         if d_hidden is not None:
-            self.hidden = nn.Linear(width, d_hidden, bias=cfg.projector.bias)
+            self.hidden = Linear(width, d_hidden, bias=cfg.projector.bias)
             self.act_fn = ACT2FN[cfg.projector.act_fn]
             self.hook_pre = HookPoint()  # [audio, token, d_hidden]
             self.hook_post = HookPoint()  # [audio, token, d_hidden]
         self.has_hidden = d_hidden is not None
-        self.linear = nn.Linear(d_hidden or width, cfg.d_model, bias=cfg.projector.bias)
+        self.linear = Linear(d_hidden or width, cfg.d_model, bias=cfg.projector.bias)
         self.hook_out = HookPoint()  # [audio, token, d_model]
 
     def forward(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lens_audio.model.encoders.whisper import AudioEncoder, chunked
 from lens_audio.model.hook_point import HookPoint
+from lens_audio.model.linear import Linear
 
 
 class AuTEncoder(AudioEncoder):
@@ -26,7 +27,7 @@ class AuTEncoder(AudioEncoder):
             # [audio, mel_frame of half as many as before, channel, half as many bins], after GELU
             self.add_module(f"hook_conv{number}", HookPoint())
             n_bins = (n_bins + 1) // 2
-        self.conv_out = nn.Linear(n_channels * n_bins, cfg.d_model, bias=False)
+        self.conv_out = Linear(n_channels * n_bins, cfg.d_model, bias=False)
         self.hook_conv_out = HookPoint()  # [audio, frame, d_model]
 
     def _convolved(

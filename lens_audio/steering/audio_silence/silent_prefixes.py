@@ -120,14 +120,13 @@ def _read_behind(
     rows: list[int],
     layers: Sequence[int],
     prefix: KeyValueCache,
-) -> tuple[Continuations, Float[Tensor, "row d_model"], dict[int, Tensor]]:
+) -> tuple[KeyValueCache, Float[Tensor, "row d_model"], dict[int, Tensor]]:
     """Read what stands behind the audio of these rows, which begin alike.
 
     Returns:
         What can be continued; after the last layer read, the last position; `resid_post` by layer.
     """
-    depth, past = len(prefix.entries), Continuations.of(prefix)
-    past.select(torch.zeros(len(rows), dtype=torch.long, device=model.device))
+    depth, past = len(prefix.entries), _of_rows(prefix, len(rows), model.device)
     if depth < model.cfg.n_layers:
         past.freeze()  # nothing will be continued
     behind = prompt.audio_mask[rows].flip(1).cumsum(1).flip(1) == 0
@@ -165,3 +164,12 @@ def _identity(prefix: AudioPrompt) -> tuple[int, ...]:
     assert prefix.mel_lengths is not None
     lengths = prefix.mel_lengths.tolist()
     return len(lengths), *lengths, *prefix.tokens[0].tolist()
+
+
+def _of_rows(prefix: KeyValueCache, n_rows: int, device: torch.device) -> KeyValueCache:
+    """A cache of so many rows that begin alike: one row has a copy, more read it in place."""
+    if n_rows == 1:
+        return joined([prefix])
+    past = Continuations.of(prefix)
+    past.select(torch.zeros(n_rows, dtype=torch.long, device=device))
+    return past
