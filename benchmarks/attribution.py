@@ -11,9 +11,9 @@ from itertools import islice
 import torch
 
 import lens_audio as la
-from lens_audio.analysis.attribution import attribute, rank_correlation
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.analysis.patching import sweep
+from lens_audio.analysis.patching.attribution import attribute, rank_correlation
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v")
 SECONDS = 2.0  # both recordings are cut to this

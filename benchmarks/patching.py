@@ -23,10 +23,11 @@ import torch
 from shapes import N_TEXT, SHAPES, Shape, boot_bridge, build, hf_inputs, thirty_seconds
 
 import lens_audio as la
-from lens_audio.analysis.cells import Grid, make_grid
-from lens_audio.analysis.fast_patching import FastPatcher
-from lens_audio.analysis.patching import NaivePatcher, time_windows
-from lens_audio.analysis.positions import sweep_masks
+from lens_audio.analysis.patching import time_windows
+from lens_audio.analysis.patching.cells import Grid, make_grid
+from lens_audio.analysis.patching.fast import FastPatcher
+from lens_audio.analysis.patching.naive import NaivePatcher
+from lens_audio.analysis.patching.positions import sweep_masks
 from lens_audio.sites import Site
 
 TEXT_POSITIONS = 28  # those behind the audio

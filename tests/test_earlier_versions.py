@@ -11,7 +11,7 @@ from models import Layout, hooked_model, make_prompt, with_sound_of
 import lens_audio as la
 from lens_audio.analysis import metrics
 from lens_audio.analysis.patching import sweep
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.data.wording import wording
 from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.evals.protocol import Settings

@@ -13,9 +13,9 @@ from forking import fork
 from models import Layout, hooked_model, make_prompt, with_sound_of
 
 import lens_audio as la
-from lens_audio.analysis import metrics, progress
-from lens_audio.analysis.patching import sweep
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis import metrics
+from lens_audio.analysis.patching import progress, sweep
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.data.wording import wording
 from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.evals.protocol import Settings

@@ -8,12 +8,12 @@ from models import Layout, Sizes, hooked_model, make_prompt, with_sound_of
 
 from lens_audio import hooks
 from lens_audio.analysis import audio_attention, head_attribution_by_source, metrics
-from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.circuit import Circuit, CircuitTest
 from lens_audio.analysis.logit_lens import logit_lens
 from lens_audio.analysis.patching import positions_by, sweep
-from lens_audio.analysis.path_patching import path_patch
-from lens_audio.analysis.positions import sweep_masks
+from lens_audio.analysis.patching.attribution import attribute
+from lens_audio.analysis.patching.paths import path_patch
+from lens_audio.analysis.patching.positions import sweep_masks
 from lens_audio.sites import (
     ROOT_SITES,
     SITES,

@@ -27,14 +27,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio import files, hooks
-from lens_audio.analysis.alignment import BaseAndSource, as_pair, not_given
 from lens_audio.analysis.circuits.faithfulness import CircuitResult, circuit_metric
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import Nodes
-from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
 from lens_audio.analysis.listening import check_heads
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed
-from lens_audio.analysis.path_patching import Paths
+from lens_audio.analysis.patching.alignment import BaseAndSource, as_pair, not_given
+from lens_audio.analysis.patching.fast import LEAST_BATCH_TOKENS
+from lens_audio.analysis.patching.paths import Paths
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt

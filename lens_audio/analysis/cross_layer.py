@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio import hooks
-from lens_audio.analysis.cells import check_last_positions, make_grid
-from lens_audio.analysis.fast_patching import FastPatcher
 from lens_audio.analysis.metrics import AppliedMetric, logits_needed
-from lens_audio.analysis.patching import Metrics, by_name, values_of
-from lens_audio.analysis.positions import SweptPositions, sweep_masks
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.cells import check_last_positions, make_grid
+from lens_audio.analysis.patching.fast import FastPatcher
+from lens_audio.analysis.patching.positions import SweptPositions, sweep_masks
+from lens_audio.analysis.patching.result import PatchingResult
+from lens_audio.analysis.patching.sweeps import Metrics, by_name, values_of
 from lens_audio.analysis.vocabulary import as_vectors, named_token
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.answers import next_token_probs

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lens_audio.analysis.fast_patching import is_out_of_memory
+from lens_audio.analysis.patching.fast import is_out_of_memory
 from lens_audio.data.batches import BatchDataset, LoadedBatch, load, plan, rows
 from lens_audio.data.items import AudioQAItem
 from lens_audio.evals.journal import Journal

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from lens_audio.analysis.alignment import as_pair
+from lens_audio.analysis.patching.alignment import as_pair
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.explorer.session import Session

@@ -12,7 +12,7 @@ import torch
 from lens_audio.analysis.attention import top_heads
 from lens_audio.analysis.circuit import Circuit, Head
 from lens_audio.analysis.listening import check_heads
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.explorer.circuit_panel import CircuitPanel, MetricChoice
 from lens_audio.explorer.edges_panel import EdgesPanel
 from lens_audio.explorer.parts import FigureView, Status, dropdown, heading, strip

@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.explorer.circuit_panel import MetricChoice
 from lens_audio.explorer.parts import FigureView, Status, dropdown, heading
 from lens_audio.explorer.player import OVER_TIME

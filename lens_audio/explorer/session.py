@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio.analysis import metrics
-from lens_audio.analysis.alignment import NOT_BY_GROUP, BaseAndSource
 from lens_audio.analysis.attention import audio_attention, audio_mass, head_pattern
 from lens_audio.analysis.circuit import Circuit, CircuitResult, CircuitTest, Head
 from lens_audio.analysis.circuits import Graph, circuit_metric
 from lens_audio.analysis.circuits.edges import edges_steps
 from lens_audio.analysis.circuits.effects import Effects, effects_of
 from lens_audio.analysis.patching import positions_by, sweep_steps
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.alignment import NOT_BY_GROUP, BaseAndSource
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.data import pair as paired

@@ -15,7 +15,7 @@ from lens_audio import files
 from lens_audio.analysis.circuit import Circuit, Head
 from lens_audio.analysis.circuits import METHODS, Graph, Nodes
 from lens_audio.analysis.listening import check_heads
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.explorer.session import METRICS, ROLES, Session, Span
 
 FORMAT = "lens_audio explorer 1"

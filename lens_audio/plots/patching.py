@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.plots.theme import BLUE, GRID, INK, ORANGE, SIGNED, clipped, styled, text, ticks
 from lens_audio.plots.zoom import Scale, add_zoom_button, are_wide, cell_numbers, maps_of
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.plots.theme import GRID, INK, text
 
 MOST_ZOOM = 1000  # beyond, colours would show rounding

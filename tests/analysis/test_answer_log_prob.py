@@ -8,7 +8,6 @@ from models import Layout, Sizes, hf_inputs, hf_model, make_prompt, with_sound_o
 
 import lens_audio as la
 from lens_audio import HookedAudioTransformer
-from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.circuit import CircuitTest
 from lens_audio.analysis.metrics import (
     answer_log_prob,
@@ -18,7 +17,8 @@ from lens_audio.analysis.metrics import (
     on_positions,
 )
 from lens_audio.analysis.patching import sweep
-from lens_audio.analysis.path_patching import path_patch
+from lens_audio.analysis.patching.attribution import attribute
+from lens_audio.analysis.patching.paths import path_patch
 
 SIZES = Sizes()
 THEIRS = hf_model(SIZES)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from models import Layout, Sizes, hooked_model, make_prompt
 
-from lens_audio.analysis.attribution import attribute, rank_correlation
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.analysis.patching import sweep
+from lens_audio.analysis.patching.attribution import attribute, rank_correlation
 
 SIZES = Sizes(n_frames=10)
 MODEL = hooked_model(SIZES)

@@ -10,7 +10,7 @@ from lens_audio import hooks
 from lens_audio.analysis.circuit import Circuit, CircuitTest, circuit_edges
 from lens_audio.analysis.circuits import circuit_metric, edges
 from lens_audio.analysis.metrics import logit_diff
-from lens_audio.analysis.path_patching import path_patch
+from lens_audio.analysis.patching.paths import path_patch
 from lens_audio.sites import head_name
 
 SIZES = Sizes(n_layers=3)

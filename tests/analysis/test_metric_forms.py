@@ -9,10 +9,10 @@ from models import Layout, Sizes, hooked_model, make_prompt, with_sound_of
 
 from lens_audio import hooks
 from lens_audio.analysis import metrics
-from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.circuit import CircuitTest, circuit_edges
 from lens_audio.analysis.patching import sweep
-from lens_audio.analysis.path_patching import path_patch
+from lens_audio.analysis.patching.attribution import attribute
+from lens_audio.analysis.patching.paths import path_patch
 
 A, B = 5, 7
 SIZES = Sizes()

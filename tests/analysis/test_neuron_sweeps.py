@@ -8,8 +8,8 @@ from models import Layout, Sizes, hooked_model, make_prompt, with_sound_of
 
 from lens_audio import fingerprint, hooks
 from lens_audio.analysis import metrics
-from lens_audio.analysis.cells import Cell
 from lens_audio.analysis.patching import neuron_blocks, sweep
+from lens_audio.analysis.patching.cells import Cell
 
 SIZES = Sizes()
 MODEL = hooked_model(SIZES)

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from models import Layout, Sizes, hooked_model, make_prompt, with_sound_of
 
 from lens_audio import hooks
-from lens_audio.analysis.attribution import attribute, rank_correlation
 from lens_audio.analysis.circuit import Circuit, CircuitTest, circuit_edges
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.analysis.patching import positions_by, sweep, sweep_steps
-from lens_audio.analysis.path_patching import path_patch
+from lens_audio.analysis.patching.attribution import attribute, rank_correlation
+from lens_audio.analysis.patching.paths import path_patch
 from lens_audio.data import Pair, pair
 
 SIZES = Sizes()

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import lens_audio as la
-from lens_audio.analysis.attribution import attribute, rank_correlation
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.analysis.patching import sweep
-from lens_audio.analysis.path_patching import path_patch
+from lens_audio.analysis.patching.attribution import attribute, rank_correlation
+from lens_audio.analysis.patching.paths import path_patch
 from lens_audio.data import pair
 
 torch.set_num_threads(1)

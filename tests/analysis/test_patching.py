@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import Layout, Sizes, hooked_model, make_prompt, with_sound_of
 
-from lens_audio.analysis import fast_patching, metrics
+from lens_audio.analysis import metrics
 from lens_audio.analysis.patching import (
     positions_by,
     sweep,
@@ -15,7 +15,8 @@ from lens_audio.analysis.patching import (
     time_windows,
     token_groups,
 )
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.fast import FastPatcher
+from lens_audio.analysis.patching.result import PatchingResult
 
 RESIDUAL_SITES = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post"]
 HEAD_SITES = ["q", "k", "v", "z", "rot_k", "pattern"]
@@ -174,7 +175,7 @@ def test_an_interrupted_sweep_continues(tmp_path, monkeypatch):
     model, prompts = hooked_model(), pair(ONE_ROW)
     path = tmp_path / "sweep.safetensors"
     whole = sweep(model, *prompts, "resid_pre", LOGIT_DIFF, verbose=False)
-    real_run, n_run = fast_patching.FastPatcher.run, []
+    real_run, n_run = FastPatcher.run, []
 
     def interrupted(self, cells, batch_tokens):
         for done in real_run(self, cells, batch_tokens):
@@ -183,7 +184,7 @@ def test_an_interrupted_sweep_continues(tmp_path, monkeypatch):
             n_run.append(done[0].index)
             yield done
 
-    monkeypatch.setattr(fast_patching.FastPatcher, "run", interrupted)
+    monkeypatch.setattr(FastPatcher, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep(model, *prompts, "resid_pre", LOGIT_DIFF, resume_from=path, verbose=False)
     rest = []
@@ -192,7 +193,7 @@ def test_an_interrupted_sweep_continues(tmp_path, monkeypatch):
         rest.extend(cell.index for cell in cells)
         yield from real_run(self, cells, batch_tokens)
 
-    monkeypatch.setattr(fast_patching.FastPatcher, "run", counted)
+    monkeypatch.setattr(FastPatcher, "run", counted)
     result = sweep(model, *prompts, "resid_pre", LOGIT_DIFF, resume_from=path, verbose=False)
     assert not set(rest) & set(n_run)
     torch.testing.assert_close(result.values, whole.values, atol=1e-5, rtol=0)
@@ -209,7 +210,7 @@ def test_resuming_another_sweep_is_refused(tmp_path):
 def test_running_out_of_memory_halves_the_batch(monkeypatch):
     model, prompts = hooked_model(), pair(ONE_ROW)
     whole = sweep(model, *prompts, "z", LOGIT_DIFF, positions="last", heads="each", verbose=False)
-    real_batch, sizes = fast_patching.FastPatcher._run_batch, []
+    real_batch, sizes = FastPatcher._run_batch, []
 
     def scarce(self, first, cells):
         sizes.append(len(cells))
@@ -217,7 +218,7 @@ def test_running_out_of_memory_halves_the_batch(monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         return real_batch(self, first, cells)
 
-    monkeypatch.setattr(fast_patching.FastPatcher, "_run_batch", scarce)
+    monkeypatch.setattr(FastPatcher, "_run_batch", scarce)
     result = sweep(model, *prompts, "z", LOGIT_DIFF, positions="last", heads="each", verbose=False)
     assert sizes[0] == 8
     assert sizes[-1] == 2

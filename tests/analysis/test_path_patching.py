@@ -8,7 +8,7 @@ from models import Layout, Sizes, hooked_model, make_prompt
 from transformer_lens import patching as transformer_lens_patching
 
 from lens_audio.analysis.metrics import logit_diff
-from lens_audio.analysis.path_patching import path_patch
+from lens_audio.analysis.patching.paths import path_patch
 from lens_audio.model.rotary import apply_rotary, rotary_tables
 
 SIZES = Sizes()

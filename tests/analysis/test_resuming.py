@@ -6,9 +6,9 @@ import pytest
 import torch
 from models import AUDIO_TOKEN, Layout, hooked_model, make_prompt, with_sound_of
 
-from lens_audio.analysis import metrics, progress
-from lens_audio.analysis.patching import sweep, sweep_steps
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis import metrics
+from lens_audio.analysis.patching import progress, sweep, sweep_steps
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.files import FileLock
 
 LAYOUT = Layout(n_text=[8, 8], clips=[[31], [31]])

@@ -10,7 +10,7 @@ import torch
 from figures import holds, overflow
 
 from lens_audio import HookedAudioTransformer, analysis, testbed
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.plots import head_thumbnails, patching_heatmap
 from lens_audio.plots.report import figure_html, write_page
 from lens_audio.plots.report import page as whole_page

@@ -5,7 +5,7 @@ import torch
 from figures import PLAYHEADS, click, holds, overflow, playhead_near
 from typer.testing import CliRunner
 
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.cli import app
 from lens_audio.plots import patching_heatmap
 from lens_audio.plots.report import figure_html, write_page

@@ -11,11 +11,11 @@ from transformers import GenerationConfig, WhisperFeatureExtractor
 
 import lens_audio as la
 from lens_audio.analysis import audio_attention
-from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.analysis.patching import positions_by, sweep, time_windows
-from lens_audio.analysis.path_patching import path_patch
+from lens_audio.analysis.patching.attribution import attribute
+from lens_audio.analysis.patching.paths import path_patch
 from lens_audio.steering import AudioSilenceSteering
 
 families = pytest.mark.parametrize("family", FAMILY_CASES, ids=lambda family: family.name)

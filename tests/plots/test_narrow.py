@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.plots import logit_lens_table, patching_heatmap, steering_curve
 from lens_audio.plots.narrow import fitted
 

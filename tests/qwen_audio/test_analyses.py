@@ -9,10 +9,10 @@ from models import Layout, with_sound_of
 from qwen_audio_models import SIZES, edged_prompt, first_generation, random_sizes
 
 from lens_audio import hooks
-from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.logit_lens import logit_lens
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.analysis.patching import sweep
+from lens_audio.analysis.patching.attribution import attribute
 from lens_audio.data.knock_out import choice_probs_without
 from lens_audio.steering.audio_silence.direction import SilenceEmbeddings, residuals_of_both
 

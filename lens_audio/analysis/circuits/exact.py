@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lens_audio.analysis.circuits.nodes import LETTERS
 from lens_audio.analysis.circuits.runs import PairRuns
-from lens_audio.analysis.fast_patching import LEAST_BATCH_TOKENS
+from lens_audio.analysis.patching.fast import LEAST_BATCH_TOKENS
 from lens_audio.model.attention import project_to_heads
 
 

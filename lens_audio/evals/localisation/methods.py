@@ -15,14 +15,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_audio.analysis.attention import FLOOR, audio_attention, audio_mass
-from lens_audio.analysis.attribution import attribute
 from lens_audio.analysis.circuits import edges, pairs_of_items
 from lens_audio.analysis.direct_attribution import head_attribution_by_source
 from lens_audio.analysis.listening import measure
 from lens_audio.analysis.metrics import Metric, logit_diff
 from lens_audio.analysis.patching import sweep
-from lens_audio.analysis.path_patching import path_patch
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.attribution import attribute
+from lens_audio.analysis.patching.paths import path_patch
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import AudioQAItem, Pair
 from lens_audio.data.batches import batches, pair_batches

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 import torch
 
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.plots.pages.answers import AnsweredRecording, TwoAnswers, answers_section
 from lens_audio.plots.patching import patching_heatmap
 from lens_audio.plots.report import (

@@ -1,13 +1,8 @@
-"""Activation patching sweeps: which layer, position, time or head carries the answer?
-
-Two engines with the same answer. `naive` runs the whole model for every cell. `fast`, the default,
-runs only what a patch can change: the layers from its own on, at its positions and later ones
-(causal masking makes that exact), over the keys and values that the rest of the prompt left behind.
-"""
+"""The sweep: every cell of a grid patched, by either engine, kept as it goes."""
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -15,28 +10,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio import fingerprint, hooks
-from lens_audio.analysis.alignment import Alignment, BaseAndSource, not_given
-from lens_audio.analysis.cells import (
-    Cell,
+from lens_audio import fingerprint
+from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
+from lens_audio.analysis.patching.alignment import BaseAndSource, not_given
+from lens_audio.analysis.patching.cells import (
     Grid,
     SweptNeurons,
     make_grid,
-    neuron_blocks,
     swept_heads,
     swept_neurons,
 )
-from lens_audio.analysis.fast_patching import Done, FastPatcher
-from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
-from lens_audio.analysis.positions import (
+from lens_audio.analysis.patching.fast import FastPatcher
+from lens_audio.analysis.patching.naive import NaivePatcher
+from lens_audio.analysis.patching.positions import (
     SweptPositions,
-    positions_by,
     sweep_masks,
-    time_windows,
-    token_groups,
 )
-from lens_audio.analysis.progress import Progress, request_of
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.progress import Progress, request_of
+from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
@@ -45,16 +36,6 @@ from lens_audio.sites import Heads, Layers, Site
 
 MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 Metrics = MetricFunction | Mapping[str, MetricFunction]
-
-__all__ = [
-    "PatchingResult",
-    "neuron_blocks",
-    "positions_by",
-    "sweep",
-    "sweep_steps",
-    "time_windows",
-    "token_groups",
-]
 
 
 @torch.no_grad()
@@ -237,41 +218,3 @@ def _unfilled(
     axes = {"metric": [metric.name for metric in metrics], **grid.axes, "example": examples}
     values = torch.full([len(labels) for labels in axes.values()], torch.nan)
     return PatchingResult(values, axes, base, source, about)
-
-
-class NaivePatcher:
-    """A whole forward for every cell."""
-
-    def __init__(
-        self,
-        model: HookedAudioTransformer,
-        site: Site,
-        base: AudioPrompt,
-        source: AudioPrompt,
-        cells: list[Cell],
-        n_last: int = 1,
-        align: Alignment | None = None,
-    ) -> None:
-        self.model, self.site, self.base = model, site, base
-        names = sorted({site.in_layer(cell.layer) for cell in cells})
-        self.n_last = n_last
-        self.source_logits, cache = model.run_with_cache(
-            source, names_filter=names, logits_to_keep=n_last
-        )
-        self.source_cache = {
-            name: cache[name] if align is None else align(cache[name]) for name in names
-        }
-        self.base_logits = model(base, logits_to_keep=n_last)
-
-    def run(self, cells: list[Cell], batch_tokens: int | None = None) -> Iterator[Done]:
-        """The last positions' logits of every cell, each of a whole forward whatever `batch_tokens`."""
-        for cell in cells:
-            name = self.site.in_layer(cell.layer)
-            patch = hooks.patch(
-                name, source=self.source_cache, heads=cell.head, positions=cell.positions,
-                neurons=cell.neurons,
-            )  # fmt: skip
-            yield (
-                cell,
-                self.model.run_with_hooks(self.base, fwd_hooks=patch, logits_to_keep=self.n_last),
-            )

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_audio.analysis.cells import check_last_positions, check_prompts
+from lens_audio.analysis.patching.cells import check_last_positions, check_prompts
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Group, Pair
 from lens_audio.inputs import AudioPrompt

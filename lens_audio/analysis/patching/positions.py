@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lens_audio.analysis.alignment import Alignment
+from lens_audio.analysis.patching.alignment import Alignment
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
 from lens_audio.sites import Positions, Site, TokenSequence, check_prompt_positions, select

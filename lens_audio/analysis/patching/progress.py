@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio import files, fingerprint
-from lens_audio.analysis.result import PatchingResult
+from lens_audio.analysis.patching.result import PatchingResult
 
 CELLS, SECONDS = 256, 30.0  # after so many cells, or so long, the file is written
 

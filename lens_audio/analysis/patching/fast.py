@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_audio.analysis.alignment import Alignment
-from lens_audio.analysis.cells import Cell
+from lens_audio.analysis.patching.alignment import Alignment
+from lens_audio.analysis.patching.cells import Cell
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.collect import collecting, layer_names
 from lens_audio.inputs import AudioPrompt
