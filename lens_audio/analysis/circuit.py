@@ -16,7 +16,7 @@ in the Wild", arXiv 2211.00593; Hanna, Pezzelle, Belinkov, "Have Faith in Faithf
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from lens_audio.analysis.circuits.faithfulness import CircuitResult, circuit_met
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import Nodes
 from lens_audio.analysis.listening import check_heads
-from lens_audio.analysis.metrics import AppliedMetric, logits_needed
+from lens_audio.analysis.metrics import AppliedMetric, MetricFunction, logits_needed
 from lens_audio.analysis.patching.alignment import BaseAndSource, as_pair, not_given
 from lens_audio.analysis.patching.fast import LEAST_BATCH_TOKENS
 from lens_audio.analysis.patching.paths import Paths
@@ -39,8 +39,6 @@ from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.inputs import AudioPrompt
 from lens_audio.sites import Head, head_name, head_pairs
-
-MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 
 
 @dataclass(frozen=True)

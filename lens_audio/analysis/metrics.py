@@ -25,6 +25,7 @@ from lens_audio.inputs import AudioPrompt
 
 Tokens = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
 Values = float | Float[Tensor, " batch"]
+MetricFunction = Callable[[Tensor], Any]  # of logits, in one of the two forms
 
 
 @dataclass(frozen=True)

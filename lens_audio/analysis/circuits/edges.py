@@ -15,9 +15,9 @@ from lens_audio.analysis.circuits.encoder import RUNS
 from lens_audio.analysis.circuits.exact import exact
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import Nodes, among
-from lens_audio.analysis.circuits.pairs import MetricFunction, Pairs, with_metrics
+from lens_audio.analysis.circuits.pairs import Pairs, with_metrics
 from lens_audio.analysis.circuits.runs import GROUPS, plain
-from lens_audio.analysis.metrics import metric_name
+from lens_audio.analysis.metrics import MetricFunction, metric_name
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio.analysis.circuits.nodes import Nodes
-from lens_audio.analysis.circuits.pairs import MetricFunction
 from lens_audio.analysis.circuits.runs import PairRuns, keeping
+from lens_audio.analysis.metrics import MetricFunction
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair
 from lens_audio.model.attention_context import AttentionContext

@@ -1,17 +1,14 @@
 """Pairs to score edges on: batches of them one after another, each with its metric."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from torch import Tensor
-
-from lens_audio.analysis.metrics import logit_diff
+from lens_audio.analysis.metrics import MetricFunction, logit_diff
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import AudioQAItem, Pair
 from lens_audio.data.batches import pair_batches
 from lens_audio.inputs import AudioPrompt
 
-MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 PairWithMetric = tuple[Pair, MetricFunction]
 # One pair of prompts, or batches of them: each a Pair, or (pair, metric) with a metric of its own.
 Pairs = Pair | tuple[AudioPrompt, AudioPrompt] | Iterable[Any]

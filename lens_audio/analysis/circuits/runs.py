@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio.analysis.circuits.nodes import Nodes
-from lens_audio.analysis.circuits.pairs import MetricFunction
-from lens_audio.analysis.metrics import AppliedMetric, logits_needed
+from lens_audio.analysis.metrics import AppliedMetric, MetricFunction, logits_needed
 from lens_audio.analysis.patching.alignment import BaseAndSource
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data import Pair

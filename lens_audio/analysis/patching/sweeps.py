@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_audio import fingerprint
-from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
+from lens_audio.analysis.metrics import AppliedMetric, MetricFunction, logits_needed, metric_name
 from lens_audio.analysis.patching.alignment import BaseAndSource, not_given
 from lens_audio.analysis.patching.cells import (
     Grid,
@@ -34,7 +34,6 @@ from lens_audio.inputs import AudioPrompt
 from lens_audio.progress_bar import ProgressBar
 from lens_audio.sites import Heads, Layers, Site
 
-MetricFunction = Callable[[Tensor], Any]  # of logits; `analysis.metrics` has the forms
 Metrics = MetricFunction | Mapping[str, MetricFunction]
 
 
