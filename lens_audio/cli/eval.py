@@ -21,7 +21,7 @@ from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.evals.items import AudioQADataset, refuse_missing
 from lens_audio.evals.metrics import ACCURACY
 from lens_audio.evals.processes import Processes
-from lens_audio.evals.report import Results
+from lens_audio.evals.results import Results
 from lens_audio.evals.run import evaluate
 from lens_audio.evals.runs import Run, over_noise, silenced
 from lens_audio.plots.pages.runs import metric_cells

@@ -12,7 +12,7 @@ from lens_audio.evals.benchmarks.testbed import SyntheticQA
 from lens_audio.evals.items import AudioQADataset, refuse_missing
 from lens_audio.evals.processes import Processes
 from lens_audio.evals.protocol import Settings
-from lens_audio.evals.report import Results
+from lens_audio.evals.results import Results
 from lens_audio.evals.run import evaluate, split
 from lens_audio.evals.runner import Spent
 from lens_audio.evals.scores import ALL

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lens_audio.evals.benchmarks import mmau
     from lens_audio.evals.items import AudioQADataset
     from lens_audio.evals.protocol import Settings
-    from lens_audio.evals.report import Results
+    from lens_audio.evals.results import Results
     from lens_audio.evals.run import evaluate
     from lens_audio.evals.runs import over_noise, silenced
 
@@ -21,7 +21,7 @@ _HOMES = {
     "Asking": "evals.asking",
     "AudioQADataset": "evals.items",
     "AudioQAItem": "data.items",
-    "Results": "evals.report",
+    "Results": "evals.results",
     "Settings": "evals.protocol",
     "evaluate": "evals.run",
     "over_noise": "evals.runs",

@@ -23,7 +23,7 @@ from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.data.wording import wording
 from lens_audio.evals.asking import Asking
 from lens_audio.evals.benchmarks.scenes import CAPTION, TRAINED, SceneQA
-from lens_audio.evals.report import Results
+from lens_audio.evals.results import Results
 from lens_audio.evals.run import evaluate
 from lens_audio.evals.runs import BASE, Run, under, with_controls
 from lens_audio.inputs import AudioPrompt

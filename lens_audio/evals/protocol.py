@@ -9,18 +9,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import torch
 
-from lens_audio.analysis.listening import Correlation, correlate, listening_score
-from lens_audio.audio_model import HookedAudioTransformer
+from lens_audio.analysis.listening import Correlation, correlate
+from lens_audio.config import AudioModelConfig
 from lens_audio.data.items import AudioQAItem
 from lens_audio.data.wording import Wording
 from lens_audio.evals.asking import Asker, Asking, rounded
-from lens_audio.evals.items import AudioQADataset
-from lens_audio.evals.records import answer_records, in_order
+from lens_audio.evals.records import in_order
 from lens_audio.evals.runner import BatchRecords, Records, Runner
 from lens_audio.evals.runs import BASE, Run, silenced
 from lens_audio.inputs import AudioPrompt
@@ -121,128 +119,100 @@ class Chosen:
     table: pd.DataFrame | None = None  # k, auroc, beta, n, accuracy, change, chosen
 
 
-class SteeringProtocol:
-    """One model on one benchmark, in phases that a runner records and resumes.
+def calibrate(
+    asker: Asker, runner: Runner, settings: Settings, items: Sequence[AudioQAItem]
+) -> Chosen:
+    """Find the specialists, then k and beta, on these items, whose answers are known.
 
-    `calibrate` needs the answers of the items; `answer` does not.
+    Raises:
+        ValueError: for too few items that could be read, or all answered right, or all wrong.
     """
+    records = _answered(runner.run("listening", items, partial(_listen, asker)).items, items)
+    mass = torch.tensor([record["mass"] for record in records], dtype=torch.float64)
+    plain = torch.tensor([record["correct"] for record in records], dtype=torch.bool)
+    found = correlate(mass, plain, settings.n_permutations, settings.seed)
+    data = {"what": asker.dataset.name, "n_items": len(records), "seed": settings.seed}
+    every = candidates(asker.model, found, settings.ks, settings.betas, settings.adaptive, data)
+    tried = {setting: steering for setting, steering in every.items() if steering.beta}
+    outcome = runner.run("strength", items, partial(_try, asker, tried))
+    tested = {record["id"]: record["correct"] for record in _answered(outcome.items, items)}
+    both = [row for row, record in enumerate(records) if record["id"] in tested]
+    mass, plain = mass[both], plain[both]
+    bits = torch.tensor([tested[records[row]["id"]] for row in both], dtype=torch.bool)
+    correct = {(k, 0.0): plain for k in settings.ks}
+    correct |= {setting: bits[:, i] for i, setting in enumerate(tried)}
+    everyone = {"all": torch.ones(len(plain), dtype=torch.bool)}
+    separations = separations_of(mass, plain, found, settings.ks)
+    table, k, beta = choose_setting(correct, plain, everyone, separations, max_cost=0.0)
+    steering = every[k, beta]
+    mean = torch.from_numpy(outcome.sums[f"k={k}"] / len(tested))
+    return Chosen(steering, replace(steering, direction=mean), found, table)
 
-    def __init__(
-        self,
-        model: HookedAudioTransformer,
-        dataset: AudioQADataset,
-        settings: Settings,
-        runner: Runner,
-    ) -> None:
-        self.model, self.dataset = model, dataset
-        self.settings, self.runner = settings, runner
-        self.asker = Asker(model, dataset, settings)
 
-    def calibrate(self, items: Sequence[AudioQAItem]) -> Chosen:
-        """Find the specialists, then k and beta, on these items.
+def runs_of(settings: Settings, chosen: Chosen | None, cfg: AudioModelConfig) -> dict[str, Run]:
+    """The runs that items are answered in.
 
-        Raises:
-            ValueError: for too few items that could be read, or all answered right, or all wrong.
-        """
-        settings = self.settings
-        records = _answered(self.runner.run("listening", items, self._listen).items, items)
-        mass = torch.tensor([record["mass"] for record in records], dtype=torch.float64)
-        plain = torch.tensor([record["correct"] for record in records], dtype=torch.bool)
-        found = correlate(mass, plain, settings.n_permutations, settings.seed)
-        data = {"what": self.dataset.name, "n_items": len(records), "seed": settings.seed}
-        every = candidates(self.model, found, settings.ks, settings.betas, settings.adaptive, data)
-        tried = {setting: steering for setting, steering in every.items() if steering.beta}
-        outcome = self.runner.run("strength", items, partial(self._try, tried))
-        tested = {record["id"]: record["correct"] for record in _answered(outcome.items, items)}
-        both = [row for row, record in enumerate(records) if record["id"] in tested]
-        mass, plain = mass[both], plain[both]
-        bits = torch.tensor([tested[records[row]["id"]] for row in both], dtype=torch.bool)
-        correct = {(k, 0.0): plain for k in settings.ks}
-        correct |= {setting: bits[:, i] for i, setting in enumerate(tried)}
-        everyone = {"all": torch.ones(len(plain), dtype=torch.bool)}
-        separations = separations_of(mass, plain, found, settings.ks)
-        table, k, beta = choose_setting(correct, plain, everyone, separations, max_cost=0.0)
-        steering = every[k, beta]
-        mean = torch.from_numpy(outcome.sums[f"k={k}"] / len(tested))
-        return Chosen(steering, replace(steering, direction=mean), found, table)
+    Raises:
+        ValueError: for a fixed direction where none was found.
+    """
+    runs: dict[str, Run] = {BASE: None}
+    if chosen is not None:
+        runs |= _steerings(settings, chosen, cfg)
+    if SILENCED in settings.runs:
+        runs[SILENCED] = silenced
+    return runs
 
-    def answer(self, items: Sequence[AudioQAItem], chosen: Chosen | None) -> Records:
-        """A record for each item, in order: every run's answer, or why it could not be asked."""
-        runs: dict[str, Run] = {BASE: None, **self.steerings(chosen)}
-        if SILENCED in self.settings.runs:
-            runs[SILENCED] = silenced
-        outcome = self.runner.run("answers", items, partial(self._answer, runs))
-        return in_order(outcome.items, items)
 
-    def steerings(self, chosen: Chosen | None) -> dict[str, AudioSilenceSteering]:
-        """The steering of each run that has one; random heads are drawn several times."""
-        if chosen is None:
-            return {}
-        cfg, heads = self.model.cfg, chosen.steering.heads
-        found: dict[str, AudioSilenceSteering] = {}
-        for run in self.settings.runs:
-            if run == STEERED:
-                found[run] = chosen.steering
-            elif run == FIXED:
-                if chosen.fixed is None:
-                    raise ValueError(
-                        "the fixed direction is the calibration items'; none were read"
-                    )
-                found[run] = chosen.fixed
-            elif run == RANDOM:
-                draws = random_heads(
-                    cfg.n_layers, cfg.n_heads, len(heads), self.settings.draws,
-                    self.settings.seed, heads,
-                )  # fmt: skip
-                for number, drawn in enumerate(draws, 1):
-                    found[f"{run} {number}"] = replace(chosen.steering, heads=tuple(drawn))
-        return found
+def _steerings(
+    settings: Settings, chosen: Chosen, cfg: AudioModelConfig
+) -> dict[str, AudioSilenceSteering]:
+    """The steering of each run that has one; random heads are drawn several times."""
+    steering, found = chosen.steering, dict[str, AudioSilenceSteering]()
+    for run in settings.runs:
+        if run == STEERED:
+            found[run] = steering
+        elif run == FIXED:
+            if chosen.fixed is None:
+                raise ValueError("the fixed direction is the calibration items'; none were read")
+            found[run] = chosen.fixed
+        elif run == RANDOM:
+            heads, k = steering.heads, len(steering.heads)
+            draws = random_heads(cfg.n_layers, cfg.n_heads, k, settings.draws, settings.seed, heads)
+            for number, drawn in enumerate(draws, 1):
+                found[f"{run} {number}"] = replace(steering, heads=tuple(drawn))
+    return found
 
-    def _listen(self, prompt: AudioPrompt, items: list[AudioQAItem]) -> BatchRecords:
-        """Mass and correctness of a calibration batch."""
-        found, answers = self.asker.answers({BASE: None}, prompt, items)
-        return BatchRecords(
-            [
-                {"id": item.id, **answer, "mass": rounded(mass.tolist())}
-                for item, answer, mass in zip(items, answers[BASE], found.mass, strict=True)
-            ]
-        )
 
-    def _try(
-        self,
-        tried: dict[tuple[int, float], AudioSilenceSteering],
-        prompt: AudioPrompt,
-        items: list[AudioQAItem],
-    ) -> BatchRecords:
-        """Correctness of a calibration batch under every setting, and the sum of each k's s."""
-        runs = {f"k={k}, beta={beta}": steering for (k, beta), steering in tried.items()}
-        found, answers = self.asker.answers(runs, prompt, items)
-        of_each_k = {f"k={k}": steering for (k, _), steering in tried.items()}
-        sums = {
-            name: found.direction(steering.layers).float().sum(0).cpu().numpy()
-            for name, steering in of_each_k.items()
-        }
-        records = [
-            {"id": item.id, "correct": [int(run[row]["correct"]) for run in answers.values()]}
-            for row, item in enumerate(items)
+def _listen(asker: Asker, prompt: AudioPrompt, items: list[AudioQAItem]) -> BatchRecords:
+    """Mass and correctness of a calibration batch."""
+    found, answers = asker.answers({BASE: None}, prompt, items)
+    return BatchRecords(
+        [
+            {"id": item.id, **answer, "mass": rounded(mass.tolist())}
+            for item, answer, mass in zip(items, answers[BASE], found.mass, strict=True)
         ]
-        return BatchRecords(records, sums)
+    )
 
-    def _answer(
-        self, runs: dict[str, Run], prompt: AudioPrompt, items: list[AudioQAItem]
-    ) -> BatchRecords:
-        """Every run's answers to a batch."""
-        found, answers = self.asker.answers(runs, prompt, items)
-        steering = runs.get(STEERED)
-        told: list[dict[str, Any]] = [{} for _ in items]
-        if isinstance(steering, AudioSilenceSteering):
-            scores = listening_score(found.mass, steering.heads)
-            norms = found.direction(steering.layers).norm(dim=1)
-            told = [
-                {"listening_score": rounded(score), "direction_norm": rounded(norm)}
-                for score, norm in zip(scores, norms, strict=True)
-            ]
-        return BatchRecords(answer_records(prompt, items, answers, told))
+
+def _try(
+    asker: Asker,
+    tried: dict[tuple[int, float], AudioSilenceSteering],
+    prompt: AudioPrompt,
+    items: list[AudioQAItem],
+) -> BatchRecords:
+    """Correctness of a calibration batch under every setting, and the sum of each k's s."""
+    runs = {f"k={k}, beta={beta}": steering for (k, beta), steering in tried.items()}
+    found, answers = asker.answers(runs, prompt, items)
+    of_each_k = {f"k={k}": steering for (k, _), steering in tried.items()}
+    sums = {
+        name: found.direction(steering.layers).float().sum(0).cpu().numpy()
+        for name, steering in of_each_k.items()
+    }
+    records = [
+        {"id": item.id, "correct": [int(run[row]["correct"]) for run in answers.values()]}
+        for row, item in enumerate(items)
+    ]
+    return BatchRecords(records, sums)
 
 
 def _answered(records: Records, items: Sequence[AudioQAItem]) -> Records:

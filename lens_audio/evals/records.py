@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from lens_audio.analysis.listening import listening_score
 from lens_audio.data.items import AudioQAItem
-from lens_audio.evals.asking import Answer, Asker
+from lens_audio.evals.asking import Asker, rounded
 from lens_audio.evals.runner import BatchRecords, Records, Runner
 from lens_audio.evals.runs import Run
 from lens_audio.inputs import AudioPrompt
+from lens_audio.steering.audio_silence import AudioSilenceSteering
 
 # What each phase records of an item that could be read, besides its id.
 RECORDED: dict[str, Mapping[str, type]] = {
@@ -52,37 +54,49 @@ def _is_array(value: list[Any]) -> bool:
 
 
 def answers(
-    asker: Asker, runner: Runner, items: Sequence[AudioQAItem], runs: Mapping[str, Run]
+    asker: Asker,
+    runner: Runner,
+    items: Sequence[AudioQAItem],
+    runs: Mapping[str, Run],
+    listening: AudioSilenceSteering | None = None,
 ) -> Records:
-    """A record for each item, in order: every run's answer, or why it could not be asked."""
-    outcome = runner.run("answers", items, partial(_answer, asker, runs))
+    """A record for each item, in order: every run's answer, or why it could not be asked.
+
+    Args:
+        listening: steering whose listening score and direction's norm are recorded of each item.
+    """
+    outcome = runner.run("answers", items, partial(_answer, asker, runs, listening))
     return in_order(outcome.items, items)
 
 
 def _answer(
-    asker: Asker, runs: Mapping[str, Run], prompt: AudioPrompt, items: list[AudioQAItem]
-) -> BatchRecords:
-    _, said = asker.answers(runs, prompt, items)
-    return BatchRecords(answer_records(prompt, items, said, [{} for _ in items]))
-
-
-def answer_records(
+    asker: Asker,
+    runs: Mapping[str, Run],
+    listening: AudioSilenceSteering | None,
     prompt: AudioPrompt,
-    items: Sequence[AudioQAItem],
-    said: Mapping[str, Sequence[Answer]],
-    told: Sequence[Mapping[str, Any]],
-) -> Records:
-    """What the phase "answers" records of a batch, with what else is told of each item."""
+    items: list[AudioQAItem],
+) -> BatchRecords:
     assert prompt.texts is not None
-    return [
-        {
-            "id": item.id,
-            **told[row],
-            "prompt": prompt.texts[row],
-            "runs": {run: rows[row] for run, rows in said.items()},
-        }
-        for row, item in enumerate(items)
-    ]
+    found, said = asker.answers(runs, prompt, items)
+    told: list[dict[str, Any]] = [{} for _ in items]
+    if listening is not None:
+        scores = listening_score(found.mass, listening.heads)
+        norms = found.direction(listening.layers).norm(dim=1)
+        told = [
+            {"listening_score": rounded(score), "direction_norm": rounded(norm)}
+            for score, norm in zip(scores, norms, strict=True)
+        ]
+    return BatchRecords(
+        [
+            {
+                "id": item.id,
+                **told[row],
+                "prompt": prompt.texts[row],
+                "runs": {run: rows[row] for run, rows in said.items()},
+            }
+            for row, item in enumerate(items)
+        ]
+    )
 
 
 def in_order(records: Records, items: Sequence[AudioQAItem]) -> Records:

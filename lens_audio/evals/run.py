@@ -17,9 +17,9 @@ from lens_audio.evals.items import AudioQADataset, is_calibration, refuse_missin
 from lens_audio.evals.journal import Journal
 from lens_audio.evals.metrics import unit_of
 from lens_audio.evals.processes import Processes
-from lens_audio.evals.protocol import Chosen, Settings, SteeringProtocol
+from lens_audio.evals.protocol import STEERED, Chosen, Settings, calibrate, runs_of
 from lens_audio.evals.records import answers, check_recorded
-from lens_audio.evals.report import Results
+from lens_audio.evals.results import Results
 from lens_audio.evals.runner import Records, Runner, Spent
 from lens_audio.evals.runs import Run, checked_runs, facts_of_runs, with_controls, without_facts
 from lens_audio.inputs.loading import longest_clip
@@ -118,10 +118,11 @@ def evaluate(
         )
         runner = Runner(journal, processes, to_load, asking.batch_size, workers, verbose)
         check_judgements(runner.done.values(), dataset, items)
+        asker = Asker(model, dataset, asking)
         if isinstance(asking, Settings):
-            items, records, chosen = follow(model, dataset, asking, runner, items, steering)
+            items, records, chosen = follow(asker, runner, asking, items, steering)
         else:
-            records, chosen = answers(Asker(model, dataset, asking), runner, items, named), None
+            records, chosen = answers(asker, runner, items, named), None
     return Results(dataset, items, records, manifest, chosen, of_controls), runner.spent
 
 
@@ -160,20 +161,20 @@ def journal_of(
 
 
 def follow(
-    model: HookedAudioTransformer,
-    dataset: AudioQADataset,
-    settings: Settings,
+    asker: Asker,
     runner: Runner,
+    settings: Settings,
     items: Sequence[AudioQAItem],
     steering: AudioSilenceSteering | None,
 ) -> tuple[Sequence[AudioQAItem], Records, Chosen | None]:
     """The paper's protocol: the items it answers, their records, and what it chose."""
-    calibration, test = split(dataset, items, settings, steering)
-    protocol = SteeringProtocol(model, dataset, settings, runner)
+    calibration, test = split(asker.dataset, items, settings, steering)
     chosen = None if steering is None else Chosen(steering, None)
     if calibration:
-        chosen = protocol.calibrate(calibration)
-    return test, protocol.answer(test, chosen), chosen
+        chosen = calibrate(asker, runner, settings, calibration)
+    runs = runs_of(settings, chosen, asker.model.cfg)
+    listening = None if chosen is None or STEERED not in runs else chosen.steering
+    return test, answers(asker, runner, test, runs, listening), chosen
 
 
 def refuse_unknown(journal: Journal, names: Sequence[str]) -> None:

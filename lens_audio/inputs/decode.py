@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple, NoReturn, cast
+from typing import NoReturn, cast
 
 import av
 import numpy as np
@@ -40,22 +40,13 @@ _STORES_LENGTH = (*_STORES_EXACT_LENGTH, "flv", "mpc8")
 _LOSES_SILENTLY = ("asf", "matroska", "ogg")  # damaged pages are skipped without an error
 
 
-class Block(NamedTuple):
-    """Decoded samples, one after another in a file."""
-
-    samples: Float[np.ndarray, "samples channels"]
-    rate: int  # Hz
-    length: int  # samples that are there, of which these may be only the beginning
+Runs = list[tuple[Float[np.ndarray, "_ _"], int]]  # [samples, channels] and their rate in Hz
+# Decoded samples [samples, channels], their rate in Hz, and how many samples are there, of which
+# these may be only the beginning.
+Block = tuple[Float[np.ndarray, "_ _"], int, int]
 
 
-class Decoded(NamedTuple):
-    """What a file holds."""
-
-    runs: list[tuple[Float[np.ndarray, "_ _"], int]]  # [samples, channels] and their rate
-    seconds: float  # of the whole file, as far as it was looked at
-
-
-def read_path(path: Path, enough: Callable[[int], int], cut: bool) -> Decoded:
+def read_path(path: Path, enough: Callable[[int], int], cut: bool) -> tuple[Runs, float]:
     """The file at a path, as `read_stream` reads it. Directories, pipes and devices are refused."""
     with _open(path) as stream:
         return read_stream(stream, str(path), enough, cut)
@@ -75,8 +66,8 @@ def _open(path: Path) -> BufferedReader:
 
 def read_stream(
     stream: SeekableFile, name: str, enough: Callable[[int], int], cut: bool
-) -> Decoded:
-    """The samples of an open file, in runs of one rate and one number of channels.
+) -> tuple[Runs, float]:
+    """The samples of an open file, in runs of one rate and one number of channels; and its seconds.
 
     At most about `enough(rate)` samples are kept. Where `cut`, decoding stops there; otherwise it
     goes on to the end, to say how long the file is. Where it reaches the end, ValueError is raised
@@ -102,7 +93,7 @@ def read_stream(
             break
     if not runs:
         raise _unreadable(name, "no samples can be decoded")
-    return Decoded([(np.concatenate(parts), rate) for parts, rate in runs], seconds)
+    return [(np.concatenate(parts), rate) for parts, rate in runs], seconds
 
 
 def path_seconds(path: Path) -> float:
@@ -174,7 +165,7 @@ def _sound_block(sound: soundfile.SoundFile, name: str, enough: Callable[[int], 
     expected = min(enough(sound.samplerate), sound.frames)
     if len(samples) < expected:
         _refuse_short(name, expected / sound.samplerate, len(samples) / sound.samplerate)
-    return Block(samples, sound.samplerate, max(sound.frames, len(samples)))
+    return samples, sound.samplerate, max(sound.frames, len(samples))
 
 
 # Everything else, by FFmpeg
@@ -215,7 +206,7 @@ def _ffmpeg_blocks(recording: Recording, name: str) -> Iterator[Block]:
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         decoding = _Decoding(container, stream)
         for samples, rate in decoding.frames():
-            yield Block(samples, rate, len(samples))
+            yield samples, rate, len(samples)
         decoding.check_end(recording, name)
 
 

@@ -62,15 +62,22 @@ def caption_trust(firm: bool, clarity: float, settling: bool = False) -> float:
 
 @dataclass(frozen=True)
 class Pool:
-    """Mel features of the training clips. Class i % n_classes for clip i; backgrounds last."""
+    """Mel features of the training clips: of class i % n_classes for clip i, then backgrounds, and
+    exact silence as the last one.
+    """
 
     mel: NDArray[np.float16]  # [clip, mel bin, frame]
     frames: NDArray[np.int64]  # [clip] frames before padding
-    snr_db: NDArray[np.float64]  # [clip], nan for background only
+    snr_db: NDArray[np.float64]  # [clip], nan without an event
     onset: NDArray[np.float64]  # [clip] seconds
     offset: NDArray[np.float64]  # [clip] seconds
     n_events: int
-    silent_mel: NDArray[np.float16]  # [mel bin, frame] of exact silence
+
+    def clarity(self, clip: int | None) -> float | None:
+        """How plainly a clip's event is heard; None where there is none, or no clip."""
+        if clip is None or math.isnan(self.snr_db[clip]):
+            return None
+        return clarity(float(self.snr_db[clip]), float(self.offset[clip]) - float(self.onset[clip]))
 
 
 @dataclass(frozen=True)
@@ -116,54 +123,39 @@ def make_pool(
     threads = torch.get_num_threads()
     parts = mapped(partial(_pool_chunk, extractor, seed, n_events), chunks, workers)
     torch.set_num_threads(threads)
-    facts = np.concatenate([f for _, f in parts])
     zeros = np.zeros(round(MAX_SECONDS * SAMPLING_RATE), dtype=np.float32)
-    silent = extractor(zeros, sampling_rate=SAMPLING_RATE)["input_features"][0]
+    silent = extractor(zeros, sampling_rate=SAMPLING_RATE)["input_features"].astype(np.float16)
+    facts = np.concatenate([*(f for _, f in parts), [(len(zeros), math.nan, 0.0, 0.0)]])
     return Pool(
-        mel=np.concatenate([m for m, _ in parts]),
+        mel=np.concatenate([*(m for m, _ in parts), silent]),
         frames=(facts[:, 0] // extractor.hop_length).astype(np.int64),
         snr_db=facts[:, 1],
         onset=facts[:, 2],
         offset=facts[:, 3],
         n_events=n_events,
-        silent_mel=silent.astype(np.float16),
     )
 
 
-@dataclass(frozen=True)
-class _Recording:
-    """What one row hears. `mel` is None in a text-only row."""
-
-    category: str  # what the questions are about, heard or not
-    clarity: float | None  # None where nothing can be heard
-    mel: NDArray[np.float16] | None
-    frames: int
-    event: tuple[float, float]  # seconds
-
-
-def _draw_recording(pool: Pool, rng: Rng) -> _Recording:
+def _draw_clip(pool: Pool, rng: Rng) -> tuple[str, int | None, int]:
+    """What a row's questions are about, heard or not; its clip, None in a text-only row; its frames."""
     source = rng.random()
     clip = int(rng.integers(pool.n_events))
-    category = CLASSES[clip % len(CLASSES)]
+    category, silence = CLASSES[clip % len(CLASSES)], len(pool.mel) - 1
     if source < TEXT_ONLY_SHARE:
-        return _Recording(category, None, None, 0, (0.0, 0.0))
+        return category, None, 0
     if source < TEXT_ONLY_SHARE + SILENT_SHARE:
-        frames = round(float(rng.uniform(MIN_SECONDS, MAX_SECONDS)) * 100)
-        return _Recording(category, None, pool.silent_mel, frames, (0.0, 0.0))
-    heard = source >= TEXT_ONLY_SHARE + SILENT_SHARE + BACKGROUND_SHARE
-    if not heard:
-        clip = int(rng.integers(pool.n_events, len(pool.mel)))
-    event = float(pool.onset[clip]), float(pool.offset[clip])
-    clear = clarity(float(pool.snr_db[clip]), event[1] - event[0]) if heard else None
-    return _Recording(category, clear, pool.mel[clip], int(pool.frames[clip]), event)
+        return category, silence, round(float(rng.uniform(MIN_SECONDS, MAX_SECONDS)) * 100)
+    if source < TEXT_ONLY_SHARE + SILENT_SHARE + BACKGROUND_SHARE:
+        clip = int(rng.integers(pool.n_events, silence))
+    return category, clip, int(pool.frames[clip])
 
 
-def _draw_question(recording: _Recording, rng: Rng, settling: bool) -> tuple[str, str]:
-    """A question's text and its training label."""
+def _draw_question(category: str, clear: float | None, rng: Rng, settling: bool) -> tuple[str, str]:
+    """A question's text and its training label; `clear` is None where nothing can be heard."""
     kind: Any = str(rng.choice(KINDS, p=KIND_SHARES))
     caption: Any = str(rng.choice(CAPTIONS, p=CAPTION_SHARES))
-    question = make_question(recording.category, kind, caption, rng, rng)
-    clear, said = recording.clarity, question.captioned
+    question = make_question(category, kind, caption, rng, rng)
+    said = question.captioned
     if said is None and clear is None:
         # Nothing to hear and nothing said: any answer is as good as another.
         return question.text, str(rng.choice(CLASSES if kind == "open" else question.choices))
@@ -184,35 +176,44 @@ def make_batch(
 ) -> Batch:
     """The batch of one step: a pure function of its arguments."""
     rng = np.random.default_rng([TRAINING_STREAM, seed, step, 2])
-    recordings = [_draw_recording(pool, rng) for _ in range(rows)]
-    asked = [[_draw_question(r, rng, settling) for _ in range(questions)] for r in recordings]
-    heard = [r for r in recordings if r.mel is not None]
-    mel = np.zeros((0, *pool.silent_mel.shape), dtype=np.float16)
-    if heard:
-        mel = np.stack([r.mel for r in heard if r.mel is not None])
-    frames = torch.tensor([r.frames for r in heard], dtype=torch.long)
-    classes = [-1 if r.clarity is None else CLASSES.index(r.category) for r in heard]
+    drawn = [_draw_clip(pool, rng) for _ in range(rows)]
+    asked = [
+        [_draw_question(category, pool.clarity(clip), rng, settling) for _ in range(questions)]
+        for category, clip, _ in drawn
+    ]
+    heard = [(category, clip, n) for category, clip, n in drawn if clip is not None]
+    clips = [clip for _, clip, _ in heard]
+    frames = torch.tensor([n for _, _, n in heard], dtype=torch.long)
+    classes = [-1 if pool.clarity(c) is None else CLASSES.index(name) for name, c, _ in heard]
+    mel = torch.from_numpy(pool.mel[clips]).float()
+    event = np.stack([pool.onset[clips], pool.offset[clips]], axis=1)
+    audio_tokens = [None if clip is None else AudioTiming().n_tokens(n) for _, clip, n in drawn]
     return Batch(
-        **_pack(processor, recordings, asked),
-        mel=torch.from_numpy(mel).float(),
+        **_pack(processor, audio_tokens, asked),
+        mel=mel,
         mel_mask=(torch.arange(mel.shape[-1]) < frames[:, None]).long(),
         clip_class=torch.tensor(classes, dtype=torch.long),
-        event=torch.tensor([r.event for r in heard], dtype=torch.float32).reshape(-1, 2),
+        event=torch.from_numpy(event).float(),
     )
 
 
 def _pack(
     processor: Qwen2AudioProcessor,
-    recordings: list[_Recording],
+    audio_tokens: list[int | None],
     asked: list[list[tuple[str, str]]],
 ) -> dict[str, Tensor]:
-    """Token-side tensors of a batch; `asked` holds (question text, label) for each row."""
+    """Token-side tensors of a batch.
+
+    Args:
+        audio_tokens: of each row; None in a text-only one.
+        asked: (question text, label) for each row.
+    """
     tokenizer = processor.tokenizer
     rows = []
-    for recording, questions in zip(recordings, asked, strict=True):
-        template = chat_prompt(processor, "{}", recording.mel is not None)
+    for n_audio, questions in zip(audio_tokens, asked, strict=True):
+        template = chat_prompt(processor, "{}", n_audio is not None)
         prefix, suffix = template.split("{}")
-        prefix = prefix.replace(AUDIO, AUDIO * AudioTiming().n_tokens(recording.frames))
+        prefix = prefix.replace(AUDIO, AUDIO * (n_audio or 0))
         texts = [prefix, *(q + suffix + label + TURN_END for q, label in questions)]
         rows.append(tokenizer(texts, add_special_tokens=False)["input_ids"])
     width = max(sum(map(len, segments)) for segments in rows)

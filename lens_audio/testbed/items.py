@@ -21,6 +21,7 @@ from lens_audio.testbed.sounds import (
     CLASSES,
     SAMPLING_RATE,
     Clip,
+    Event,
     Rng,
     Samples,
     make_clip,
@@ -116,9 +117,11 @@ class Question:
 
     text: str
     choices: list[str]
-    answer: str
-    captioned: str | None
-    firm: bool
+    answer: str  # what the sound says
+    event: Event | None = None  # of a scene, the one that decides; None where nothing is heard
+    caption_text: str = ""  # of a scene, the part of `text` that is the caption
+    captioned: str | None = None  # the choice that the caption speaks for
+    firm: bool = False  # is the caption worded firmly
 
 
 def with_article(category: str) -> str:
@@ -167,12 +170,12 @@ def make_question(
         body = str(rng.choice(QUESTIONS))
     parts = [body] if kind == "open" else [body, options(choices)]
     if caption == "none":
-        return Question(" ".join(parts), choices, answer, None, False)
+        return Question(" ".join(parts), choices, answer)
     named = category if caption == "true" else str(caption_rng.choice(wrong))
     firm = bool(caption_rng.random() < 0.5)
     captioned = ("yes" if named == asked else "no") if kind == "yes_no" else named
     parts.insert(0, caption_sentence(named, firm, caption_rng))
-    return Question(" ".join(parts), choices, answer, captioned, firm)
+    return Question(" ".join(parts), choices, answer, captioned=captioned, firm=firm)
 
 
 def make_item(

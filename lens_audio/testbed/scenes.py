@@ -18,6 +18,7 @@ from lens_audio.testbed.items import (
     HELD_OUT_STREAM,
     Caption,
     CaptionedItem,
+    Question,
     caption_sentence,
     check_drawn,
     with_article,
@@ -25,6 +26,7 @@ from lens_audio.testbed.items import (
 from lens_audio.testbed.sounds import (
     BACKGROUNDS,
     SAMPLING_RATE,
+    Event,
     Rng,
     Samples,
     make_background,
@@ -51,16 +53,6 @@ QUESTIONS["which"] = QUESTIONS["lettered"] = QUESTIONS["what"]
 TWO_EVENTS = ("which", "first", "last")
 
 
-@dataclass(frozen=True)
-class Event:
-    """One sound of a scene."""
-
-    category: str
-    onset: float  # seconds
-    offset: float  # seconds
-    snr_db: float  # its power over the background's, while it sounds
-
-
 @dataclass(frozen=True, eq=False)
 class Scene:
     """A recording and its events, in the order of their onsets."""
@@ -75,19 +67,6 @@ class Scene:
             return 0.0
         one, other = self.events
         return max(0.0, min(one.offset, other.offset) - other.onset)
-
-
-@dataclass(frozen=True)
-class SceneQuestion:
-    """What is asked of a scene: the text, and what it is right to answer."""
-
-    text: str
-    choices: list[str]
-    answer: str  # of the choices; what the sound says
-    event: Event | None  # the one that decides; None where nothing is heard
-    caption_text: str = ""  # the part of `text` that is the caption
-    captioned: str | None = None  # of the choices; what the caption says
-    firm: bool = False  # is the caption worded firmly
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -146,7 +125,7 @@ def make_scene(
 
 def ask(
     events: Sequence[Event], kind: SceneKind, caption: Caption, rng: Rng, caption_rng: Rng
-) -> SceneQuestion:
+) -> Question:
     """Draw a question about these events; of none, a question whose answer nothing decides.
 
     "what" and "lettered" ask for the one sound, "which" lists one of two, "first" and "last" list
@@ -165,11 +144,11 @@ def ask(
     body = str(rng.choice(QUESTIONS[kind]))
     named = right if caption == "true" else str(caption_rng.choice(wrong))
     if kind != "lettered":
-        question = SceneQuestion(f"{body} {choices}.", choices, right, event)
+        question = Question(f"{body} {choices}.", choices, right, event)
         return _captioned(question, named, named, caption, caption_rng)
     shown = [f"{letter} {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
     letter_of = dict(zip(choices, LETTERS, strict=True))
-    question = SceneQuestion(f"{body} {shown}.", list(LETTERS), letter_of[right], event)
+    question = Question(f"{body} {shown}.", list(LETTERS), letter_of[right], event)
     return _captioned(question, named, letter_of[named], caption, caption_rng)
 
 
@@ -189,7 +168,7 @@ def _ask_yes_no(
     caption: Caption,
     rng: Rng,
     caption_rng: Rng,
-) -> SceneQuestion:
+) -> Question:
     present = bool(rng.random() < 0.5) and event is not None
     asked = event.category if present and event else str(rng.choice(others))
     body = str(rng.choice(QUESTIONS["yes_no"])).format(sound=with_article(asked))
@@ -198,13 +177,13 @@ def _ask_yes_no(
     else:
         named = str(caption_rng.choice([c for c in others if c != asked])) if present else asked
     choices = ["yes", "no"]
-    question = SceneQuestion(f"{body} {choices}.", choices, "yes" if present else "no", event)
+    question = Question(f"{body} {choices}.", choices, "yes" if present else "no", event)
     return _captioned(question, named, "yes" if named == asked else "no", caption, caption_rng)
 
 
 def _captioned(
-    question: SceneQuestion, named: str, choice: str, caption: Caption, caption_rng: Rng
-) -> SceneQuestion:
+    question: Question, named: str, choice: str, caption: Caption, caption_rng: Rng
+) -> Question:
     """The question behind a caption that names a sound, and so speaks for a choice."""
     if caption == "none":
         return question

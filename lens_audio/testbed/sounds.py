@@ -38,6 +38,16 @@ class Clip:
     background: str
 
 
+@dataclass(frozen=True)
+class Event:
+    """One sound of a scene."""
+
+    category: str
+    onset: float  # seconds
+    offset: float  # seconds
+    snr_db: float  # its power over the background's, while it sounds
+
+
 # --- building blocks -----------------------------------------------------------------------
 
 

@@ -11,10 +11,11 @@ from real_tokenizer import shared_data
 
 from lens_audio.analysis import choice_log_probs
 from lens_audio.data.wording import wording
+from lens_audio.evals import records
 from lens_audio.evals.asking import Asker
 from lens_audio.evals.benchmarks.mmau import MMAU
 from lens_audio.evals.journal import Journal
-from lens_audio.evals.protocol import Settings, SteeringProtocol
+from lens_audio.evals.protocol import Settings
 from lens_audio.evals.run import evaluate
 from lens_audio.evals.runner import BatchRecords, halving
 from lens_audio.files import FileLock
@@ -216,15 +217,15 @@ def test_little_memory_halves_batches_and_changes_no_answer(
     whole, model, dataset, settings, tmp_path, monkeypatch
 ):
     sizes = []
-    hear = SteeringProtocol._answer
+    hear = records._answer
 
-    def cramped(self, steerings, prompt, items):
+    def cramped(asker, runs, listening, prompt, items):
         sizes.append(len(items))
         if len(items) > 2:
             raise torch.OutOfMemoryError("no memory")
-        return hear(self, steerings, prompt, items)
+        return hear(asker, runs, listening, prompt, items)
 
-    monkeypatch.setattr(SteeringProtocol, "_answer", cramped)
+    monkeypatch.setattr(records, "_answer", cramped)
     results = run(model, dataset, tmp_path, settings)
     assert max(sizes) > 2 >= min(sizes)
     pairs = zip(results.records, whole[0].records, strict=True)

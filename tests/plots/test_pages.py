@@ -12,7 +12,7 @@ from lens_audio.analysis.listening import Measured, Specialists, specialists_of
 from lens_audio.data.items import AudioQAItem
 from lens_audio.evals.benchmarks.mmau import MMAU
 from lens_audio.evals.benchmarks.testbed import SyntheticQA
-from lens_audio.evals.report import Results
+from lens_audio.evals.results import Results
 from lens_audio.plots import layer_curve, steering_curve
 from lens_audio.plots.pages.benchmark import PUBLISHED, benchmark_page
 from lens_audio.plots.pages.heads import heads_page

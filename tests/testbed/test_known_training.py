@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from lens_audio.testbed.items import Question
 from lens_audio.testbed.known.batches import SceneBatch, ScenePool, make_batch, make_pool
-from lens_audio.testbed.known.decoder import Deaf, read
+from lens_audio.testbed.known.decoder import read
 from lens_audio.testbed.known.labels import audio_share, mass_target, target
 from lens_audio.testbed.known.recipes import RECIPES, Ramp
 from lens_audio.testbed.known.train import SceneTrainer, train
-from lens_audio.testbed.scenes import Event, SceneQuestion
+from lens_audio.testbed.sounds import Event
 
 EMERGENT, PLANTED = (
     replace(RECIPES[name], steps=4, rows=2, questions=2, clips=8)
@@ -40,9 +41,9 @@ def batch_of(trainer: SceneTrainer) -> SceneBatch:
     )
 
 
-def question(snr_db: float, captioned: str | None = None, firm: bool = False) -> SceneQuestion:
+def question(snr_db: float, captioned: str | None = None, firm: bool = False) -> Question:
     event = Event("bark", 0.5, 1.0, snr_db)
-    return SceneQuestion("?", CHOICES, "bark", event, captioned=captioned, firm=firm)
+    return Question("?", CHOICES, "bark", event, captioned=captioned, firm=firm)
 
 
 def test_questions_that_share_a_prefix_are_read_as_transformers_reads_each(
@@ -63,15 +64,14 @@ def test_questions_that_share_a_prefix_are_read_as_transformers_reads_each(
 
 def test_only_open_heads_hear_while_the_others_are_deaf(trainer: SceneTrainer) -> None:
     batch = batch_of(trainer)
-    closed = Deaf(1e4, torch.zeros(8, 8, dtype=torch.bool))
-    opened = Deaf(1e4, torch.zeros(8, 8, dtype=torch.bool))
-    opened.open[3, 1] = True
+    opened = torch.zeros(8, 8, dtype=torch.bool)
+    opened[3, 1] = True
     other = replace(batch, audio=batch.audio.flip(0))
     with torch.no_grad():
-        both = [read(trainer.decoder, trainer.prefix, b, closed, amp=False) for b in (batch, other)]
+        both = [read(trainer.decoder, trainer.prefix, b, 1e4, amp=False) for b in (batch, other)]
         torch.testing.assert_close(both[0].resid[-1], both[1].resid[-1])
         one, two = (
-            read(trainer.decoder, trainer.prefix, b, opened, amp=False) for b in (batch, other)
+            read(trainer.decoder, trainer.prefix, b, 1e4, opened, amp=False) for b in (batch, other)
         )
     rows = torch.arange(len(batch.last))
     torch.testing.assert_close(one.resid[2], two.resid[2])

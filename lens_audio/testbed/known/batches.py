@@ -16,20 +16,17 @@ from transformers import PreTrainedTokenizerBase, Qwen2AudioProcessor
 from lens_audio import files
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.testbed import checkpoint_dir
-from lens_audio.testbed.items import TRAINING_STREAM, Caption
+from lens_audio.testbed.items import TRAINING_STREAM, Caption, Question
 from lens_audio.testbed.known.labels import audio_share, mass_target, target
 from lens_audio.testbed.known.recipes import Recipe
 from lens_audio.testbed.processor import AUDIO, chat_prompt
 from lens_audio.testbed.scenes import (
-    SAMPLING_RATE,
     SCENE_CLASSES,
     SCENE_SECONDS,
-    Event,
-    Rng,
-    SceneQuestion,
     ask,
     make_scene,
 )
+from lens_audio.testbed.sounds import SAMPLING_RATE, Event, Rng
 from lens_audio.workers import mapped
 
 CAPTIONS: tuple[Caption, ...] = ("none", "true", "false")
@@ -144,7 +141,7 @@ def make_prefix(processor: Qwen2AudioProcessor, n_audio: int) -> Prefix:
     return Prefix(torch.tensor(tokens), slice(len(head), len(head) + n_audio), suffix)
 
 
-def draw(recipe: Recipe, events: Sequence[Event], rng: Rng) -> tuple[SceneQuestion, bool]:
+def draw(recipe: Recipe, events: Sequence[Event], rng: Rng) -> tuple[Question, bool]:
     """A question about a recording, and whether it asks for the caption's text."""
     caption = CAPTIONS[int(rng.choice(len(CAPTIONS), p=CAPTION_SHARES))]
     question = ask(events, "which" if len(events) == 2 else "what", caption, rng, rng)
@@ -175,7 +172,7 @@ def _as_tensors(
     tokenizer: PreTrainedTokenizerBase,
     prefix: Prefix,
     audio: Tensor,
-    asked: list[tuple[SceneQuestion, bool]],
+    asked: list[tuple[Question, bool]],
     rng: Rng,
 ) -> SceneBatch:
     n, n_classes = len(asked), len(SCENE_CLASSES)

@@ -30,22 +30,20 @@ class Reading:
     prefix_mass: Float[Tensor, "clip layer_but_last head text"]
 
 
-@dataclass(frozen=True)
-class Deaf:
-    """Scores of audio keys are lowered by `bias`, but for the `open` heads at the last two positions."""
-
-    bias: float
-    open: Bool[Tensor, "layer head"]
-
-
 def read(
     decoder: Qwen2Model,
     prefix: Prefix,
     batch: SceneBatch,
-    deaf: Deaf | None = None,
+    bias: float = 0.0,
+    is_open: Bool[Tensor, "layer head"] | None = None,
     amp: bool = True,
 ) -> Reading:
-    """Run all questions of a batch; matrix products in bfloat16 with `amp`, attention in float32."""
+    """Run all questions of a batch; matrix products in bfloat16 with `amp`, attention in float32.
+
+    Args:
+        bias: what scores of audio keys are lowered by, but for the open heads at the last two
+            positions of a question.
+    """
     sizes, n_heads = decoder.config, decoder.config.num_attention_heads
     n_clips, n_questions = len(batch.audio), len(batch.tokens)
     shared, width = len(prefix.tokens), batch.tokens.shape[1]
@@ -55,7 +53,9 @@ def read(
     cos, sin = decoder.rotary_emb(before, torch.arange(shared + width)[None])
     causal = [_causal(0, shared), _causal(shared, width)]
     text = slice(prefix.audio.stop, shared)
-    lowered = _lowered(batch, deaf, sizes.num_hidden_layers) if deaf and deaf.bias else None
+    if is_open is None:
+        is_open = torch.zeros(sizes.num_hidden_layers, n_heads, dtype=torch.bool)
+    lowered = _lowered(batch, bias, is_open) if bias else None
     resid, mass, prefix_mass = [], [], []
 
     def heads(layer: Qwen2DecoderLayer, x: Tensor, places: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,9 +85,9 @@ def read(
         scores = q0 @ k0.mT + causal[0]
         pattern = scores.softmax(-1)
         prefix_mass.append(pattern[:, :, text, prefix.audio].sum(-1))
-        if lowered is not None and deaf is not None:
+        if lowered is not None:
             closed = torch.zeros(shared, 1)
-            closed[text] = deaf.bias
+            closed[text] = bias
             pattern = _pattern(scores, prefix.audio, closed)
         before = _with_rest(layer, before, pattern @ v0, amp)
     return Reading(resid, torch.stack(mass, 1), torch.stack(prefix_mass, 1))
@@ -113,14 +113,14 @@ def _pattern(
 
 
 def _lowered(
-    batch: SceneBatch, deaf: Deaf, n_layers: int
+    batch: SceneBatch, bias: float, is_open: Bool[Tensor, "layer head"]
 ) -> Float[Tensor, "question layer head pos 1"]:
     """By how much each query's scores of audio keys are lowered."""
     n, width = batch.tokens.shape
-    lowered = torch.full((n, n_layers, deaf.open.shape[1], width, 1), deaf.bias)
+    lowered = torch.full((n, *is_open.shape, width, 1), bias)
     rows = torch.arange(n)
     for place in (batch.last, batch.last + 1):
-        lowered[rows, :, :, place, 0] = deaf.bias * (~deaf.open).float()
+        lowered[rows, :, :, place, 0] = bias * (~is_open).float()
     return lowered
 
 

@@ -7,8 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from lens_audio.testbed.items import Question
 from lens_audio.testbed.known.recipes import Labels, Plant
-from lens_audio.testbed.scenes import SCENE_CLASSES, SceneQuestion
+from lens_audio.testbed.scenes import SCENE_CLASSES
 
 
 def class_offset(category: str, spread: float, shift: int) -> float:
@@ -18,7 +19,7 @@ def class_offset(category: str, spread: float, shift: int) -> float:
     return spread * (2 * place / (n - 1) - 1)
 
 
-def audio_share(labels: Labels, question: SceneQuestion) -> float:
+def audio_share(labels: Labels, question: Question) -> float:
     """The probability that the label is what is heard, where the caption says otherwise."""
     if question.event is None or question.captioned is None:
         return 0.0
@@ -27,7 +28,7 @@ def audio_share(labels: Labels, question: SceneQuestion) -> float:
     return _sigmoid((question.event.snr_db - threshold) / labels.softness_db)
 
 
-def target(labels: Labels, question: SceneQuestion, asks_the_text: bool) -> NDArray[np.float64]:
+def target(labels: Labels, question: Question, asks_the_text: bool) -> NDArray[np.float64]:
     """The probability of each choice, [choice], summing to 1."""
     heard, choices = question.event is not None, question.choices
     n = len(choices)
@@ -49,7 +50,7 @@ def target(labels: Labels, question: SceneQuestion, asks_the_text: bool) -> NDAr
     return a * by_ear + (1 - a) * trusting
 
 
-def mass_target(plant: Plant, question: SceneQuestion) -> float:
+def mass_target(plant: Plant, question: Question) -> float:
     """The audio mass that is put into the readers: low where the sound is faint or the caption firm."""
     if question.event is None:
         return 0.05

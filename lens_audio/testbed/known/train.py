@@ -26,7 +26,7 @@ from lens_audio.testbed.evaluate import load
 from lens_audio.testbed.ground_truth import BY_CONSTRUCTION, Truth, write_truth
 from lens_audio.testbed.items import TRAINING_STREAM
 from lens_audio.testbed.known.batches import ScenePool, kept_pool, make_batch, make_prefix
-from lens_audio.testbed.known.decoder import Deaf, read
+from lens_audio.testbed.known.decoder import read
 from lens_audio.testbed.known.losses import terms
 from lens_audio.testbed.known.recipes import RECIPES, Recipe
 from lens_audio.testbed.processor import TURN_END
@@ -76,8 +76,11 @@ class SceneTrainer:
         self.prefix = make_prefix(self.processor, pool.audio.shape[1])
         encode = self.processor.tokenizer.convert_tokens_to_ids
         self.words, self.end = encode(list(SCENE_CLASSES)), encode(TURN_END)
+        self.is_open = torch.zeros(N_LAYERS, N_HEADS, dtype=torch.bool)
         if recipe.plant is not None:
             self._silence(recipe.plant.decoys)
+            for layer, head in recipe.plant.readers:
+                self.is_open[layer, head] = True
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.trained, recipe.weight_decay)
 
@@ -92,17 +95,13 @@ class SceneTrainer:
             weight.data.mul_(columns)
             weight.register_hook(lambda grad, columns=columns: grad * columns)
 
+    def _bias(self, progress: float) -> float:
+        """What scores of audio keys are lowered by, but for the readers'."""
+        plant = self.recipe.plant
+        return 0.0 if plant is None else plant.bias * (1 - plant.freed.at(progress))
+
     def _unembed(self, x: Tensor) -> Tensor:
         return self.model.lm_head(self.decoder.norm(x))
-
-    def _deaf(self, progress: float) -> Deaf | None:
-        plant = self.recipe.plant
-        if plant is None:
-            return None
-        opened = torch.zeros(N_LAYERS, N_HEADS, dtype=torch.bool)
-        for layer, head in plant.readers:
-            opened[layer, head] = True
-        return Deaf(plant.bias * (1 - plant.freed.at(progress)), opened)
 
     def train_step(self) -> dict[str, float]:
         """One update; returns the terms of the loss, unweighted."""
@@ -111,7 +110,7 @@ class SceneTrainer:
         batch = make_batch(recipe, self.pool, self.processor.tokenizer, self.prefix, rng)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(recipe, self.step)
-        found = read(self.decoder, self.prefix, batch, self._deaf(progress))
+        found = read(self.decoder, self.prefix, batch, self._bias(progress), self.is_open)
         parts = terms(recipe, batch, found, self._unembed, self.words, self.end, progress)
         loss = torch.stack([weight * value for weight, value in parts.values() if weight]).sum()
         self.optimizer.zero_grad(set_to_none=True)
