@@ -90,7 +90,7 @@ def run(request: CircuitCommand) -> None:
     tokens = [token for _, token in answers]
     found_on, judged_on = halves(model, task, pair, tokens)
     with progress.status("scoring edges"):
-        graph = circuits.edges(model, found_on, method=request.method.value)
+        graph = circuits.edges(model, found_on, method=request.method)
         few = graph.greedy(min(request.edges, len(graph)))
     with progress.status("running circuits"):
         curve = faithfulness(model, judged_on, graph, request.edges)

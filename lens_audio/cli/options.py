@@ -4,9 +4,8 @@ import math
 import re
 import shlex
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from typer.models import ArgumentInfo
@@ -62,30 +61,6 @@ def only_commas(text: str | None) -> str | None:
     return None if choices is None else ",".join(choices)
 
 
-class Adaptive(StrEnum):
-    """What scales the strength of steering; `steering.audio_silence.settings.ADAPTIVE`."""
-
-    constant = "constant"
-    listening = "listening"
-    confidence = "confidence"
-
-
-class AnswerBy(StrEnum):
-    """How a choice is made; `evals.asking.ANSWER_BY`."""
-
-    generation = "generation"
-    log_probability = "log-probability"
-
-
-class Dtype(StrEnum):
-    """What the weights are loaded as."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    auto = "auto"
-
-
 Question = Annotated[str | None, typer.Option(callback=not_empty, help="What to ask.")]
 Choices = Annotated[
     str | None,
@@ -114,13 +89,13 @@ Model = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, … Default: the GPU if there is one.")
 ]
-DtypeOption = Annotated[
-    Dtype | None,
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16", "auto"] | None,
     typer.Option(help="auto: what config.json names. Default: as the weights are stored."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts per forward pass.")]
-AnswerByOption = Annotated[
-    AnswerBy,
+AnswerBy = Annotated[
+    Literal["generation", "log-probability"],  # `evals.asking.ANSWER_BY`
     typer.Option(help="Generate text and extract the answer, or take the likeliest option."),
 ]
 AudioFolder = Annotated[
@@ -148,7 +123,10 @@ Workers = Annotated[
 ResultsFolder = Annotated[
     Path, typer.Option(help="The folder for results. An unfinished run there is continued.")
 ]
-AdaptiveOption = Annotated[Adaptive, typer.Option(help="What scales beta.")]
+Adaptive = Annotated[
+    Literal["constant", "listening", "confidence"],  # `steering.audio_silence.settings.ADAPTIVE`
+    typer.Option(help="What scales beta."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Top = Annotated[int, typer.Option(min=1, help="How many of the strongest to show.")]
 Page = Annotated[Path, typer.Option(help="The page to write.")]

@@ -108,7 +108,7 @@ def sweep_by(
         metric=metric,
         positions=positions,
         heads="each" if kind == "head" else None,
-        direction=request.direction.value,
+        direction=request.direction,
     )
     found = Sweep(kind, site, where, result, None, request.top)
     if kind == "position" and not Site.of(site).in_encoder:
