@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -11,6 +12,7 @@ import typer
 from typer.models import ArgumentInfo
 
 from lens_audio.cli.checks import shown_name
+from lens_audio.testbed import KNOWN
 
 
 def not_empty(text: str | None) -> str | None:
@@ -59,6 +61,22 @@ def only_commas(text: str | None) -> str | None:
     """`--choices` with commas between them and no spaces around these."""
     choices = split_choices(text)
     return None if choices is None else ",".join(choices)
+
+
+def several_of(choices: Sequence[str], what: str) -> Any:
+    """An option that may be given several times: typer takes no `Literal` in a list.
+
+    Args:
+        what: its help.
+    """
+
+    def check(given: list[str] | None) -> list[str] | None:
+        for one in given or []:
+            if one not in choices:
+                raise typer.BadParameter(f"{one!r} is not one of {', '.join(map(repr, choices))}.")
+        return given
+
+    return typer.Option(metavar=f"<list[{'|'.join(choices)}]>", callback=check, help=what)
 
 
 Question = Annotated[str | None, typer.Option(callback=not_empty, help="What to ask.")]
@@ -126,6 +144,10 @@ ResultsFolder = Annotated[
 Adaptive = Annotated[
     Literal["constant", "listening", "confidence"],  # `steering.audio_silence.settings.ADAPTIVE`
     typer.Option(help="What scales beta."),
+]
+Checkpoints = Annotated[
+    list[str] | None,
+    several_of(KNOWN, "An embedded checkpoint; may be given several times. Default: all three."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Top = Annotated[int, typer.Option(min=1, help="How many of the strongest to show.")]

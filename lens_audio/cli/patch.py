@@ -42,7 +42,7 @@ def run(request: Patch) -> None:
     """Do all of it; nothing is written before everything is done."""
     asked, progress = TwoRecordings.of(request), Console(stderr=True)
     checkpoint = CheckpointFiles.read(request.model, request.device)
-    by = None if request.by is None else [kind.value for kind in dict.fromkeys(request.by)]
+    by = None if request.by is None else list(dict.fromkeys(request.by))
     kinds = kinds_of(checkpoint, by, request.site)
     excerpts = read_excerpts(checkpoint, asked, request)
     loaded, notes = load_pair(checkpoint, asked, excerpts, request.window)

@@ -1,23 +1,15 @@
 """The options of `lens-audio patch`, and what it refuses before anything heavy is imported."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from lens_audio.cli.commands.about_two import AboutTwo
-from lens_audio.cli.options import Debug, Page, Table, Top, above_zero
+from lens_audio.cli.options import Debug, Page, Table, Top, above_zero, several_of
 
-
-class By(StrEnum):
-    """What the cells of a sweep are, in each layer: an option that is repeated can be no `Literal`."""
-
-    window = "window"
-    head = "head"
-    position = "position"
-    group = "group"
+BY = ("window", "head", "position", "group")  # what the cells of a sweep are, in each layer
 
 
 @dataclass
@@ -25,8 +17,8 @@ class Patch(AboutTwo):
     """Ask one question about two recordings, and find what makes the answers differ."""
 
     by: Annotated[
-        list[By] | None,
-        typer.Option(help="What to patch by; can be repeated. Default: window and head."),
+        list[str] | None,
+        several_of(BY, "What to patch by; can be repeated. Default: window and head."),
     ] = None
     site: Annotated[
         str | None,
