@@ -21,7 +21,7 @@ from lens_audio.plots.report import own_versions
 
 N_NEXT_TOKENS = 4
 # To one recording: the text, its first token, the candidates' probabilities, and that of all choices.
-Answer = tuple[str, int, list[float], float | None]
+Answered = tuple[str, int, list[float], float | None]
 
 
 def check_comparable(checkpoint: CheckpointFiles, asked: TwoRecordings) -> None:
@@ -67,7 +67,7 @@ def ask(
     ]  # fmt: skip
 
 
-def _chosen(model: HookedAudioTransformer, prompt: AudioPrompt, choices: list[str]) -> Answer:
+def _chosen(model: HookedAudioTransformer, prompt: AudioPrompt, choices: list[str]) -> Answered:
     probs, mass = cautions.probs_and_mass(choice_log_probs(model, prompt, choices))
     best = choices[max(range(len(probs)), key=probs.__getitem__)]
     return best, first_token(model.tokenizer, best), probs, mass
@@ -75,7 +75,7 @@ def _chosen(model: HookedAudioTransformer, prompt: AudioPrompt, choices: list[st
 
 def _said(
     model: HookedAudioTransformer, prompts: list[AudioPrompt]
-) -> tuple[list[str], list[Answer]]:
+) -> tuple[list[str], list[Answered]]:
     nexts = [next_token_probs(model, prompt)[0] for prompt in prompts]
     likeliest = [int(token) for p in nexts for token in p.topk(N_NEXT_TOKENS).indices]
     shown = sorted(set(likeliest), key=lambda t: -float(max(p[t] for p in nexts)))

@@ -1,11 +1,8 @@
 """The page of a benchmark: every run, the paper's figures beside ours, and where they differ."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeAlias
 
 import pandas as pd
-from jaxtyping import Bool
-from torch import Tensor
 
 from lens_audio.plots.benchmark import run_accuracies
 from lens_audio.plots.heads import correlation_map, specialists
@@ -26,6 +23,9 @@ from lens_audio.plots.steering import steering_curve
 from lens_audio.plots.theme import clipped, points, share
 from lens_audio.sites import head_name
 
+# `lens_audio.evals.Results`, whose properties are told of there: a room above this one.
+Results: TypeAlias = Any
+
 PAPER = "Glazer, Aharon, Fetaya, arXiv 2603.06854"
 PUBLISHED = {"Qwen2-Audio-7B-Instruct": 8.0, "R1-AQA": 4.9}  # points gained by steering, on MMAU
 MOST = 160  # letters of what a run is
@@ -41,87 +41,7 @@ MEANING = {
 }
 
 
-@runtime_checkable
-class Answered(Protocol):
-    """What the page shows of `lens_audio.evals.Results`, which says what each is."""
-
-    @property
-    def dataset(self) -> Any:
-        """The benchmark that was answered: an `AudioQADataset`."""
-        ...
-
-    @property
-    def items(self) -> Sequence[Any]:
-        """Its items, in the order of all tensors."""
-        ...
-
-    @property
-    def records(self) -> Sequence[dict[str, Any]]:
-        """One an item, in order: its answer in each run, or why it failed."""
-        ...
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What the run was asked: settings, model, versions."""
-        ...
-
-    @property
-    def chosen(self) -> Any:
-        """What was chosen on the calibration items; None where nothing was."""
-        ...
-
-    @property
-    def rule(self) -> str:
-        """Whose scoring rule the benchmark follows; "" where it does not say."""
-        ...
-
-    @property
-    def runs(self) -> list[str]:
-        """The runs, the base first."""
-        ...
-
-    @property
-    def failed(self) -> dict[str, str]:
-        """Why items could not be answered, by id."""
-        ...
-
-    @property
-    def correct(self) -> Mapping[str, Bool[Tensor, " item"]] | None:
-        """Which items each run answers right; None where answers are withheld."""
-        ...
-
-    @property
-    def accuracy(self) -> pd.DataFrame | None:
-        """A row a run and group of items; None where answers are withheld."""
-        ...
-
-    @property
-    def comparison(self) -> pd.DataFrame | None:
-        """Each run against the base, a row a run, with 95 % intervals."""
-        ...
-
-    @property
-    def against_controls(self) -> pd.DataFrame | None:
-        """Each run that has random controls against them, with 95 % intervals."""
-        ...
-
-    @property
-    def metrics(self) -> pd.DataFrame | None:
-        """What the benchmark reports, a row a run and metric, with 95 % intervals."""
-        ...
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Each item's listening score, 0 to 1, by id."""
-        ...
-
-    @property
-    def auroc(self) -> Any:
-        """How well the listening score tells right from wrong answers, with its interval."""
-        ...
-
-
-def benchmark_page(found: Answered, command: str, model: str = "") -> str:
+def benchmark_page(found: Results, command: str, model: str = "") -> str:
     """The whole page; the model has the name of its folder or on the hub unless it is given."""
     facts = found.manifest
     model = model or facts["model"]["name"]
@@ -150,7 +70,7 @@ def benchmark_page(found: Answered, command: str, model: str = "") -> str:
     )
 
 
-def _of_protocol(found: Answered, model: str) -> tuple[str, ...]:
+def _of_protocol(found: Results, model: str) -> tuple[str, ...]:
     """What only the paper's protocol has."""
     if _is_of_runs(found):
         return (_by_group(found),)
@@ -163,22 +83,22 @@ def _of_protocol(found: Answered, model: str) -> tuple[str, ...]:
     )
 
 
-def _of_runs(found: Answered) -> tuple[str, ...]:
+def _of_runs(found: Results) -> tuple[str, ...]:
     """What only evaluations of runs have."""
     if not _is_of_runs(found):
         return ()
     return controls_section(found.against_controls), metrics_section(found.metrics, found.rule)
 
 
-def _is_of_runs(found: Answered) -> bool:
+def _is_of_runs(found: Results) -> bool:
     return "runs" in found.manifest
 
 
-def _named(found: Answered) -> str:
+def _named(found: Results) -> str:
     return f"{found.dataset.name} ({found.dataset.version})"
 
 
-def _runs(found: Answered) -> str:
+def _runs(found: Results) -> str:
     meanings = "".join(
         f"<br><b>{escape(run)}</b>: {escape(_meaning(found, run))}" for run in found.runs
     )
@@ -207,7 +127,7 @@ def _runs(found: Answered) -> str:
     )
 
 
-def _meaning(found: Answered, run: str) -> str:
+def _meaning(found: Results, run: str) -> str:
     """What a run is, in words."""
     if not _is_of_runs(found):
         return MEANING[run.split()[0]]
@@ -217,8 +137,7 @@ def _meaning(found: Answered, run: str) -> str:
     return clipped(said_of_run(facts), MOST)
 
 
-def _correction(found: Answered) -> str:
-    assert found.comparison is not None
+def _correction(found: Results) -> str:
     n = len(found.comparison)
     return f", beside it corrected for {n} comparisons by Holm" if _is_of_runs(found) else ""
 
@@ -240,7 +159,7 @@ def _run_row(row: dict[str, Any], against: dict[Any, Any], corrected: bool) -> t
     )
 
 
-def _published(found: Answered, model: str) -> str:
+def _published(found: Results, model: str) -> str:
     if found.comparison is None or STEERED not in found.runs:
         return ""
     ours = found.comparison.set_index("run").loc[STEERED]
@@ -262,7 +181,7 @@ def _published(found: Answered, model: str) -> str:
     )
 
 
-def _by_group(found: Answered) -> str:
+def _by_group(found: Results) -> str:
     if found.accuracy is None:
         return ""
     tables = []
@@ -275,7 +194,7 @@ def _by_group(found: Answered) -> str:
     return section("By kind of item", *tables)
 
 
-def _calibration(found: Answered) -> str:
+def _calibration(found: Results) -> str:
     chosen = found.chosen
     if chosen is None:
         return ""
@@ -305,7 +224,7 @@ def _calibration(found: Answered) -> str:
     )
 
 
-def _listening(found: Answered) -> str:
+def _listening(found: Results) -> str:
     if found.auroc is None or found.correct is None:
         return ""
     right: dict[bool, list[float]] = {True: [], False: []}
@@ -320,7 +239,7 @@ def _listening(found: Answered) -> str:
     )
 
 
-def _changed(found: Answered) -> str:
+def _changed(found: Results) -> str:
     """Items that steering answers rightly or wrongly, unlike the base."""
     if found.correct is None or STEERED not in found.runs:
         return ""
@@ -339,7 +258,7 @@ def _changed(found: Answered) -> str:
     )
 
 
-def _failed(found: Answered) -> str:
+def _failed(found: Results) -> str:
     if not found.failed:
         return ""
     rows = list(found.failed.items())[:SHOWN]

@@ -1,9 +1,7 @@
 """The page of `lens-audio which-intervention`."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
-
-import pandas as pd
+from typing import Any, TypeAlias
 
 from lens_audio.plots.interventions import intervention_effects
 from lens_audio.plots.report import (
@@ -18,6 +16,9 @@ from lens_audio.plots.report import (
 )
 from lens_audio.plots.theme import number, points, share
 
+# `lens_audio.evals.interventions.InterventionComparison`: of a room above this one.
+Comparison: TypeAlias = Any
+
 LIMITS = (
     "These are small models trained on synthesised sounds, with captions of a few forms. What leads "
     "here says that the tools do what they should; it does not say what would lead on a published model. "
@@ -26,47 +27,7 @@ LIMITS = (
 )
 
 
-@runtime_checkable
-class Compared(Protocol):
-    """What the page shows of `evals.interventions.InterventionComparison`, which says what each is."""
-
-    @property
-    def checkpoint(self) -> str:
-        """The model's name."""
-        ...
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """A row a run: its strength, what it changes in each condition, its time."""
-        ...
-
-    @property
-    def kinds(self) -> pd.DataFrame:
-        """How well each kind of question is answered, and whether it was asked."""
-        ...
-
-    @property
-    def adaptive(self) -> pd.DataFrame:
-        """Adaptive strength against constant strength."""
-        ...
-
-    @property
-    def conditions(self) -> list[str]:
-        """In the order of the items."""
-        ...
-
-    @property
-    def findings(self) -> list[str]:
-        """What the table says, in sentences."""
-        ...
-
-    @property
-    def results(self) -> Any:
-        """Every answer on the test clips: `evals.Results`."""
-        ...
-
-
-def which_intervention_page(found: Sequence[Compared], command: str) -> str:
+def which_intervention_page(found: Sequence[Comparison], command: str) -> str:
     """Every intervention on every checkpoint: what it gains in conflict, and what it costs."""
     first = found[0]
     n = len(first.results.items) // len(first.conditions)
@@ -83,18 +44,18 @@ def which_intervention_page(found: Sequence[Compared], command: str) -> str:
     )
 
 
-def _said(found: Sequence[Compared]) -> str:
+def _said(found: Sequence[Comparison]) -> str:
     sentences = "".join(f"<li>{escape(said)}</li>" for one in found for said in one.findings)
     return section("In short", f"<ul>{sentences}</ul>", note(LIMITS))
 
 
-def _effects(one: Compared) -> str:
+def _effects(one: Comparison) -> str:
     if one.table.empty:
         return "<p>No intervention helped on the calibration clips within its cost.</p>"
     return figure_html(intervention_effects(one.table), f"effects-{one.checkpoint}")
 
 
-def effect_cells(one: Compared) -> list[tuple[str, ...]]:
+def effect_cells(one: Comparison) -> list[tuple[str, ...]]:
     """Of each run its name, strength, points gained in each condition, and time over the base's."""
     ends = ("", "_low", "_high")
     return [
@@ -108,7 +69,7 @@ def effect_cells(one: Compared) -> list[tuple[str, ...]]:
     ]
 
 
-def _numbers(one: Compared) -> str:
+def _numbers(one: Comparison) -> str:
     if one.table.empty:
         return ""
     header = ("run", "strength", *one.conditions, "follows a false caption", "time over base")
@@ -128,7 +89,7 @@ def _numbers(one: Compared) -> str:
     )
 
 
-def _adaptive(found: Sequence[Compared]) -> str:
+def _adaptive(found: Sequence[Comparison]) -> str:
     """Does it help to steer more where the model listens less, or is less sure?"""
     rows = []
     for one in found:
@@ -154,7 +115,7 @@ def _adaptive(found: Sequence[Compared]) -> str:
     )
 
 
-def _kinds(found: Sequence[Compared]) -> str:
+def _kinds(found: Sequence[Comparison]) -> str:
     rows = []
     for one in found:
         for row in one.kinds.to_dict("records"):
