@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from lens_audio.analysis.dataset import LabelledItem
 from lens_audio.cli import app
 from lens_audio.cli.checkpoint import CheckpointFiles
 from lens_audio.cli.checks import checkpoint_path
-from lens_audio.cli.commands.steer import ItemsOf, SpecialistsFrom, Steer
+from lens_audio.cli.commands.steer import SpecialistsFrom, Steer
 from lens_audio.cli.options import Adaptive
 from lens_audio.steering import AudioSilenceSteering
 from lens_audio.steering.audio_silence.settings import ADAPTIVE
@@ -224,12 +225,13 @@ def test_values_that_an_option_cannot_have_are_wrong_usage(line: str) -> None:
 
 
 def test_options_offer_what_there_is() -> None:
-    assert tuple(Adaptive) == ADAPTIVE
+    choices, *_ = get_args(Adaptive)
+    assert get_args(choices) == ADAPTIVE
     items = [testbed.make_items(1, 0, caption)[0] for caption in ("none", "true", "false")]
     from lens_audio.analysis.dataset import labelled
 
     conditions = {item.condition for item in labelled(items)}
-    assert set(SpecialistsFrom) == {"all", *conditions}
+    assert set(get_args(SpecialistsFrom)) == {"all", *conditions}
 
 
 def test_items_whose_choices_begin_alike_are_refused_without_a_model() -> None:
@@ -288,9 +290,9 @@ def test_a_name_of_an_embedded_checkpoint_is_its_folder_unless_there_is_one_of_t
         (None, None, "testbed"),
         ("listen", None, "testbed"),
         ("planted", None, "scenes"),
-        ("planted", ItemsOf.testbed, "testbed"),
+        ("planted", "testbed", "testbed"),
         ("a/folder", None, "testbed"),
-        (None, ItemsOf.scenes, "scenes"),
+        (None, "scenes", "scenes"),
     ],
 )
 def test_steer_asks_what_the_checkpoint_was_trained_on(model, given, items) -> None:

@@ -8,7 +8,6 @@ from typer.testing import CliRunner
 
 from lens_audio import testbed
 from lens_audio.cli import app
-from lens_audio.cli.commands.score_localisation import Known
 from lens_audio.cli.score_localisation import methods_of
 from lens_audio.evals.localisation import METHODS
 from lens_audio.tables import read_table
@@ -61,4 +60,5 @@ def test_methods_are_all_or_those_named() -> None:
 
 
 def test_it_offers_the_checkpoints_whose_readers_are_known() -> None:
-    assert tuple(Known) == testbed.KNOWN
+    result = CliRunner().invoke(app, ["score-localisation", "--help"], env={"COLUMNS": "200"})
+    assert f"<list[{'|'.join(testbed.KNOWN)}]>" in result.stdout

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -17,16 +16,14 @@ from lens_audio.analysis.circuits.faithfulness import circuit_metrics
 from lens_audio.analysis.circuits.pairs import PairWithMetric
 from lens_audio.analysis.metrics import logit_diff
 from lens_audio.cli.both_answers import (
-    answered,
     ask,
     check_comparable,
     compared,
-    said_of_both,
     show_answers,
+    two_answers,
 )
 from lens_audio.cli.checkpoint import CheckpointFiles, load
 from lens_audio.cli.commands.circuit import PAIRS, CircuitCommand
-from lens_audio.cli.recording import Excerpt
 from lens_audio.cli.two_recordings import TwoRecordings, load_pair, read_excerpts
 from lens_audio.data import Pair
 from lens_audio.files import write_text
@@ -44,66 +41,39 @@ SEED = 7  # of the synthetic pairs
 SIZES = (1, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)  # of circuits, in edges; and all
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is asked: the pair that is shown, and all pairs where they are the testbed's."""
-
-    asked: TwoRecordings
-    excerpts: list[Excerpt]
-    shown: Pair
-    notes: list[str]
-    answer: str | None
-    instead: str | None
-    scenes: Sequence[ScenePair]
-
-    @classmethod
-    def of(cls, checkpoint: CheckpointFiles, request: CircuitCommand) -> "Task":
-        """All that can be refused before the model is loaded.
-
-        Raises:
-            OSError, ValueError: for recordings, pairs or answers that cannot be.
-        """
-        scenes = []
-        if request.clean is None:
-            scenes = testbed.make_scene_pairs(request.pairs or PAIRS, SEED)
-            checkpoint.check_items([item for pair in scenes for item in pair])
-        asked = TwoRecordings.of_scenes(scenes[0]) if scenes else TwoRecordings.of(request)
-        answer, instead = request.answer, request.instead
-        if scenes:
-            answer, instead = (item.answer for item in scenes[0])
-        excerpts = read_excerpts(checkpoint, asked, request)
-        shown, notes = load_pair(checkpoint, asked, excerpts)
-        check_comparable(checkpoint, asked.choices, answer, instead)
-        return cls(asked, excerpts, shown, notes, answer, instead, scenes)
-
-
 def run(request: CircuitCommand) -> None:
     """Do all of it; nothing is written before everything is done."""
     progress = Console(stderr=True)
     checkpoint = CheckpointFiles.read(request.model, request.device)
-    task = Task.of(checkpoint, request)
+    scenes = []
+    if request.clean is None:
+        scenes = testbed.make_scene_pairs(request.pairs or PAIRS, SEED)
+        checkpoint.check_items([item for pair in scenes for item in pair])
+    asked = TwoRecordings.of_scenes(scenes[0]) if scenes else TwoRecordings.of(request)
+    excerpts = read_excerpts(checkpoint, asked, request)
+    loaded, notes = load_pair(checkpoint, asked, excerpts)
+    check_comparable(checkpoint, asked)
     model = load(request.model, request.device)
-    pair = task.shown.to(model.device)
+    pair = loaded.to(model.device)
     with progress.status("asking about both recordings"):
-        both = ask(model, (pair.clean, pair.corrupted), task.asked.choices)
-        answers = compared(model, both, task.asked.choices, task.answer, task.instead)
+        candidates, runs = ask(model, asked, excerpts, loaded)
+        answers = compared(model, asked, runs)
     tokens = [token for _, token in answers]
-    found_on, judged_on = halves(model, task, pair, tokens)
+    found_on, judged_on = halves(model, scenes, pair, tokens)
     with progress.status("scoring edges"):
-        graph = circuits.edges(model, found_on, method=request.method.value)
+        graph = circuits.edges(model, found_on, method=request.method)
         few = graph.greedy(min(request.edges, len(graph)))
     with progress.status("running circuits"):
         curve = faithfulness(model, judged_on, graph, request.edges)
     effects = effects_of(model, pair, *tokens)
-    recordings = answered(task.asked, task.excerpts, task.shown, both, effects.totals)
     found = FoundCircuit(
-        **said_of_both(request, task.asked, recordings, both, answers, task.notes),
+        both=two_answers(request, asked, candidates, runs, effects.totals, answers, notes),
         graph=few,
         n_all=len(graph),
         curve=curve,
         n_found_on=sum(len(one) for one, _ in found_on),
         n_judged_on=sum(len(one) for one, _ in judged_on),
-        are_apart=bool(task.scenes),
+        are_apart=bool(scenes),
         effects=effects,
         top=request.top,
     )
@@ -116,14 +86,19 @@ def run(request: CircuitCommand) -> None:
 
 
 def halves(
-    model: HookedAudioTransformer, task: Task, pair: Pair, tokens: Sequence[int]
+    model: HookedAudioTransformer, scenes: Sequence[ScenePair], pair: Pair, tokens: Sequence[int]
 ) -> tuple[list[PairWithMetric], list[PairWithMetric]]:
-    """The pairs on which edges are found, and those on which they are judged: of one pair the same."""
-    if not task.scenes:
+    """The pairs on which edges are found, and those on which they are judged: of one pair the same.
+
+    Args:
+        scenes: the testbed's pairs; none where `pair` is of the user's recordings.
+        tokens: the answers that are compared on `pair`.
+    """
+    if not scenes:
         one: list[PairWithMetric] = [(pair, logit_diff(*tokens))]
         return one, one
-    half = (len(task.scenes) + 1) // 2
-    first, second = task.scenes[:half], task.scenes[half:]
+    half = (len(scenes) + 1) // 2
+    first, second = scenes[:half], scenes[half:]
     return (
         list(circuits.pairs_of_items(model, first)),
         list(circuits.pairs_of_items(model, second)),
@@ -150,23 +125,23 @@ def faithfulness(
 
 def table_text(found: FoundCircuit, suffix: str) -> str:
     """The circuit's edges in the order in which they join it, as CSV, or as JSON with all else."""
-    edges = found.edges
+    edges, both = found.edges, found.both
     if suffix == ".csv":
         return csv_text(edges)
     facts = {
-        "question": found.question,
-        "cautions": found.cautions,
+        "question": both.question,
+        "cautions": both.cautions,
         **{
             run_.role: {"recording": run_.name, "heard": run_.heard, "answer": run_.answer}
-            for run_ in (found.clean, found.corrupted)
+            for run_ in (both.clean, both.corrupted)
         },
-        "metric": f"logit({found.answer}) - logit({found.instead})",
+        "metric": f"logit({both.answer}) - logit({both.instead})",
         "about": found.graph.about,
         "found_on_pairs": found.n_found_on,
         "judged_on_pairs": found.n_judged_on,
         "judged_on_others": found.are_apart,
-        "model": found.model_name,
-        "versions": found.versions,
+        "model": both.model_name,
+        "versions": both.versions,
         "faithfulness": json.loads(found.curve.to_json(orient="records", double_precision=15)),
         "edges": json.loads(edges.to_json(orient="records", double_precision=15)),
     }
@@ -175,11 +150,12 @@ def table_text(found: FoundCircuit, suffix: str) -> str:
 
 def show(found: FoundCircuit, console: Console) -> None:
     """Print both answers, the strongest edges, and how faithful circuits are."""
-    show_answers(found, console)
+    both = found.both
+    show_answers(both, console)
     console.print(
-        f"Metric     logit({escape(found.answer)}) − logit({escape(found.instead)}): "
-        f"clean {found.clean.logit_difference:.2f}, "
-        f"corrupted {found.corrupted.logit_difference:.2f}"
+        f"Metric     logit({escape(both.answer)}) − logit({escape(both.instead)}): "
+        f"clean {both.clean.logit_difference:.2f}, "
+        f"corrupted {both.corrupted.logit_difference:.2f}"
     )
     console.print(f"\n[bold]Strongest edges[/]\n{escape(found.said_found)}")
     _print_table(EDGE_COLUMNS, found.strongest, console)

@@ -11,7 +11,7 @@ from lens_audio import hooks, steering
 from lens_audio.audio_model import HookedAudioTransformer
 from lens_audio.cli.checkpoint import load_spread
 from lens_audio.cli.checks import shown_name
-from lens_audio.cli.commands.eval import Eval, Questions
+from lens_audio.cli.commands.eval import Eval
 from lens_audio.cli.mmau import show_accuracy
 from lens_audio.cli.run_options import RunOption
 from lens_audio.data.wording import wording
@@ -46,7 +46,7 @@ def run(request: Eval) -> None:
     refuse_missing(items)
     asking = Asking(
         wording=wording(request.prompt or dataset.prompt),
-        answer_by=request.answer_by.value,
+        answer_by=request.answer_by,
         max_new_tokens=request.max_new_tokens,
         seed=request.seed,
         batch_size=request.batch_size,
@@ -69,7 +69,7 @@ def run(request: Eval) -> None:
 
 def synthesised(request: Eval) -> AudioQADataset:
     """Questions that need no data."""
-    make = SceneQA.make if request.benchmark is Questions.scenes else SyntheticQA.make
+    make = SceneQA.make if request.benchmark == "scenes" else SyntheticQA.make
     return make(request.items)
 
 

@@ -3,15 +3,16 @@
 import math
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from typer.models import ArgumentInfo
 
 from lens_audio.cli.checks import shown_name
+from lens_audio.testbed import KNOWN
 
 
 def not_empty(text: str | None) -> str | None:
@@ -62,28 +63,20 @@ def only_commas(text: str | None) -> str | None:
     return None if choices is None else ",".join(choices)
 
 
-class Adaptive(StrEnum):
-    """What scales the strength of steering; `steering.audio_silence.settings.ADAPTIVE`."""
+def several_of(choices: Sequence[str], what: str) -> Any:
+    """An option that may be given several times: typer takes no `Literal` in a list.
 
-    constant = "constant"
-    listening = "listening"
-    confidence = "confidence"
+    Args:
+        what: its help.
+    """
 
+    def check(given: list[str] | None) -> list[str] | None:
+        for one in given or []:
+            if one not in choices:
+                raise typer.BadParameter(f"{one!r} is not one of {', '.join(map(repr, choices))}.")
+        return given
 
-class AnswerBy(StrEnum):
-    """How a choice is made; `evals.asking.ANSWER_BY`."""
-
-    generation = "generation"
-    log_probability = "log-probability"
-
-
-class Dtype(StrEnum):
-    """What the weights are loaded as."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    auto = "auto"
+    return typer.Option(metavar=f"<list[{'|'.join(choices)}]>", callback=check, help=what)
 
 
 Question = Annotated[str | None, typer.Option(callback=not_empty, help="What to ask.")]
@@ -114,13 +107,13 @@ Model = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, … Default: the GPU if there is one.")
 ]
-DtypeOption = Annotated[
-    Dtype | None,
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16", "auto"] | None,
     typer.Option(help="auto: what config.json names. Default: as the weights are stored."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts per forward pass.")]
-AnswerByOption = Annotated[
-    AnswerBy,
+AnswerBy = Annotated[
+    Literal["generation", "log-probability"],  # `evals.asking.ANSWER_BY`
     typer.Option(help="Generate text and extract the answer, or take the likeliest option."),
 ]
 AudioFolder = Annotated[
@@ -148,7 +141,14 @@ Workers = Annotated[
 ResultsFolder = Annotated[
     Path, typer.Option(help="The folder for results. An unfinished run there is continued.")
 ]
-AdaptiveOption = Annotated[Adaptive, typer.Option(help="What scales beta.")]
+Adaptive = Annotated[
+    Literal["constant", "listening", "confidence"],  # `steering.audio_silence.settings.ADAPTIVE`
+    typer.Option(help="What scales beta."),
+]
+Checkpoints = Annotated[
+    list[str] | None,
+    several_of(KNOWN, "An embedded checkpoint; may be given several times. Default: all three."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Top = Annotated[int, typer.Option(min=1, help="How many of the strongest to show.")]
 Page = Annotated[Path, typer.Option(help="The page to write.")]

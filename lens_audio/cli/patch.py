@@ -14,25 +14,19 @@ from lens_audio import AudioPrompt, HookedAudioTransformer
 from lens_audio.analysis.metrics import Metric, logit_diff
 from lens_audio.analysis.patching import positions_by, sweep
 from lens_audio.cli.both_answers import (
-    answered,
     ask,
     check_comparable,
     compared,
-    said_of_both,
     show_answers,
+    two_answers,
 )
 from lens_audio.cli.checkpoint import CheckpointFiles, load
 from lens_audio.cli.commands.patch import Patch
 from lens_audio.cli.two_recordings import TwoRecordings, load_pair, read_excerpts
 from lens_audio.data import Pair
 from lens_audio.files import write_text
-from lens_audio.plots.pages.patch import (
-    HEADINGS,
-    STRONGEST,
-    Patched,
-    Sweep,
-    patch_page,
-)
+from lens_audio.plots.pages.answers import TwoAnswers
+from lens_audio.plots.pages.patch import HEADINGS, STRONGEST, Sweep, base_and_source, patch_page
 from lens_audio.plots.report import write_page
 from lens_audio.sites import Site
 from lens_audio.tables import table_text as csv_text
@@ -42,30 +36,26 @@ def run(request: Patch) -> None:
     """Do all of it; nothing is written before everything is done."""
     asked, progress = TwoRecordings.of(request), Console(stderr=True)
     checkpoint = CheckpointFiles.read(request.model, request.device)
-    by = None if request.by is None else [kind.value for kind in dict.fromkeys(request.by)]
+    by = None if request.by is None else list(dict.fromkeys(request.by))
     kinds = kinds_of(checkpoint, by, request.site)
     excerpts = read_excerpts(checkpoint, asked, request)
     loaded, notes = load_pair(checkpoint, asked, excerpts, request.window)
     for kind, site in kinds:
         positions_by(kind, site, loaded, request.window)
-    check_comparable(checkpoint, asked.choices, request.answer, request.instead)
+    check_comparable(checkpoint, asked)
     model = load(request.model, request.device)
     pair = loaded.to(model.device)
     with progress.status("asking about both recordings"):
-        both = ask(model, (pair.clean, pair.corrupted), asked.choices)
-        answers = compared(model, both, asked.choices, request.answer, request.instead)
+        candidates, runs = ask(model, asked, excerpts, loaded)
+        answers = compared(model, asked, runs)
     metric = logit_diff(*(token for _, token in answers))
     sweeps = [sweep_by(kind, site, model, pair, metric, request) for kind, site in kinds]
-    recordings = answered(asked, excerpts, loaded, both, logit_differences(sweeps[0]))
-    found = Patched(
-        **said_of_both(request, asked, recordings, both, answers, notes),
-        direction=request.direction,
-        sweeps=sweeps,
-    )
-    write_text(request.table, table_text(found, request.table.suffix))
-    write_page(request.out, patch_page(found))
+    measured = logit_differences(sweeps[0])
+    found = two_answers(request, asked, candidates, runs, measured, answers, notes)
+    write_text(request.table, table_text(found, sweeps, request.table.suffix))
+    write_page(request.out, patch_page(found, sweeps))
     console = Console(highlight=False)
-    show(found, console)
+    show(found, sweeps, console)
     files = f"\nTable: {escape(str(request.table))}\nPage: {escape(str(request.out))}"
     console.print(files, soft_wrap=True)
 
@@ -108,7 +98,7 @@ def sweep_by(
         metric=metric,
         positions=positions,
         heads="each" if kind == "head" else None,
-        direction=request.direction.value,
+        direction=request.direction,
     )
     found = Sweep(kind, site, where, result, None, request.top)
     if kind == "position" and not Site.of(site).in_encoder:
@@ -119,7 +109,7 @@ def sweep_by(
 def logit_differences(swept: Sweep) -> list[float]:
     """Those of the clean run and of the corrupted one."""
     values = [float(v[0, 0]) for v in (swept.result.source, swept.result.base)]
-    if swept.result.about["direction"] == "noise":
+    if swept.direction == "noise":
         values.reverse()
     return values
 
@@ -133,9 +123,9 @@ def _labels(prompt: AudioPrompt, positions: Iterable[int]) -> list[str]:
     ]
 
 
-def table_text(found: Patched, suffix: str) -> str:
+def table_text(found: TwoAnswers, sweeps: Sequence[Sweep], suffix: str) -> str:
     """Every cell of every sweep, as CSV, or as JSON with the answers beside it."""
-    frames = [_frame(sweep) for sweep in found.sweeps]
+    frames = [_frame(sweep) for sweep in sweeps]
     cells = pd.concat(frames, ignore_index=True)
     if suffix == ".csv":
         # Positions are numbers here; time windows and groups are texts.
@@ -154,7 +144,7 @@ def table_text(found: Patched, suffix: str) -> str:
             for run_ in (found.clean, found.corrupted)
         },
         "metric": f"logit({found.answer}) - logit({found.instead})",
-        "direction": found.direction,
+        "direction": sweeps[0].direction,
         "model": found.model_name,
         "versions": found.versions,
         "cells": json.loads(cells.to_json(orient="records", double_precision=15)),
@@ -162,15 +152,15 @@ def table_text(found: Patched, suffix: str) -> str:
     return json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
 
 
-def show(found: Patched, console: Console) -> None:
+def show(found: TwoAnswers, sweeps: Sequence[Sweep], console: Console) -> None:
     """Print both answers and the strongest cells of each sweep."""
     show_answers(found, console)
-    base, source = found.runs
+    base, source = base_and_source(found, sweeps[0])
     console.print(
         f"Metric     logit({escape(found.answer)}) − logit({escape(found.instead)}): "
         f"{base.role} {base.logit_difference:.2f}, {source.role} {source.logit_difference:.2f}"
     )
-    for each in found.sweeps:
+    for each in sweeps:
         console.print(f"\n[bold]{HEADINGS[each.by]}[/]")
         console.print(
             f"{escape(each.site)} of {escape(each.where)}, {source.role} into {base.role}"

@@ -12,7 +12,7 @@ from rich.table import Table
 from lens_audio import testbed
 from lens_audio.cli.checkpoint import CheckpointFiles, load
 from lens_audio.cli.checks import shown_name
-from lens_audio.cli.commands.steer import FULL, ItemsOf, SpecialistsFrom, Steer
+from lens_audio.cli.commands.steer import FULL, Steer
 from lens_audio.cli.heads import held_out
 from lens_audio.files import write_text
 from lens_audio.plots.pages.steer import Line, knock_out_rows, steer_page
@@ -42,7 +42,7 @@ def run(request: Steer) -> None:
     checkpoint = CheckpointFiles.read(request.model, request.device)
     # Random heads are drawn in addition to the specialists.
     checkpoint.check_heads(max(KS) if request.calibrate else 2 * max(KS))
-    make = testbed.make_scene_items if request.items is ItemsOf.scenes else testbed.make_items
+    make = testbed.make_scene_items if request.items == "scenes" else testbed.make_items
     items = held_out(n_calibration, request.seed, make)
     checkpoint.check_items(items)
     model = load(request.model, request.device)
@@ -52,9 +52,9 @@ def run(request: Steer) -> None:
     chosen = calibrate(
         model,
         items,
-        adaptive=request.adaptive.value,
+        adaptive=request.adaptive,
         floor=request.floor,
-        specialists_from=None if found_on is SpecialistsFrom.all else found_on.value,
+        specialists_from=None if found_on == "all" else found_on,
         data=what,
         **common,
     )

@@ -39,6 +39,8 @@ class TwoRecordings:
     question: str
     choices: list[str] | None
     fit: str | None  # of recordings of unequal length
+    answer: str | None  # that are compared; None: what the model answers to either
+    instead: str | None
 
     @classmethod
     def of(cls, request: AboutTwo) -> "TwoRecordings":
@@ -49,14 +51,16 @@ class TwoRecordings:
         """
         choices = split_choices(request.choices)
         question = question_of(request.question, choices)
+        compared = (request.answer, request.instead)
         if request.clean is not None:
             corrupted = _corrupted(request.corrupted or "silence")
-            return cls(_file(request.clean), corrupted, question, choices, request.fit)
+            return cls(_file(request.clean), corrupted, question, choices, request.fit, *compared)
         pair = testbed.make_items(CLEAN_ITEM + 1, PAIR_SEED)
         clean, other = (pair[number] for number in (CLEAN_ITEM, CORRUPTED_ITEM))
         if request.question is None and choices is None:
             question, choices = clean.question, clean.choices
-        return cls(_bundled(clean), _bundled(other), question, choices, request.fit or "crop")
+        fit = request.fit or "crop"
+        return cls(_bundled(clean), _bundled(other), question, choices, fit, *compared)
 
     @classmethod
     def of_scenes(cls, pair: ScenePair) -> "TwoRecordings":
@@ -69,7 +73,8 @@ class TwoRecordings:
             )
             for item in pair
         )
-        return cls(clean, corrupted, pair.clean.question, pair.clean.choices, "pad")
+        answers = (pair.clean.answer, pair.corrupted.answer)
+        return cls(clean, corrupted, pair.clean.question, pair.clean.choices, "pad", *answers)
 
 
 def _bundled(item: Any) -> NamedRecording:

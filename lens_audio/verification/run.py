@@ -6,7 +6,6 @@ import platform
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -45,15 +44,8 @@ from lens_audio.verification.result import Case, Json, Verification
 
 Path = str | os.PathLike[str]
 Prompts = dict[str, AudioPrompt]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What transformers makes of a prompt."""
-
-    eager: Reading
-    own: dict[str, Apart]  # eager from sdpa
-    generated: Generated
+# What transformers makes of a prompt: eager, how far sdpa is from that, greedy tokens.
+Reference = tuple[Reading, dict[str, Apart], Generated]
 
 
 def verify(
@@ -155,7 +147,7 @@ def read_references(
         hf_model.set_attn_implementation("sdpa")
         sdpa = read_transformers(hf_model, parts, prompt)
         own = {place: apart(place, found, eager[place]) for place, found in sdpa.items()}
-        references[name] = Reference(eager, own, generated)
+        references[name] = (eager, own, generated)
     del hf_model
     gc.collect()
     if device.type == "cuda":
@@ -177,8 +169,9 @@ def examine(
         differences = []
         rows = [RowTokens(tokens) for tokens in generated.tokens.tolist()]
     else:
-        differences = compare(reading, reference.eager, reference.own)
-        rows = compare_tokens(generated, reference.generated, logits_share(differences))
+        eager, own, theirs = reference
+        differences = compare(reading, eager, own)
+        rows = compare_tokens(generated, theirs, logits_share(differences))
     return Case(
         name,
         shape=(len(prompt), prompt.tokens.shape[1]),

@@ -1,9 +1,8 @@
 """The options of commands that ask one question about two recordings."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,14 +26,6 @@ from lens_audio.cli.options import (
     not_empty,
     split_choices,
 )
-
-
-class Fit(StrEnum):
-    """How recordings of unequal length line up (`lens_audio.data.pair`)."""
-
-    crop = "crop"
-    pad = "pad"
-    group = "group"
 
 
 @dataclass
@@ -69,7 +60,7 @@ class AboutTwo(Command):
         ),
     ] = None
     fit: Annotated[
-        Fit | None,
+        Literal["crop", "pad", "group"] | None,  # as of `lens_audio.data.pair`
         typer.Option(
             help="For recordings of unequal length: cut the longer one (crop), add silence to the "
             "shorter one (pad), or patch window by window, with means where lengths differ (group)."

@@ -1,9 +1,8 @@
 """The options of `lens-audio circuit`, and what it refuses before anything heavy is imported."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,26 +15,19 @@ OF_RECORDINGS = (
 )  # fmt: skip
 
 
-class ScoredBy(StrEnum):
-    """How edges are scored; `analysis.circuits.METHODS`."""
-
-    eap = "eap"
-    inputs = "eap-ig-inputs"
-    activations = "eap-ig-activations"
-    exact = "exact"
-
-
 @dataclass
 class CircuitCommand(AboutTwo):
     """Ask one question about two recordings, and find the edges in the model that tell them apart."""
 
     method: Annotated[
-        ScoredBy,
+        Literal[
+            "eap", "eap-ig-inputs", "eap-ig-activations", "exact"
+        ],  # `analysis.circuits.METHODS`
         typer.Option(
             help="How edges are scored: by gradients (eap), by integrated gradients along the "
             "embeddings or the activations, or each by a run of its own (exact: slow)."
         ),
-    ] = ScoredBy.eap
+    ] = "eap"
     edges: Annotated[
         int,
         typer.Option(min=1, max=500, help="Edges of the circuit, at most: the page shows these."),

@@ -1,17 +1,15 @@
 """The options of `lens-audio eval`, and what it refuses before anything heavy is imported."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from lens_audio.cli.checks import check_device_map, checkpoint_files
 from lens_audio.cli.options import (
     AnswerBy,
-    AnswerByOption,
     AudioFolder,
     BatchSize,
     Command,
@@ -33,20 +31,7 @@ from lens_audio.evals.benchmarks import read
 from lens_audio.evals.items import AudioQADataset, AudioQAItem, select, with_recordings
 from lens_audio.files import check_folder
 
-
-class Questions(StrEnum):
-    """Which benchmark: those of `evals.benchmarks.BENCHMARKS`, and two that need no data."""
-
-    mmau = "mmau"
-    mmar = "mmar"
-    rulistening = "rulistening"
-    alme = "alme"
-    object_hallucination = "object-hallucination"
-    testbed = "testbed"
-    scenes = "scenes"
-
-
-SYNTHESISED = (Questions.testbed, Questions.scenes)
+SYNTHESISED = ("testbed", "scenes")
 
 
 @dataclass
@@ -54,7 +39,8 @@ class Eval(Command):
     """Answer a benchmark with the model as it is and under any interventions; resumable."""
 
     benchmark: Annotated[
-        Questions,
+        # Those of `evals.benchmarks.BENCHMARKS`, and `SYNTHESISED`.
+        Literal["mmau", "mmar", "rulistening", "alme", "object-hallucination", "testbed", "scenes"],
         typer.Argument(
             help="Which questions; testbed and scenes are synthesised and need no data."
         ),
@@ -90,7 +76,7 @@ class Eval(Command):
             help="The prompt's name, or a text file with {question}. Default: the benchmark's own."
         ),
     ] = None
-    answer_by: AnswerByOption = AnswerBy.generation
+    answer_by: AnswerBy = "generation"
     max_new_tokens: MaxNewTokens = 32
     max_seconds: HeardSeconds = None
     seed: Seed = 0
@@ -133,7 +119,7 @@ class Eval(Command):
             raise ValueError(
                 f"give the file of {self.benchmark}, or the benchmark scenes or testbed"
             )
-        return read(self.benchmark.value, self.data, self.audio)
+        return read(self.benchmark, self.data, self.audio)
 
     def selected(self, dataset: AudioQADataset) -> list[AudioQAItem]:
         """The items asked for.

@@ -17,7 +17,7 @@ from lens_audio.cli.options import (
     Command,
     Debug,
     Device,
-    DtypeOption,
+    Dtype,
     End,
     MaxSeconds,
     Model,
@@ -44,7 +44,7 @@ class Listen(Command):
     choices: Choices = None
     model: Model = None
     device: Device = None
-    dtype: DtypeOption = None
+    dtype: Dtype = None
     out: Page = Path("lens-audio-listen.html")
     table: Annotated[
         Path | None,

@@ -1,10 +1,9 @@
 """The options of `lens-audio mmau`, and what it refuses before anything heavy is imported."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,9 +15,7 @@ from lens_audio.cli.checks import (
 )
 from lens_audio.cli.options import (
     Adaptive,
-    AdaptiveOption,
     AnswerBy,
-    AnswerByOption,
     AudioFolder,
     BatchSize,
     Command,
@@ -41,13 +38,6 @@ from lens_audio.evals.items import AudioQADataset, AudioQAItem, select, with_rec
 from lens_audio.files import check_folder
 
 
-class Benchmark(StrEnum):
-    """Which questions."""
-
-    mmau = "mmau"
-    testbed = "testbed"
-
-
 @dataclass
 class Mmau(Command):
     """Answer a benchmark with the model as it is, steered, and under every control; resumable."""
@@ -60,9 +50,9 @@ class Mmau(Command):
     ] = None
     audio: AudioFolder = None
     dataset: Annotated[
-        Benchmark,
+        Literal["mmau", "testbed"],
         typer.Option(help="testbed: questions about synthesised sounds, which need no data."),
-    ] = Benchmark.mmau
+    ] = "mmau"
     benchmark_version: Annotated[
         str | None,
         typer.Option(help="first or v05.15.25. Default: first for JSON, v05.15.25 for parquet."),
@@ -86,7 +76,7 @@ class Mmau(Command):
             "{choices} or {lettered} if it names them. Default: r1-aqa; plain for the testbed."
         ),
     ] = None
-    answer_by: AnswerByOption = AnswerBy.generation
+    answer_by: AnswerBy = "generation"
     max_new_tokens: MaxNewTokens = 32
     runs: Annotated[
         str, typer.Option(help="The runs, separated by commas; base must be among them.")
@@ -97,7 +87,7 @@ class Mmau(Command):
     seed: Seed = 0
     ks: Annotated[str, typer.Option(help="Numbers of specialist heads to try.")] = "2,4,8,12"
     betas: Annotated[str, typer.Option(help="Strengths to try; 0 is always tried.")] = "0.5,1,2,4,8"
-    adaptive: AdaptiveOption = Adaptive.constant
+    adaptive: Adaptive = "constant"
     draws: Annotated[
         int, typer.Option(min=1, help="Number of sets of random heads, each a run.")
     ] = 3
@@ -141,7 +131,7 @@ class Mmau(Command):
         Raises:
             OSError, ValueError: for data that is missing or no benchmark.
         """
-        if self.dataset == Benchmark.testbed:
+        if self.dataset == "testbed":
             return None
         if self.data is None:
             raise ValueError(

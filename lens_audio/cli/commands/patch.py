@@ -1,30 +1,15 @@
 """The options of `lens-audio patch`, and what it refuses before anything heavy is imported."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from lens_audio.cli.commands.about_two import AboutTwo, Fit
-from lens_audio.cli.options import Debug, Page, Table, Top, above_zero
+from lens_audio.cli.commands.about_two import AboutTwo
+from lens_audio.cli.options import Debug, Page, Table, Top, above_zero, several_of
 
-
-class By(StrEnum):
-    """What the cells of a sweep are, in each layer."""
-
-    window = "window"
-    head = "head"
-    position = "position"
-    group = "group"
-
-
-class Direction(StrEnum):
-    """denoise: clean activations into the corrupted run; noise: the reverse."""
-
-    denoise = "denoise"
-    noise = "noise"
+BY = ("window", "head", "position", "group")  # what the cells of a sweep are, in each layer
 
 
 @dataclass
@@ -32,8 +17,8 @@ class Patch(AboutTwo):
     """Ask one question about two recordings, and find what makes the answers differ."""
 
     by: Annotated[
-        list[By] | None,
-        typer.Option(help="What to patch by; can be repeated. Default: window and head."),
+        list[str] | None,
+        several_of(BY, "What to patch by; can be repeated. Default: window and head."),
     ] = None
     site: Annotated[
         str | None,
@@ -46,11 +31,11 @@ class Patch(AboutTwo):
         float, typer.Option(callback=above_zero, help="Length of a time window in seconds.")
     ] = 0.25
     direction: Annotated[
-        Direction,
+        Literal["denoise", "noise"],
         typer.Option(
             help="denoise patches clean activations into the corrupted run, noise does the reverse."
         ),
-    ] = Direction.denoise
+    ] = "denoise"
     cut: Annotated[bool, typer.Option("--cut", help="The same as --fit crop.")] = False
     out: Page = Path("lens-audio-patch.html")
     table: Table = Path("lens-audio-patch.csv")
@@ -61,11 +46,11 @@ class Patch(AboutTwo):
         super().__post_init__()
         if not self.cut:
             return
-        if self.fit not in (None, Fit.crop):
+        if self.fit not in (None, "crop"):
             raise typer.BadParameter(
                 "it means --fit crop; give only one of the two", param_hint="--cut"
             )
-        self.fit, self.cut = Fit.crop, False
+        self.fit, self.cut = "crop", False
 
     def check(self) -> None:
         """Refuse files that cannot be written, recordings and answers that are none, and no checkpoint."""

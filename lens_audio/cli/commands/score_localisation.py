@@ -1,35 +1,21 @@
 """The options of `lens-audio score-localisation`, and what it refuses before torch is imported."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lens_audio.cli.checks import check_outputs, checkpoint_files
-from lens_audio.cli.options import Command, Debug, Device, Page, Table
+from lens_audio.cli.options import Checkpoints, Command, Debug, Device, Page, Table
 from lens_audio.testbed import KNOWN, checkpoint_dir
-
-
-class Known(StrEnum):
-    """Checkpoints whose readers are known: `testbed.KNOWN`."""
-
-    emergent = "emergent"
-    planted = "planted"
-    graded = "graded"
 
 
 @dataclass
 class ScoreLocalisation(Command):
     """Score every method that localises on checkpoints whose readers of the audio are known."""
 
-    checkpoint: Annotated[
-        list[Known] | None,
-        typer.Option(
-            help="An embedded checkpoint; may be given several times. Default: all three."
-        ),
-    ] = None
+    checkpoint: Checkpoints = None
     pairs: Annotated[
         int, typer.Option("-n", "--pairs", min=8, help="Number of pairs for each condition.")
     ] = 100
@@ -46,7 +32,7 @@ class ScoreLocalisation(Command):
     @property
     def checkpoints(self) -> list[str]:
         """The names of the checkpoints asked for, each once."""
-        return list(dict.fromkeys(map(str, self.checkpoint or KNOWN)))
+        return list(dict.fromkeys(self.checkpoint or KNOWN))
 
     def check(self) -> None:
         """Refuse files that cannot be written, and checkpoints that are not there."""

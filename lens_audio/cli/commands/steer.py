@@ -1,16 +1,14 @@
 """The options of `lens-audio steer`, and what it refuses before anything heavy is imported."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from lens_audio.cli.checks import check_outputs, checkpoint_files
 from lens_audio.cli.options import (
     Adaptive,
-    AdaptiveOption,
     BatchSize,
     Command,
     Debug,
@@ -21,23 +19,8 @@ from lens_audio.cli.options import (
 )
 from lens_audio.testbed import is_embedded
 
-
-class SpecialistsFrom(StrEnum):
-    """Which calibration items the specialists are found on, by what their caption does."""
-
-    all = "all"
-    captionless = "captionless"
-    truthful = "truthful"
-    conflict = "conflict"
-
-
-class ItemsOf(StrEnum):
-    """The questions: of sixteen sounds, or of scenes whose difficulty is known."""
-
-    testbed = "testbed"
-    scenes = "scenes"
-
-
+# By what an item's caption does.
+SpecialistsFrom = Literal["all", "captionless", "truthful", "conflict"]
 QUICK, FULL = (40, 40, 5), (300, 300, 10)  # calibration and test items a caption, draws
 
 
@@ -73,20 +56,20 @@ class Steer(Command):
         int, typer.Option(min=0, help="Seed of the calibration items; test items use the next.")
     ] = 3001
     items: Annotated[
-        ItemsOf | None,
+        Literal["testbed", "scenes"] | None,
         typer.Option(
             help="The questions: testbed (make_items) or scenes (make_scene_items). Default: those "
             "that the checkpoint was trained on, scenes for emergent, planted and graded."
         ),
     ] = None
-    adaptive: AdaptiveOption = Adaptive.constant
+    adaptive: Adaptive = "constant"
     specialists_from: Annotated[
         SpecialistsFrom,
         typer.Option(
             help="The calibration items on which specialists are found. On conflict items, a right "
             "answer means that the audio decided and not the caption."
         ),
-    ] = SpecialistsFrom.conflict
+    ] = "conflict"
     floor: Annotated[
         float,
         typer.Option(
@@ -117,7 +100,7 @@ class Steer(Command):
             raise typer.BadParameter("--report calibrates too; give one of the two")
         if self.items is None:
             on_scenes = is_embedded(self.model) and self.model != "listen"
-            self.items = ItemsOf.scenes if on_scenes else ItemsOf.testbed
+            self.items = "scenes" if on_scenes else "testbed"
         self.n_calibration, self.n_test, self.draws = self.sizes
 
     @property

@@ -13,7 +13,7 @@ from lens_audio.cli.options import (
     Command,
     Debug,
     Device,
-    DtypeOption,
+    Dtype,
 )
 from lens_audio.files import check_writable
 
@@ -31,7 +31,7 @@ class Verify(Command):
         typer.Argument(help="A checkpoint folder or a hub id. Default: the embedded checkpoint."),
     ] = None
     device: Device = None
-    dtype: DtypeOption = None
+    dtype: Dtype = None
     against: Annotated[
         str | None,
         typer.Option(

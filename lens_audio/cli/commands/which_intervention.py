@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from lens_audio.cli.checks import checkpoint_files
-from lens_audio.cli.commands.score_localisation import Known
-from lens_audio.cli.options import Command, Debug, Device, ResultsFolder
+from lens_audio.cli.options import Checkpoints, Command, Debug, Device, ResultsFolder
 from lens_audio.files import check_folder
 from lens_audio.testbed import KNOWN, checkpoint_dir
 
@@ -17,12 +16,7 @@ from lens_audio.testbed import KNOWN, checkpoint_dir
 class WhichIntervention(Command):
     """Compare every intervention on checkpoints whose readers are known: gains, costs, controls."""
 
-    checkpoint: Annotated[
-        list[Known] | None,
-        typer.Option(
-            help="An embedded checkpoint; may be given several times. Default: all three."
-        ),
-    ] = None
+    checkpoint: Checkpoints = None
     clips: Annotated[
         int,
         typer.Option(
@@ -43,7 +37,7 @@ class WhichIntervention(Command):
     @property
     def checkpoints(self) -> list[str]:
         """The names of the checkpoints asked for, each once."""
-        return list(dict.fromkeys(map(str, self.checkpoint or KNOWN)))
+        return list(dict.fromkeys(self.checkpoint or KNOWN))
 
     def check(self) -> None:
         """Refuse a folder that cannot be written, and checkpoints that are not there."""

@@ -24,10 +24,12 @@ class AnsweredRecording:
     name: str  # of the recording
     prompt: AudioPrompt  # one row, one clip
     answer: str
-    logit_difference: float
+    token: int  # its first
+    probs: list[float]  # of the candidates
+    mass: float | None  # the probability of all choices together; None without choices
     span: tuple[float, float] | None = None  # where the sound asked for is, in seconds
     heard: str = ""  # which seconds of the recording: "1.00 to 3.00 of 8.32 s"
-    mass: float | None = None  # the probability of all choices together
+    logit_difference: float = float("nan")  # until it is measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +43,6 @@ class TwoAnswers:
     instead: str
     candidates: list[str]
     quantity: str  # what their probabilities are
-    clean_probs: list[float]
-    corrupted_probs: list[float]
     notes: list[str]  # such as that a recording was cut
     model_name: str
     command: str
@@ -54,8 +54,8 @@ def answers_section(found: TwoAnswers) -> str:
     """The question, both recordings with their answers, and what the measure is."""
     figure = choice_probabilities(
         found.candidates,
-        found.clean_probs,
-        found.corrupted_probs,
+        found.clean.probs,
+        found.corrupted.probs,
         quantity=found.quantity,
         names=("clean", "corrupted"),
     )

@@ -40,9 +40,10 @@ LIMITS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundCircuit(TwoAnswers):
+class FoundCircuit:
     """Two recordings, one question, and the edges that carry the difference."""
 
+    both: TwoAnswers
     graph: Graph  # keeps the edges of the circuit
     n_all: int  # edges of the model
     curve: pd.DataFrame  # n_edges, faithfulness, low, high
@@ -55,14 +56,14 @@ class FoundCircuit(TwoAnswers):
     @cached_property
     def shown(self) -> ShownGraph:
         """The graph, and what is told of its nodes."""
-        metric = f"logit({self.answer}) − logit({self.instead})"
+        metric = f"logit({self.both.answer}) − logit({self.both.instead})"
         return ShownGraph(
             graph=self.graph,
             metric=metric,
             effects=self.effects,
             logits=metric,
-            prompt=self.clean.prompt,
-            span=self.clean.span,
+            prompt=self.both.clean.prompt,
+            span=self.both.clean.span,
             faithfulness=[
                 (int(row.n_edges), number(row.faithfulness, row.low, row.high))
                 for row in self.curve.itertuples()
@@ -123,15 +124,15 @@ def circuit_page(found: FoundCircuit) -> str:
     """The page: both answers, the graph with its slider, how faithful it is, its strongest edges."""
     return report(
         "Which edges carry the answer?",
-        (f"{len(found.graph)} of {found.n_all:,} edges", found.model_name),
+        (f"{len(found.graph)} of {found.n_all:,} edges", found.both.model_name),
         (
-            answers_section(found),
+            answers_section(found.both),
             graph_section(found.shown, "The circuit"),
             _faithfulness(found),
             _strongest(found),
             _limits(),
         ),
-        (escape(found.model_name), code(found.command), escape(found.versions)),
+        (escape(found.both.model_name), code(found.both.command), escape(found.both.versions)),
     )
 
 

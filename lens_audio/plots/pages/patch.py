@@ -1,5 +1,6 @@
 """The page of `lens-audio patch`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -44,6 +45,11 @@ class Sweep:
     top: int  # how many of the strongest cells to show
 
     @property
+    def direction(self) -> str:
+        """Which run is patched: "denoise" or "noise"."""
+        return str(self.result.about["direction"])
+
+    @property
     def positions(self) -> list[str]:
         """The entries of the axis of positions or groups; none without one."""
         return self.result.axes.get("position", self.result.axes.get("group", []))
@@ -76,40 +82,36 @@ class Sweep:
         return f"layer {cell['layer']}, {position}" if "layer" in cell else position
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patched(TwoAnswers):
-    """Two recordings, one question, and what patching between them does."""
-
-    direction: str
-    sweeps: list[Sweep]
-
-    @property
-    def runs(self) -> tuple[AnsweredRecording, AnsweredRecording]:
-        """The run that is patched, and the one that patches come from."""
-        pair = (self.corrupted, self.clean)
-        return pair if self.direction == "denoise" else pair[::-1]
-
-
 STRONGEST = ("cell", "logit difference", "change", "recovery")
 
 
-def patch_page(found: Patched) -> str:
-    """The page: both recordings and answers, then each sweep as a map with its strongest cells."""
-    base, source = found.runs
+def base_and_source(found: TwoAnswers, sweep: Sweep) -> tuple[AnsweredRecording, AnsweredRecording]:
+    """The run that is patched, and the one that patches come from."""
+    pair = (found.corrupted, found.clean)
+    return pair if sweep.direction == "denoise" else pair[::-1]
+
+
+def patch_page(found: TwoAnswers, sweeps: Sequence[Sweep]) -> str:
+    """The page: both recordings and answers, then each sweep as a map with its strongest cells.
+
+    Args:
+        sweeps: in the same direction.
+    """
+    base, source = base_and_source(found, sweeps[0])
     patched = f"Activations of the {source.role} run, patched into the {base.role} run"
-    sweeps = [_sweep(found, sweep, number) for number, sweep in enumerate(found.sweeps)]
+    results = [sweep.result for sweep in sweeps]
+    maps = [_sweep(found, sweep, number, results) for number, sweep in enumerate(sweeps)]
     return report(
         "What carries the answer?",
         (patched, found.model_name),
-        (answers_section(found), *sweeps),
+        (answers_section(found), *maps),
         (escape(found.model_name), code(found.command), escape(found.versions)),
     )
 
 
-def _sweep(found: Patched, sweep: Sweep, number: int) -> str:
-    base, source = found.runs
-    results = [each.result for each in found.sweeps]
-    figure = patching_heatmap(sweep.result, recovery=True, labels=sweep.labels, beside=results)
+def _sweep(found: TwoAnswers, sweep: Sweep, number: int, beside: Sequence[PatchingResult]) -> str:
+    base, source = base_and_source(found, sweep)
+    figure = patching_heatmap(sweep.result, recovery=True, labels=sweep.labels, beside=beside)
     over_time = figure.layout.xaxis.title.text == "time (s)"
     hint = ""
     if over_time and sweep.by == "window":
@@ -132,7 +134,7 @@ def _sweep(found: Patched, sweep: Sweep, number: int) -> str:
     )
 
 
-def _add_waveforms(figure: go.Figure, found: Patched) -> None:
+def _add_waveforms(figure: go.Figure, found: TwoAnswers) -> None:
     """Both recordings above the figure, over its time axis."""
     runs = [(found.corrupted, "y2", ORANGE), (found.clean, "y3", BLUE)]  # as in their answers
     waves = [run.prompt.waveforms[0] for run, *_ in runs if run.prompt.waveforms is not None]
