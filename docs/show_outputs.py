@@ -76,10 +76,14 @@ def _stripped(text: str) -> str:
 
 def agree(shown: str, printed: str) -> bool:
     """Whether two texts are alike but for spaces, with decimal numbers to the last digit shown."""
-    if NUMBER.sub("#", shown).split() != NUMBER.sub("#", printed).split():
+    if _without_numbers(shown) != _without_numbers(printed):
         return False
     pairs = zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True)
     return all(_near(Decimal(one), Decimal(other)) for one, other in pairs)
+
+
+def _without_numbers(text: str) -> str:
+    return "".join(NUMBER.sub("#", text).split())  # a minus takes the place of a space
 
 
 def _near(shown: Decimal, printed: Decimal) -> bool:
