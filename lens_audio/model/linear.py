@@ -1,4 +1,4 @@
-"""Matrix products of a few rows on a CPU, which read the weight once for all of them."""
+"""Linear layers that read their weight once for all rows of a batch that generates on a CPU."""
 
 import torch
 import torch.nn as nn
@@ -10,24 +10,21 @@ FEW = range(2, 5)  # rows; of 8, some sizes are slower
 
 
 class Linear(nn.Linear):
-    """A linear layer that is fast for few rows too: those of a batch that generates.
+    """A linear layer that is fast for one position each of a few rows too, as in generation.
 
     BLAS may take x W^T of few rows for as many products of a matrix and a vector, and W x^T for
-    one product of matrices: the same sums, in a third to two thirds of the time where that was
-    measured (`python benchmarks/few_rows.py`).
+    one product of matrices: the same sums but for rounding, in a quarter to three quarters of the
+    time where that was measured (`python benchmarks/few_rows.py`).
     """
 
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """x W^T + b."""
         if torch.compiler.is_compiling() or not _is_plain_float32_of_a_cpu(self.weight):
             return F.linear(input, self.weight, self.bias)
-        n_rows = input.shape[:-1].numel()
-        if n_rows not in FEW:
+        if input.ndim != 3 or input.shape[1] != 1 or len(input) not in FEW:
             return F.linear(input, self.weight, self.bias)
-        out = torch.mm(self.weight, input.reshape(n_rows, -1).t()).t()
-        if self.bias is not None:
-            out = out + self.bias
-        return out.reshape(*input.shape[:-1], -1)
+        out = torch.mm(self.weight, input[:, 0].t()).t()[:, None]
+        return out if self.bias is None else out + self.bias
 
 
 def _is_plain_float32_of_a_cpu(weight: Tensor) -> bool:

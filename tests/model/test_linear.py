@@ -10,7 +10,7 @@ from lens_audio.model.linear import Linear
 torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("rows", [(), (1,), (2, 1), (1, 3), (4, 1), (2, 4), (5,), (0, 4)])
+@pytest.mark.parametrize("rows", [(), (1, 1), (2, 1), (1, 3), (4, 1), (2, 4), (5, 1), (3,), (0, 4)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_is_torchs_in_value_and_gradient(rows, bias):
     layer = Linear(48, 80, bias=bias)
@@ -30,13 +30,14 @@ def bias_of(layer: Linear):
     return None if layer.bias is None else layer.bias.double()
 
 
-def test_rows_are_multiplied_at_once_only_where_that_is_the_faster(monkeypatch):
+def test_rows_of_one_position_are_multiplied_at_once_where_that_is_the_faster(monkeypatch):
     products = []
     mm = torch.mm
     monkeypatch.setattr(torch, "mm", lambda *of: products.append(of[1].shape[1]) or mm(*of))
     for n_rows in (1, 2, 4, 5):
-        Linear(4, 4)(torch.randn(n_rows, 4))
-    Linear(4, 4, dtype=torch.bfloat16)(torch.randn(2, 4, dtype=torch.bfloat16))
+        Linear(4, 4)(torch.randn(n_rows, 1, 4))
+    Linear(4, 4)(torch.randn(1, 2, 4))
+    Linear(4, 4, dtype=torch.bfloat16)(torch.randn(2, 1, 4, dtype=torch.bfloat16))
     assert products == [2, 4]
 
 
@@ -52,5 +53,5 @@ def test_a_weight_of_another_class_is_multiplied_its_own_way():
     layer = Linear(4, 4, bias=False)
     plain = layer.weight.detach()
     layer.weight = nn.Parameter(plain.as_subclass(Quantised))
-    x = torch.randn(2, 4)
+    x = torch.randn(2, 1, 4)
     torch.testing.assert_close(torch.Tensor(layer(x)), F.linear(x, plain))
