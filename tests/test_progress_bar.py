@@ -9,7 +9,8 @@ import pytest
 from models import hooked_model, make_prompt, with_sound_of
 
 import lens_audio as la
-from lens_audio.analysis import metrics, patching, path_patching
+from lens_audio.analysis import metrics
+from lens_audio.analysis.patching import paths, sweeps
 from lens_audio.analysis.listening import measure
 from lens_audio.data import batches
 from lens_audio.evals import evaluate, runner
@@ -55,15 +56,15 @@ def answer(folder: Any) -> None:
 
 def patch(_: Any) -> None:
     corrupted = with_sound_of(CLEAN, OTHER)
-    patching.sweep(MODEL, CLEAN, corrupted, "resid_pre", METRIC, positions="last")
+    sweeps.sweep(MODEL, CLEAN, corrupted, "resid_pre", METRIC, positions="last")
 
 
 LOOPS: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "generating": (generation, generate),
-    "patching": (patching, patch),
+    "patching": (sweeps, patch),
     "path patching": (
-        path_patching,
-        lambda _: path_patching.path_patch(MODEL, CLEAN, with_sound_of(CLEAN, OTHER), METRIC),
+        paths,
+        lambda _: paths.path_patch(MODEL, CLEAN, with_sound_of(CLEAN, OTHER), METRIC),
     ),
     "reading items": (
         batches,

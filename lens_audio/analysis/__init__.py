@@ -1,11 +1,13 @@
 """What is asked of a model: where it listens, what carries its answer, and what it would answer."""
 
 from lens_audio.analysis import (
+    attribution,
     circuit,
     circuits,
     corruptions,
     metrics,
     patching,
+    path_patching,
     perturbation,
     robustness,
 )
@@ -23,8 +25,7 @@ from lens_audio.analysis.direct_attribution import head_attribution_by_source, m
 from lens_audio.analysis.listening import find_specialists, listening_score
 from lens_audio.analysis.listening_over_answer import ListeningOverAnswer, listening_over_answer
 from lens_audio.analysis.logit_lens import encoder_lens, logit_lens
-from lens_audio.analysis.patching import PatchingResult, attribution
-from lens_audio.analysis.patching import paths as path_patching
+from lens_audio.analysis.patching import PatchingResult
 from lens_audio.analysis.vocabulary import nearest_tokens
 from lens_audio.data.answers import choice_log_probs, choice_probs, next_token_probs
 

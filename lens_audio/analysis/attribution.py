@@ -1,4 +1,4 @@
-"""The former place of `analysis.patching.attribution`, until the next release."""
+"""Attribution patching, by its public name; its home is `analysis.patching.attribution`."""
 
 from lens_audio.analysis.patching.attribution import attribute, rank_correlation
 

@@ -1,4 +1,4 @@
-"""The former place of `analysis.patching.paths`, until the next release."""
+"""Path patching, by its public name; its home is `analysis.patching.paths`."""
 
 from lens_audio.analysis.patching.paths import path_patch
 
