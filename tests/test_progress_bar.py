@@ -10,8 +10,8 @@ from models import hooked_model, make_prompt, with_sound_of
 
 import lens_audio as la
 from lens_audio.analysis import metrics
-from lens_audio.analysis.patching import paths, sweeps
 from lens_audio.analysis.listening import measure
+from lens_audio.analysis.patching import paths, sweeps
 from lens_audio.data import batches
 from lens_audio.evals import evaluate, runner
 from lens_audio.evals.benchmarks.testbed import SyntheticQA
