@@ -19,9 +19,10 @@ class Linear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """x W^T + b."""
-        if torch.compiler.is_compiling() or not _is_plain_float32_of_a_cpu(self.weight):
+        if torch.compiler.is_compiling():  # it chooses its own products
             return F.linear(input, self.weight, self.bias)
-        if input.ndim != 3 or input.shape[1] != 1 or len(input) not in FEW:
+        is_of_few = input.ndim == 3 and input.shape[1] == 1 and len(input) in FEW
+        if not is_of_few or not _is_plain_float32_of_a_cpu(self.weight):
             return F.linear(input, self.weight, self.bias)
         out = torch.mm(self.weight, input[:, 0].t()).t()[:, None]
         return out if self.bias is None else out + self.bias
