@@ -19,15 +19,14 @@ class Linear(nn.Linear):
 
     def forward(self, input: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """x W^T + b."""
-        if torch.compiler.is_compiling():  # it chooses its own products
-            return F.linear(input, self.weight, self.bias)
-        is_of_few = input.ndim == 3 and input.shape[1] == 1 and len(input) in FEW
-        if not is_of_few or not _is_plain_float32_of_a_cpu(self.weight):
+        if torch.compiler.is_compiling() or not self._is_faster_at_once(input):
             return F.linear(input, self.weight, self.bias)
         out = torch.mm(self.weight, input[:, 0].t()).t()[:, None]
         return out if self.bias is None else out + self.bias
 
-
-def _is_plain_float32_of_a_cpu(weight: Tensor) -> bool:
-    """False of quantised weights too, which know one order of the product only."""
-    return type(weight) is nn.Parameter and weight.is_cpu and weight.dtype == torch.float32
+    def _is_faster_at_once(self, input: Float[Tensor, "*batch in"]) -> bool:
+        """Not where a weight is quantised: such know one order of the product only."""
+        if input.ndim != 3 or input.shape[1] != 1 or len(input) not in FEW:
+            return False
+        weight = self.weight
+        return type(weight) is nn.Parameter and weight.is_cpu and weight.dtype == torch.float32

@@ -22,11 +22,7 @@ from torch import Tensor
 from lens_audio.analysis.circuits.encoder import RUNS
 from lens_audio.analysis.circuits.graph import Graph
 from lens_audio.analysis.circuits.nodes import LETTERS, Nodes
-from lens_audio.analysis.circuits.pairs import (
-    Pairs,
-    PairWithMetric,
-    with_metrics,
-)
+from lens_audio.analysis.circuits.pairs import Pairs, PairWithMetric, with_metrics
 from lens_audio.analysis.circuits.runs import PairRuns, Written, plain, written_by_heads
 from lens_audio.analysis.metrics import MetricFunction
 from lens_audio.audio_model import HookedAudioTransformer

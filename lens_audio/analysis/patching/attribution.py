@@ -8,7 +8,7 @@ Sources: Nanda, "Attribution Patching: Activation Patching At Industrial Scale" 
 Conmy, arXiv 2310.10348; with integrated gradients, Hanna, Pezzelle, Belinkov, arXiv 2403.17806.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-from lens_audio.analysis.metrics import AppliedMetric, logits_needed
+from lens_audio.analysis.metrics import AppliedMetric, MetricFunction, logits_needed
 from lens_audio.analysis.patching.alignment import BaseAndSource, not_given, summed
 from lens_audio.analysis.patching.cells import SweptNeurons, neuron_axis_name, swept_neurons
 from lens_audio.analysis.patching.result import PatchingResult
@@ -40,7 +40,7 @@ def attribute(
     model: HookedAudioTransformer,
     clean: AudioPrompt | Pair,
     corrupted: AudioPrompt | None = None,
-    metric: Callable[[Tensor], Any] | None = None,
+    metric: MetricFunction | None = None,
     *,
     sites: str | Iterable[str] = DEFAULT_SITES,
     neurons: SweptNeurons = None,

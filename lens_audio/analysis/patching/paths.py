@@ -4,7 +4,7 @@ Sources: Wang et al., "Interpretability in the Wild" (IOI), arXiv 2211.00593, se
 Goldowsky-Dill et al., "Localizing Model Behavior with Path Patching", arXiv 2304.05969.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_audio import hooks
-from lens_audio.analysis.metrics import AppliedMetric, logits_needed, metric_name
+from lens_audio.analysis.metrics import AppliedMetric, MetricFunction, logits_needed, metric_name
 from lens_audio.analysis.patching.alignment import BaseAndSource, as_pair, not_given
 from lens_audio.analysis.patching.positions import mask_of
 from lens_audio.analysis.patching.result import PatchingResult
@@ -29,7 +29,7 @@ def path_patch(
     model: HookedAudioTransformer,
     clean: AudioPrompt | Pair,
     corrupted: AudioPrompt | None = None,
-    metric: Callable[[Tensor], Any] | None = None,
+    metric: MetricFunction | None = None,
     *,
     receivers: str | Iterable[Any] = "logits",
     receiver_input: str = "q",

@@ -22,10 +22,7 @@ from lens_audio.analysis.patching.cells import (
 )
 from lens_audio.analysis.patching.fast import FastPatcher
 from lens_audio.analysis.patching.naive import NaivePatcher
-from lens_audio.analysis.patching.positions import (
-    SweptPositions,
-    sweep_masks,
-)
+from lens_audio.analysis.patching.positions import SweptPositions, sweep_masks
 from lens_audio.analysis.patching.progress import Progress, request_of
 from lens_audio.analysis.patching.result import PatchingResult
 from lens_audio.audio_model import HookedAudioTransformer
